@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every target makes .venv on first use, builds in place, and runs. Second calls skip straight to
+# the run: stamp files in .venv remember what is installed, and source dates say when to rebuild.
+#
+#   make train                     both streets recipes, side by side, with the report
+#   make test lint                 what CI runs (.ci/run)
+#   make setup PYTHON=python3.12   another interpreter;  UV= keeps to pip where uv is installed
+#   make setup TORCH=torch==2.12.0 another torch, say one built for your GPU
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+UV ?= $(shell command -v uv)
+TORCH ?= $(shell grep -E '^torch[=<>~]' constraints.txt)
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+    $$p -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+    && { echo $$p; break; }; done)
+
+NATIVE := $(shell find csrc -type f 2>/dev/null)
+PINS := $(VENV)/constraints.txt
+RUN := $(BIN)/python -m
+TEST := OMP_NUM_THREADS=1 $(RUN) pytest -n 2
+LINTED := pipa_fast kernels bench tests examples setup.py
+
+# torch goes in by pip alone: pip reads pip.conf (a local CPU wheel, a company index), uv does not.
+# Everything else may come by uv, and by pip again should uv fail.
+PIP := $(RUN) pip install --quiet --disable-pip-version-check
+INSTALL = $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python $(1) ||) $(PIP) $(1)
+
+# `$(call REQUIRE,expression)`: prints the requirements that pyproject.toml lists there, one a line
+REQUIRE = $(BIN)/python -c 'import pathlib, tomllib; \
+    p = tomllib.loads(pathlib.Path("pyproject.toml").read_text()); print(*$(1), sep="\n")'
+
+.PHONY: help setup train ablation bench test test-all format clean lint \
+    lint-format lint-ruff lint-types lint-clang lint-spelling
+
+help:
+	@sed -n 's/^# \{0,1\}//; 2,8p' Makefile
+	@echo "targets: setup train ablation bench test test-all lint format clean"
+
+# ---- environment and build ----
+
+$(VENV)/.created:
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+	    echo "making $(VENV)"; \
+	    if [ -n "$(PYTHON)" ]; then $(PYTHON) -m venv --clear $(VENV); \
+	    elif [ -n "$(UV)" ]; then $(UV) venv --quiet --seed --python '>=3.11' $(VENV); \
+	    else echo "Python 3.11 or newer with venv is needed (Debian: apt install python3-venv);" \
+	        "name one with PYTHON=..." >&2; exit 1; fi; }
+	@touch $@
+
+# The installed torch is written into the pins, so that nothing can bring another one in.
+$(VENV)/.dependencies: $(VENV)/.created pyproject.toml constraints.txt
+	@echo "installing $(TORCH) and what training needs into $(VENV) (a minute or two)"
+	@$(PIP) '$(TORCH)'
+	@{ grep -Ev '^torch[=<>~]' constraints.txt || true; \
+	    $(BIN)/python -c 'import importlib.metadata as m; \
+	    print("torch==" + m.version("torch").split("+")[0])'; } >$(PINS)
+	@$(call REQUIRE,p["build-system"]["requires"] + p["project"]["dependencies"]) \
+	    >$(VENV)/requirements.txt
+	@$(call INSTALL,-c $(PINS) -r $(VENV)/requirements.txt)
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.dependencies
+	@echo "installing the test and lint tools"
+	@$(call REQUIRE,p["project"]["optional-dependencies"]["dev"]) >$(VENV)/requirements-dev.txt
+	@$(call INSTALL,-c $(PINS) -r $(VENV)/requirements-dev.txt)
+	@touch $@
+
+# An edit in csrc/ is rebuilt in place, only what changed; packaging changes install afresh.
+$(VENV)/.built: $(VENV)/.dependencies setup.py $(NATIVE)
+	@echo "building pipa_fast in place"
+	@if [ -n "$(filter-out $(NATIVE),$?)" ]; then \
+	    $(PIP) --no-build-isolation --no-deps -e .; \
+	else $(BIN)/python setup.py --quiet build_ext --inplace; fi
+	@touch $@
+
+setup: $(VENV)/.built
+
+# ---- what a person runs ----
+
+train: setup
+	$(RUN) pipa_fast.train --config streets_source $(ARGS)
+	$(RUN) pipa_fast.train --config streets_pipa --baseline runs/streets_source $(ARGS)
+	$(RUN) pipa_fast.evaluation.compare runs/streets_source runs/streets_pipa
+
+ablation: setup
+	$(RUN) bench.streets_ablation $(ARGS)
+
+bench: setup
+	$(RUN) bench $(ARGS)
+
+# ---- tests ----
+
+test: setup $(VENV)/.dev
+	$(TEST) -m "not slow" $(ARGS)
+
+test-all: setup $(VENV)/.dev
+	$(TEST) $(ARGS)
+
+# ---- lint: .pre-commit-config.yaml calls these same targets ----
+
+lint: lint-format lint-ruff lint-types lint-clang lint-spelling
+
+lint-format: $(VENV)/.dev
+	$(BIN)/ruff format --check $(LINTED)
+
+lint-ruff: $(VENV)/.dev
+	$(BIN)/ruff check $(LINTED)
+
+lint-types: $(VENV)/.dev
+	$(BIN)/pyright
+
+lint-clang: $(VENV)/.dev
+	find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \
+	    | xargs --no-run-if-empty $(BIN)/clang-format --dry-run --Werror
+
+lint-spelling: $(VENV)/.dev
+	$(BIN)/codespell
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix-only --quiet $(LINTED)
+	$(BIN)/ruff format $(LINTED)
+	find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \
+	    | xargs --no-run-if-empty $(BIN)/clang-format -i
+
+# Leaves runs/, which may hold hours of work.
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -f pipa_fast/*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
