@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run's settings: typed, from a YAML recipe and command-line overrides, checked before any work."""
+
+import difflib
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from pipa_fast.checks import require
+from pipa_fast.data.loader import DataConfig
+from pipa_fast.models import ModelConfig
+from pipa_fast.uda.config import AdaptationConfig
+
+
+@dataclass(kw_only=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up and polynomial decay (DAFormer's `poly10warm.py`)."""
+
+    lr: float = 6e-5
+    head_lr_multiplier: float = 10.0
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    warmup: int = 1500
+    """Iterations over which the rate rises linearly from `warmup_ratio` of its value."""
+    warmup_ratio: float = 1e-6
+    power: float = 1.0
+    clip: float | None = None
+    """Largest norm of the gradient; None clips nothing, as in the lineage."""
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, "optimizer.lr", self.lr, "a positive number")
+        require(self.warmup >= 0, "optimizer.warmup", self.warmup, "a count of iterations")
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """Where a run writes and how often."""
+
+    dir: str = "runs"
+    name: str | None = None
+    """Folder of the run below `dir`; the recipe's name if None."""
+    resume: Literal["auto", "never"] = "never"
+    """"auto" continues from the newest sound checkpoint of the run's folder, if there is one."""
+    baseline: str | None = None
+    """Folder of a source-only run that the report compares with."""
+    log_every: int = 50
+    eval_every: int = 4000
+    checkpoint_every: int = 1000
+    keep: int = 2
+    """Checkpoints kept."""
+    report: bool = True
+    deterministic: bool = True
+    """Only deterministic algorithms: a resumed run on CPU ends with the same bytes."""
+
+    def __post_init__(self) -> None:
+        for name in ("log_every", "eval_every", "checkpoint_every", "keep"):
+            value = getattr(self, name)
+            require(value > 0, f"run.{name}", value, "a positive count")
+
+
+@dataclass(kw_only=True)
+class Config:
+    """Everything that a run depends on."""
+
+    recipe: str
+    seed: int = 0
+    iterations: int = 40_000
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """"auto" is bf16 on a GPU, and on a CPU that computes in bf16; elsewhere fp32."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        require(self.iterations > 0, "iterations", self.iterations, "a positive count")
+        require(self.seed >= 0, "seed", self.seed, "a non-negative integer")
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's folder."""
+        return Path(self.run.dir) / (self.run.name or self.recipe)
+
+
+def recipes() -> dict[str, Path]:
+    """Return the shipped recipes by name."""
+    folder = Path(str(resources.files("pipa_fast") / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """Read a recipe by name or path; a `base` key names the recipe whose settings it changes."""
+    known = recipes()
+    path = known.get(name, Path(name))
+    if not path.is_file():
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"config must be a YAML file or one of {', '.join(known)}; got {name!r}{hint}"
+        )
+    content = yaml.safe_load(path.read_text()) or {}
+    if not isinstance(content, dict):
+        raise ValueError(f"config {path} must hold a mapping; got {type(content).__name__}")
+    base = content.pop("base", None)
+    content.setdefault("recipe", path.stem)
+    return content if base is None else merge(read_recipe(base), content)
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with `changes` laid over it, mapping by mapping."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[key] = merge(old, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def parser() -> ArgumentParser:
+    """Return the command line's parser: every field of Config is an option."""
+    made = ArgumentParser(
+        prog="python -m pipa_fast.train",
+        description="Train a recipe. Example: --config streets_pipa --iterations 500 --seed 1",
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    made.add_argument("--config", type=str, help="recipe name or YAML file; other options override")
+    made.add_class_arguments(Config)
+    return made
+
+
+def load(recipe: Mapping[str, Any], argv: Sequence[str] = ()) -> Config:
+    """Return the Config of a recipe's mapping, with the overrides of `argv` laid over it.
+
+    Raises:
+        ValueError: an unknown key, a wrong type or an impossible combination.
+    """
+    made = parser()
+    try:
+        settings = made.parse_args(list(argv), namespace=made.parse_object(dict(recipe)))
+        values = made.instantiate(settings)
+    except ArgumentError as error:
+        raise ValueError(f"config: {error}{_hint(str(error))}") from error
+    return Config(**{f.name: values[f.name] for f in fields(Config)})
+
+
+def parse(argv: Sequence[str] | None = None) -> Config:
+    """Return the Config of a command line; a bad one ends the process with exit code 2."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if "-h" in argv or "--help" in argv:
+            parser().print_help()
+            raise SystemExit(0)
+        name = _option(argv, "--config")
+        if name is None:
+            raise ValueError(f"--config must name a YAML file or one of {', '.join(recipes())}")
+        return load(read_recipe(name), argv)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Return the resolved settings as plain values, as saved in `config.yaml`."""
+    return json.loads(json.dumps(asdict(config)))
+
+
+def from_dict(values: Mapping[str, Any]) -> Config:
+    """Return the Config that `to_dict` wrote."""
+    return load(values)
+
+
+def _option(argv: Sequence[str], option: str) -> str | None:
+    """Return the value of `option` in `argv`, in either of its spellings."""
+    for i, word in enumerate(argv):
+        if word == option and i + 1 < len(argv):
+            return argv[i + 1]
+        if word.startswith(option + "="):
+            return word.split("=", 1)[1]
+    return None
+
+
+def _hint(message: str) -> str:
+    """Return a "did you mean" for the option that a parser's message quotes, or nothing."""
+    quoted = re.findall(r"[\"'`]?(?:--)?([a-z_][a-z_.]+)[\"'`]?", message)
+    names = _names(Config)
+    for word in quoted:
+        if word in names:
+            continue
+        near = difflib.get_close_matches(word, names, n=1, cutoff=0.8)
+        if near and near[0] != word:
+            return f" (did you mean {near[0]!r}?)"
+    return ""
+
+
+def _names(config: type) -> set[str]:
+    """Return the names of all fields of a dataclass of dataclasses."""
+    names = set()
+    for entry in fields(config):
+        names.add(entry.name)
+        if is_dataclass(entry.type):
+            names |= _names(entry.type)  # type: ignore[arg-type]
+    return names

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run tells: a progress bar, TensorBoard events and a line of JSON for every record."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from torch.utils.tensorboard.writer import SummaryWriter
+
+HISTORY = "history.jsonl"
+
+
+class RunLog:
+    """Progress, scalars and history of the main rank; the others hold one that is silent."""
+
+    def __init__(self, run_dir: Path, iterations: int, *, start: int = 0, active: bool) -> None:
+        self.active = active
+        self.console = Console(quiet=not active)
+        self.history: list[dict[str, Any]] = []
+        self.path = run_dir / HISTORY
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[losses]}"),
+            console=self.console,
+            disable=not active or not self.console.is_terminal,
+            transient=True,
+        )
+        self.writer: SummaryWriter | None = None
+        if active:
+            self._keep_history_before(start)
+            self.writer = SummaryWriter(str(run_dir), purge_step=start)
+        self.task = self.progress.add_task(run_dir.name, total=iterations, completed=start, losses="")
+
+    def _keep_history_before(self, start: int) -> None:
+        """Drop records that the resumed run is about to write again."""
+        if start and self.path.is_file():
+            records = (json.loads(line) for line in self.path.read_text().splitlines())
+            self.history = [record for record in records if record["iteration"] <= start]
+        self.path.write_text("".join(json.dumps(r) + "\n" for r in self.history))
+
+    def __enter__(self) -> "RunLog":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+        if self.writer is not None:
+            self.writer.close()
+
+    def advance(self) -> None:
+        """Count one step."""
+        self.progress.advance(self.task)
+
+    def say(self, message: str) -> None:
+        """Print a line above the progress bar."""
+        self.console.print(message, highlight=False, soft_wrap=True)
+
+    def train(
+        self, iteration: int, losses: Mapping[str, float], lr: float, images_per_second: float
+    ) -> None:
+        """Record a training step's losses, rate and speed."""
+        text = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
+        self.progress.update(self.task, losses=text)
+        if self.active and not self.console.is_terminal:
+            self.say(f"step {iteration:6d}  {text}  {images_per_second:.0f} images/s")
+        scalars = {f"loss/{name}": value for name, value in losses.items()}
+        self._record(
+            {
+                "kind": "train",
+                "iteration": iteration,
+                "loss": dict(losses),
+                "lr": lr,
+                "images_per_second": round(images_per_second, 2),
+            },
+            scalars | {"lr": lr, "images_per_second": images_per_second},
+        )
+
+    def evaluated(self, iteration: int, miou: float, iou: Mapping[str, float]) -> None:
+        """Record an evaluation's scores [percent]."""
+        self.say(f"step {iteration:6d}  mIoU {miou:.2f}")
+        self._record(
+            {"kind": "eval", "iteration": iteration, "miou": miou, "iou": dict(iou)},
+            {"miou": miou} | {f"iou/{name}": value for name, value in iou.items()},
+        )
+
+    def _record(self, record: dict[str, Any], scalars: Mapping[str, float]) -> None:
+        if self.writer is None:
+            return
+        self.history.append(record)
+        with open(self.path, "a") as file:
+            file.write(json.dumps(record) + "\n")
+        for name, value in scalars.items():
+            self.writer.add_scalar(name, value, record["iteration"])

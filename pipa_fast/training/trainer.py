@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training run: builds what a Config describes, then steps, evaluates and saves."""
+
+import contextlib
+import functools
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import yaml
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pipa_fast import __version__
+from pipa_fast.data.batch import Batch
+from pipa_fast.data.datasets import build_dataset
+from pipa_fast.data.loader import TrainingSet, batches
+from pipa_fast.evaluation.inference import EvalResult, evaluate
+from pipa_fast.models import build_network
+from pipa_fast.trace import trace_range
+from pipa_fast.training import checkpoint
+from pipa_fast.training.config import Config, to_dict
+from pipa_fast.training.distributed import World
+from pipa_fast.training.logging import RunLog
+from pipa_fast.training.optimizer import build_optimizer
+from pipa_fast.training.schedule import learning_rate_factor
+from pipa_fast.uda.objectives import build_objectives
+from pipa_fast.uda.step import AdaptationStep
+from pipa_fast.uda.teacher import Teacher
+
+
+class Interrupted(Exception):
+    """A run was asked to stop and has saved its state."""
+
+
+class Trainer:
+    """One run, from its Config to its results."""
+
+    def __init__(self, config: Config, world: World) -> None:
+        self.config, self.world = config, world
+        self.run_dir: Path = config.run_dir
+        torch.manual_seed(config.seed)
+        model = config.model
+        model.projections = config.adaptation.needs_projections
+        model.batch_norm = _batch_norm(model.batch_norm, world)
+        self.network = build_network(model).to(world.device)
+        self.teacher: Teacher | None = None
+        if config.adaptation.needs_teacher:
+            self.teacher = Teacher(self.network, ceiling=config.adaptation.ema_alpha)
+        self.objectives = nn.ModuleList(build_objectives(config.adaptation, model)).to(world.device)
+        self.optimizer = build_optimizer(self.network, config.optimizer)
+        self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
+        self.dtype = _autocast_dtype(config.precision, world.device)
+        self.scaler = torch.amp.GradScaler(
+            world.device.type, enabled=self.dtype == torch.float16, init_scale=2.0**12
+        )
+        student: nn.Module = self.network
+        if world.size > 1:
+            ids = [world.local_rank] if world.device.type == "cuda" else None
+            student = DistributedDataParallel(
+                self.network, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
+        self.step = AdaptationStep(
+            student,  # type: ignore[arg-type]
+            self.teacher,
+            list(self.objectives),  # type: ignore[arg-type]
+            config.adaptation,
+            seed=config.seed,
+            autocast=functools.partial(_autocast, world.device.type, self.dtype),
+            group=world.group,
+        )
+        self.iteration = 0
+        self.stop_asked = False
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that the next step depends on, besides the settings."""
+        return {
+            "version": __version__,
+            "iteration": self.iteration,
+            "student": self.network.state_dict(),
+            "teacher": None if self.teacher is None else self.teacher.state_dict(),
+            "objectives": self.objectives.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "config": to_dict(self.config),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over a checkpoint's state.
+
+        Raises:
+            ValueError: the checkpoint is of other settings; their differences are named.
+        """
+        differences = _differences(state["config"], to_dict(self.config))
+        if differences:
+            raise ValueError(
+                f"{self.run_dir} holds a run of other settings ({'; '.join(differences)}); give "
+                "the same, another --run.name, or --run.resume never"
+            )
+        self.network.load_state_dict(state["student"])
+        if self.teacher is not None:
+            self.teacher.load_state_dict(state["teacher"])
+        self.objectives.load_state_dict(state["objectives"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.iteration = state["iteration"]
+
+    def run(self) -> EvalResult:
+        """Train to the end and return the last evaluation.
+
+        Raises:
+            Interrupted: Ctrl-C or SIGTERM; the state is saved.
+            FloatingPointError: a loss is not finite.
+        """
+        config = self.config
+        if self.world.is_main:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+        if config.run.resume == "auto":
+            state = checkpoint.load_newest(self.run_dir)
+            if state is not None:
+                self.restore(state)
+        if self.world.is_main:
+            text = yaml.safe_dump(to_dict(config), sort_keys=False)
+            checkpoint.write_atomically(self.run_dir / "config.yaml", text.encode())
+        validation = build_dataset(config.data.target, "val")
+        log = RunLog(
+            self.run_dir, config.iterations, start=self.iteration, active=self.world.is_main
+        )
+        result: EvalResult | None = None
+        with log, self._stop_on_signal():
+            if self.iteration:
+                log.say(f"resumed {self.run_dir} at step {self.iteration}")
+            for batch in self._batches():
+                losses = self._train_step(batch)
+                self.iteration += 1
+                log.advance()
+                self._log(log, losses)
+                done = self.iteration == config.iterations
+                if done or self.iteration % config.run.eval_every == 0:
+                    result = self._evaluate(validation, log)
+                if self._must_stop():
+                    self._save()
+                    raise Interrupted(f"stopped after step {self.iteration}")
+                if done or self.iteration % config.run.checkpoint_every == 0:
+                    self._save()
+            if result is None:  # resumed at the last step
+                result = self._evaluate(validation, log)
+        self._finish(result)
+        return result
+
+    def _batches(self) -> Iterator[Batch]:
+        config = self.config
+        needs = config.adaptation
+        training_set = TrainingSet(
+            build_dataset(config.data.source, "train"),
+            build_dataset(config.data.target, "train"),
+            config.data,
+            seed=config.seed,
+            with_crops=needs.patch.weight > 0,
+        )
+        yield from batches(
+            training_set,
+            start=self.iteration,
+            iterations=config.iterations,
+            rank=self.world.rank,
+            world_size=self.world.size,
+        )
+
+    def _train_step(self, batch: Batch) -> dict[str, Tensor]:
+        """Step the student once and let the teacher follow."""
+        config = self.config
+        torch.manual_seed(hash((config.seed, self.iteration, self.world.rank)) & (2**63 - 1))
+        factor = learning_rate_factor(
+            self.iteration,
+            config.iterations,
+            warmup=config.optimizer.warmup,
+            warmup_ratio=config.optimizer.warmup_ratio,
+            power=config.optimizer.power,
+        )
+        for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = lr * factor
+        self.network.train()
+        batch = batch.to(self.world.device)
+        losses = self.step(batch, self.iteration, scale=self.scaler.scale)
+        with trace_range("optimizer"):
+            if config.optimizer.clip is not None:
+                self.scaler.unscale_(self.optimizer)
+                nn.utils.clip_grad_norm_(self.network.parameters(), config.optimizer.clip)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.optimizer.zero_grad(set_to_none=True)
+        if self.teacher is not None:
+            with trace_range("ema"):
+                self.teacher.update(self.network, self.iteration + 1)
+        return losses
+
+    def _log(self, log: RunLog, losses: dict[str, Tensor]) -> None:
+        """Every `log_every` steps, read the losses back, check and record their mean over ranks."""
+        if self.iteration % self.config.run.log_every:
+            return
+        now = time.perf_counter()
+        since, self._clock = getattr(self, "_clock", None), now
+        values = torch.stack([v.float() for v in losses.values()])
+        if self.world.size > 1:
+            dist.all_reduce(values)
+            values /= self.world.size
+        named = dict(zip(losses, values.tolist(), strict=True))
+        if not torch.isfinite(values).all():
+            raise FloatingPointError(f"step {self.iteration}: a loss is not finite: {named}")
+        steps = self.config.run.log_every
+        images = steps * self.config.data.batch_size * self.world.size
+        speed = images / (now - since) if since is not None else float("nan")
+        log.train(self.iteration, named, self.optimizer.param_groups[0]["lr"], speed)
+
+    def _evaluate(self, dataset: Any, log: RunLog) -> EvalResult:
+        result = evaluate(
+            self.network,
+            dataset,
+            device=self.world.device,
+            dtype=self.dtype,
+            group=self.world.group,
+        )
+        log.evaluated(self.iteration, result.miou, result.iou)
+        return result
+
+    def _save(self) -> None:
+        if self.world.is_main:
+            checkpoint.save(self.run_dir, self.state(), self.iteration, keep=self.config.run.keep)
+
+    def _finish(self, result: EvalResult) -> None:
+        """Write the exported network and `results.json`."""
+        if not self.world.is_main:
+            return
+        checkpoint.export(self.run_dir, self.network)
+        checkpoint.write_results(
+            self.run_dir,
+            {
+                "miou": result.miou,
+                "iou": result.iou,
+                "recipe": self.config.recipe,
+                "iteration": self.iteration,
+                "seed": self.config.seed,
+            },
+        )
+
+    @contextlib.contextmanager
+    def _stop_on_signal(self) -> Iterator[None]:
+        """Let the first SIGINT or SIGTERM ask for a stop; a second one acts at once."""
+
+        def ask(number: int, _frame: object) -> None:
+            self.stop_asked = True
+            signal.signal(number, before[number])
+
+        before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+        for number in before:
+            signal.signal(number, ask)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _must_stop(self) -> bool:
+        """Whether some rank was asked to stop; all ranks answer alike at the same step."""
+        if self.world.size == 1:
+            return self.stop_asked
+        if self.iteration % self.config.run.log_every:
+            return False
+        flag = torch.tensor(float(self.stop_asked), device=self.world.device)
+        dist.all_reduce(flag, dist.ReduceOp.MAX)
+        return bool(flag.item())
+
+
+def _batch_norm(setting: str, world: World) -> str:
+    """Several ranks must compute what one rank would: synchronised on GPUs, frozen on CPUs."""
+    if setting != "batch" or world.size == 1:
+        return setting
+    return "sync" if world.device.type == "cuda" else "frozen"
+
+
+def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """Return the dtype to autocast to; None computes in float32."""
+    if precision == "auto":
+        native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+        precision = "bf16" if native else "fp32"
+    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def _autocast(device: str, dtype: torch.dtype | None) -> contextlib.AbstractContextManager:
+    return torch.autocast(device, dtype) if dtype is not None else contextlib.nullcontext()
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Return "key: old, now new" for every setting that changes what a step computes."""
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        name = f"{prefix}{key}"
+        if name == "run":  # where and how often to write
+            continue
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += _differences(a, b, f"{name}.")
+        elif a != b:
+            found.append(f"{name}: {a!r}, now {b!r}")
+    return found

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which objectives a recipe adds up, and with what settings. A weight of 0 switches one off."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pipa_fast.checks import require
+
+
+@dataclass(kw_only=True)
+class SourceConfig:
+    """Supervised cross-entropy on labelled source images."""
+
+    weight: float = 1.0
+    average: Literal["all", "valid"] = "all"
+    """"all" divides by every pixel, ignored ones included, as the lineage does."""
+
+
+@dataclass(kw_only=True)
+class MixedConfig:
+    """Cross-entropy on class-mixed images with the teacher's labels (DACS; DAFormer's `dacs.py`)."""
+
+    weight: float = 0.0
+    average: Literal["all", "valid"] = "all"
+    start: int = 0
+    """First iteration [steps] at which the term counts."""
+    threshold: float = 0.968
+    """A pseudo label is confident at or above this probability; the confident share weighs the batch."""
+    augment: bool = True
+    """Colour jitter and blur on the mixed image."""
+    ignore_top: int = 0
+    ignore_bottom: int = 0
+    """Rows [pixels] of the target's pseudo labels that get no weight (rectification strip, ego hood)."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.threshold <= 1, "mixed.threshold", self.threshold, "a probability in [0, 1]")
+
+
+@dataclass(kw_only=True)
+class PixelConfig:
+    """Pixel-wise contrast (PiPa, section 3.2)."""
+
+    weight: float = 0.0
+    images: Literal["source", "mixed", "both"] = "source"
+    """Which images give anchors. Mixed images hold confident target pixels beside source ones."""
+    start: int = 0
+    ramp: int = 0
+    """The weight grows linearly over `ramp` iterations from `start`."""
+    temperature: float = 0.1
+    base_temperature: float | None = None
+    denominator: Literal["negatives", "all"] = "negatives"
+    num_anchors: int | Literal["all"] = 1024
+    confidence: float = 0.968
+    """Target pixels in mixed images are anchors only at or above this teacher confidence."""
+
+    def __post_init__(self) -> None:
+        require(self.temperature > 0, "pixel.temperature", self.temperature, "a positive number")
+        require(
+            self.num_anchors == "all" or int(self.num_anchors) > 0,
+            "pixel.num_anchors",
+            self.num_anchors,
+            'a positive count, or "all"',
+        )
+
+
+@dataclass(kw_only=True)
+class PatchConfig:
+    """Consistency of two overlapping crops of one target image (PiPa, section 3.3)."""
+
+    weight: float = 0.0
+    start: int = 0
+    ramp: int = 0
+    temperature: float = 0.1
+    confidence_threshold: float = 0.9
+    num_pairs: int = 1600
+    """Matching cells taken from the overlaps of a batch [pairs]."""
+    bank: int = 9600
+    """Keys kept from earlier steps [rows]."""
+    augment: bool = True
+    """Photometric augmentation of the student's crops, drawn separately for each of the two."""
+    branch: Literal["student", "teacher"] = "student"
+    """"student" is the paper. "teacher" reproduces the release, for comparison: there the features
+    come from the averaged network, whose parameters take no gradient, so that the term trains
+    nothing but its own projection head and cannot change the student."""
+
+    def __post_init__(self) -> None:
+        require(self.temperature > 0, "patch.temperature", self.temperature, "a positive number")
+        require(self.num_pairs > 0, "patch.num_pairs", self.num_pairs, "a positive count")
+        require(self.bank > 0, "patch.bank", self.bank, "a positive count")
+
+
+@dataclass(kw_only=True)
+class AdaptationConfig:
+    """The loss terms of a recipe."""
+
+    source: SourceConfig = field(default_factory=SourceConfig)
+    mixed: MixedConfig = field(default_factory=MixedConfig)
+    pixel: PixelConfig = field(default_factory=PixelConfig)
+    patch: PatchConfig = field(default_factory=PatchConfig)
+    ema_alpha: float = 0.999
+    """Ceiling of the teacher's momentum min(1 - 1/(iteration + 1), ema_alpha)."""
+
+    def __post_init__(self) -> None:
+        require(
+            0 <= self.ema_alpha < 1, "adaptation.ema_alpha", self.ema_alpha, "a number in [0, 1)"
+        )
+        for name in ("source", "mixed", "pixel", "patch"):
+            weight = getattr(self, name).weight
+            require(weight >= 0, f"adaptation.{name}.weight", weight, "a number of at least 0")
+        if self.pixel.weight > 0 and self.pixel.images != "source" and self.mixed.weight == 0:
+            raise ValueError(
+                f"adaptation.pixel.images={self.pixel.images!r} contrasts mixed images, which need "
+                "adaptation.mixed.weight to be above 0; got 0"
+            )
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any term reads the averaged network."""
+        return self.mixed.weight > 0 or self.patch.weight > 0
+
+    @property
+    def needs_projections(self) -> bool:
+        """Whether any term reads the embeddings of a projection head."""
+        return self.pixel.weight > 0 or self.patch.weight > 0

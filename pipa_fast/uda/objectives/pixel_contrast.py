@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pixel-wise contrast across the images of a batch (PiPa, section 3.2)."""
+
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from pipa_fast.losses import PixelContrastLoss
+from pipa_fast.uda.config import PixelConfig
+from pipa_fast.uda.objectives.base import Objective
+from pipa_fast.uda.outputs import StepOutputs
+
+
+class PixelContrast(Objective):
+    """Contrast of one group's embeddings under its labels.
+
+    In mixed images, target pixels below the confidence threshold are no anchors: their labels
+    become 255.
+    """
+
+    embed: ClassVar[tuple[str, ...]] = ("pixel",)
+
+    def __init__(self, config: PixelConfig, group: Literal["source", "mixed"]) -> None:
+        name = "pixel" if config.images != "both" else f"pixel_{group}"
+        super().__init__(name, group, config.weight, config.start, config.ramp)
+        self.confidence = config.confidence
+        self.loss = PixelContrastLoss(
+            temperature=config.temperature,
+            base_temperature=config.base_temperature,
+            denominator=config.denominator,
+            num_anchors=config.num_anchors,
+            normalize=False,  # the projection head's rows are unit vectors
+        )
+
+    def forward(self, outputs: StepOutputs) -> Tensor:
+        """Return the contrast [nats] over sampled or all pixels of the group."""
+        embeddings, labels = outputs.student.pixel, outputs.labels
+        assert embeddings is not None, "the step asks for the embeddings that an objective names"
+        if outputs.confidence is not None:
+            labels = labels.masked_fill(outputs.confidence < self.confidence, 255)
+        predictions = outputs.student.logits.detach().argmax(1)
+        return self.loss(
+            embeddings, labels, predictions, seed=outputs.seed, group=outputs.group
+        )

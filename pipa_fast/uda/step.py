@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One step of training: a forward and backward pass per group of images, gradients reduced once.
+
+The groups are the source images, the class-mixed images and the overlapping target crops. Each is
+backpropagated as soon as its losses are known, so that one group's activations live at a time.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pipa_fast.data.augmentation import strong_augment
+from pipa_fast.data.batch import Batch
+from pipa_fast.data.random import uniform
+from pipa_fast.models import Outputs, SegmentationNetwork
+from pipa_fast.ops import pseudo_labels
+from pipa_fast.trace import trace_range
+from pipa_fast.uda.config import AdaptationConfig
+from pipa_fast.uda.mixing import class_masks, mix
+from pipa_fast.uda.objectives import Objective
+from pipa_fast.uda.outputs import StepOutputs, mean_over_ranks
+from pipa_fast.uda.teacher import Teacher
+
+GROUPS = ("source", "mixed", "patch")
+
+
+class AdaptationStep:
+    """Runs the objectives of a recipe on a batch and leaves the summed gradients in the student."""
+
+    def __init__(
+        self,
+        student: SegmentationNetwork | DistributedDataParallel,
+        teacher: Teacher | None,
+        objectives: list[Objective],
+        config: AdaptationConfig,
+        *,
+        seed: int,
+        autocast: Callable[[], contextlib.AbstractContextManager],
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
+        if config.needs_teacher and teacher is None:
+            raise ValueError("teacher must be given: the recipe's objectives read its labels")
+        self.student, self.teacher, self.objectives = student, teacher, objectives
+        self.config, self.seed, self.group = config, seed, group
+        self.autocast = autocast
+        self.make = {"source": self._source, "mixed": self._mixed, "patch": self._patch}
+
+    def __call__(
+        self, batch: Batch, iteration: int, scale: Callable[[Tensor], Tensor] = lambda loss: loss
+    ) -> dict[str, Tensor]:
+        """Backpropagate every active objective and return their detached values by name.
+
+        `iteration` is the step's number on the host (the batch holds it on the device); `scale`
+        multiplies what is backpropagated, as a GradScaler does.
+        """
+        active = [o for o in self.objectives if o.weight_at(iteration) > 0]
+        groups = [g for g in GROUPS if any(o.group == g for o in active)]
+        values: dict[str, Tensor] = {}
+        for group in groups:
+            mine = [o for o in active if o.group == group]
+            with self._reduce_only(last=group == groups[-1]):
+                with trace_range(f"forward:{group}"), self.autocast():
+                    outputs = self.make[group](batch, mine, last=group == groups[-1])
+                total = torch.zeros((), device=batch.source_image.device)
+                for objective in mine:
+                    with trace_range(f"objective:{objective.name}"):
+                        value = objective(outputs)
+                    values[objective.name] = value.detach()
+                    total = total + objective.weight_at(iteration) * value
+                with trace_range(f"backward:{group}"):
+                    scale(total).backward()
+        return values
+
+    @contextlib.contextmanager
+    def _reduce_only(self, *, last: bool) -> Iterator[None]:
+        """Let DDP reduce gradients in the step's last backward pass alone."""
+        if isinstance(self.student, DistributedDataParallel) and not last:
+            with self.student.no_sync():
+                yield
+        else:
+            yield
+
+    def _forward(self, images: Tensor, objectives: list[Objective], *, last: bool) -> Outputs:
+        embed = tuple(dict.fromkeys(name for o in objectives for name in o.embed))
+        touch = last and isinstance(self.student, DistributedDataParallel)
+        return self.student(images, embed=embed, touch=touch)
+
+    def _step_seed(self, batch: Batch) -> Tensor:
+        """Return an int64 seed [] of this run and iteration, the same on every rank."""
+        draw = uniform(self.seed, "step", batch.iteration, batch.iteration[None], 1)
+        return (draw[0, 0].double() * 2**31).long()
+
+    def _outputs(
+        self,
+        batch: Batch,
+        student: Outputs,
+        labels: Tensor,
+        weights: Tensor | None = None,
+        confidence: Tensor | None = None,
+    ) -> StepOutputs:
+        seed = self._step_seed(batch)
+        return StepOutputs(batch, student, labels, weights, confidence, seed, self.group)
+
+    def _source(self, batch: Batch, objectives: list[Objective], *, last: bool) -> StepOutputs:
+        student = self._forward(batch.source_image, objectives, last=last)
+        return self._outputs(batch, student, batch.source_label)
+
+    def _teach(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the teacher's labels and confidence [B, H, W], and the confident share []."""
+        assert self.teacher is not None, "checked when the step was built"
+        with trace_range("teacher"), torch.no_grad():
+            logits = self.teacher(images)
+            size = (images.shape[-2], images.shape[-1])
+            return pseudo_labels(logits, size=size, threshold=self.config.mixed.threshold)
+
+    def _mixed(self, batch: Batch, objectives: list[Objective], *, last: bool) -> StepOutputs:
+        config = self.config.mixed
+        with torch.no_grad():
+            labels, confidence, share = self._teach(batch.target_image)
+            weights = mean_over_ranks(share, self.group).to(confidence.dtype) * torch.ones_like(
+                confidence
+            )
+            weights[:, : config.ignore_top] = 0
+            weights[:, weights.shape[1] - config.ignore_bottom :] = 0
+            mask = class_masks(
+                batch.source_label,
+                seed=self.seed,
+                iteration=batch.iteration,
+                index=batch.index,
+                group=self.group,
+            )
+            mixed = mix(
+                mask,
+                (batch.source_image, batch.source_label),
+                (batch.target_image, labels, weights),
+            )
+            images = mixed.images
+            if config.augment:
+                images = strong_augment(
+                    images, seed=self.seed, iteration=batch.iteration, index=batch.index
+                )
+            confidence = confidence.masked_fill(mask, 1.0)
+        student = self._forward(images, objectives, last=last)
+        return self._outputs(batch, student, mixed.labels, mixed.weights, confidence)
+
+    def _patch(self, batch: Batch, objectives: list[Objective], *, last: bool) -> StepOutputs:
+        config = self.config.patch
+        crops = torch.cat((batch.target_crops[:, 0], batch.target_crops[:, 1]))
+        labels, confidence, _ = self._teach(crops)
+        views = crops
+        if config.augment:
+            index = torch.cat((2 * batch.index, 2 * batch.index + 1))
+            views = strong_augment(
+                crops, seed=self.seed, iteration=batch.iteration, index=index, stream="views"
+            )
+        if config.branch == "teacher":
+            student = self._teacher_embeddings(views)
+        else:
+            student = self._forward(views, objectives, last=last)
+        return self._outputs(batch, student, labels, None, confidence)
