@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run by test_distributed.py under torchrun: one step of every objective, its loss and gradients."""
+
+import sys
+
+import torch
+
+from pipa_fast.training import distributed
+from pipa_fast.training.config import load, merge, read_recipe
+from pipa_fast.training.trainer import Trainer
+
+# Dense contrast and every overlap pair: sampling is drawn per rank, and this compares sums.
+DENSE = {
+    "data": {"crop": [32, 64], "patch_crop": [32, 32], "batch_size": 4},
+    "model": {"batch_norm": "frozen"},
+    "adaptation": {
+        "mixed": {"threshold": 0.05},
+        "pixel": {"num_anchors": "all", "images": "both", "weight": 0.5, "confidence": 0.0},
+        "patch": {"confidence_threshold": 0.0, "num_pairs": 4096, "weight": 0.5},
+    },
+}
+
+
+def main(out: str, average: str) -> None:
+    world = distributed.start("cpu")
+    torch.set_num_threads(1)
+    config = load(merge(read_recipe("streets_pipa"), DENSE))
+    config.data.batch_size //= world.size
+    config.adaptation.source.average = config.adaptation.mixed.average = average
+    trainer = Trainer(config, world)
+    trainer.network.train()
+    batch = next(trainer._batches())
+    losses = trainer.step(batch, 0)
+    values = torch.stack(list(losses.values()))
+    if world.size > 1:
+        torch.distributed.all_reduce(values)
+        values /= world.size
+    gradients = {n: p.grad for n, p in trainer.network.named_parameters()}
+    if world.is_main:
+        torch.save({"loss": dict(zip(losses, values, strict=True)), "grad": gradients}, out)
+    distributed.end()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipa_fast.training import distributed
+
+SCRIPT = Path(__file__).with_name("distributed_step.py")
+
+
+def run_step(out: Path, ranks: int, average: str):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", str(ranks), str(SCRIPT), str(out), average]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return torch.load(out, weights_only=True)
+
+
+@pytest.mark.parametrize("average", ["all", pytest.param("valid", marks=pytest.mark.slow)])
+def test_two_ranks_equal_one_with_twice_the_batch(tmp_path, average):
+    one = run_step(tmp_path / "one.pt", 1, average)
+    two = run_step(tmp_path / "two.pt", 2, average)
+    assert one["loss"].keys() == two["loss"].keys()
+    assert {"source", "mixed", "pixel_source", "pixel_mixed", "patch"} == one["loss"].keys()
+    for name, value in one["loss"].items():
+        torch.testing.assert_close(two["loss"][name], value, rtol=1e-5, atol=1e-6)
+        assert value > 0, f"{name} is 0 and compares nothing"
+    for name, value in one["grad"].items():
+        assert value is not None, f"{name} has no gradient"
+        scale = value.abs().max().clamp(min=1e-8)
+        error = (two["grad"][name] - value).abs().max() / scale
+        assert error < 1e-3, f"{name}: {error:.1e}"
+
+
+def test_cuda_asked_for_without_a_gpu_is_an_error():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ValueError, match="device must be 'cpu'"):
+        distributed.start("cuda")
+
+
+def test_alone_there_is_no_group():
+    world = distributed.start("cpu")
+    assert (world.rank, world.size, world.group, world.is_main) == (0, 1, None, True)

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from pipa_fast.training import checkpoint, distributed
+from pipa_fast.training.config import load, merge, read_recipe
+from pipa_fast.training.trainer import Interrupted, Trainer
+
+TINY = {
+    "iterations": 6,
+    "data": {"crop": [32, 32], "patch_crop": [32, 32], "batch_size": 2},
+    "adaptation": {
+        "mixed": {"threshold": 0.05},
+        "pixel": {"num_anchors": 64},
+        "patch": {"num_pairs": 64, "bank": 128, "confidence_threshold": 0.05},
+    },
+    "run": {"log_every": 2, "eval_every": 100, "checkpoint_every": 3, "report": False},
+}
+
+
+@pytest.fixture(autouse=True)
+def few_scenes(monkeypatch):
+    """Evaluate two scenes and learn from eight: the loop is tested, not the streets."""
+    from pipa_fast.training import trainer
+
+    build = trainer.build_dataset
+
+    class Few:
+        def __init__(self, name, split):
+            self.whole = build(name, split)
+            self.eval_classes = self.whole.eval_classes
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            if not 0 <= index < 2:
+                raise IndexError(index)
+            return self.whole[index]
+
+    monkeypatch.setattr(trainer, "build_dataset", Few)
+
+
+def trainer_for(folder, recipe="streets_pipa", **changes):
+    config = load(merge(merge(read_recipe(recipe), TINY), changes))
+    config.run.dir = str(folder)
+    return Trainer(config, distributed.start("cpu"))
+
+
+def tensors(value, prefix=""):
+    if isinstance(value, torch.Tensor):
+        yield prefix, value
+    elif isinstance(value, dict):
+        for key, entry in value.items():
+            yield from tensors(entry, f"{prefix}.{key}")
+    elif isinstance(value, list | tuple):
+        for i, entry in enumerate(value):
+            yield from tensors(entry, f"{prefix}.{i}")
+
+
+def test_a_run_leaves_what_it_promises(tmp_path):
+    trainer = trainer_for(tmp_path)
+    result = trainer.run()
+    folder = tmp_path / "streets_pipa"
+    results = json.loads((folder / "results.json").read_text())
+    assert results["miou"] == result.miou
+    assert (results["recipe"], results["iteration"], results["seed"]) == ("streets_pipa", 6, 0)
+    records = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    assert [r["iteration"] for r in records if r["kind"] == "train"] == [2, 4, 6]
+    assert records[0]["loss"].keys() == {"source", "mixed", "pixel", "patch"}
+    assert list(folder.glob("events.out.tfevents.*"))
+    network, config = checkpoint.load_run(folder)
+    assert config == trainer.config
+    image = torch.rand(1, 3, 32, 32)
+    trainer.network.eval()
+    assert torch.equal(network(image).logits, trainer.network(image).logits)
+
+
+def test_a_stopped_run_ends_with_the_bytes_of_the_unbroken_one(tmp_path):
+    whole = trainer_for(tmp_path / "whole")
+    whole.run()
+    first = trainer_for(tmp_path / "broken")
+    take = first._train_step
+
+    def stop_after_three(batch):
+        losses = take(batch)
+        first.stop_asked = first.iteration == 3
+        return losses
+
+    first._train_step = stop_after_three
+    with pytest.raises(Interrupted, match="step 4"):
+        first.run()
+    second = trainer_for(tmp_path / "broken", run={"resume": "auto"})
+    second.run()
+    expected, found = dict(tensors(whole.state())), dict(tensors(second.state()))
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        assert torch.equal(value, found[name]), name
+    histories = [
+        [r["loss"] for r in map(json.loads, (tmp_path / n / "streets_pipa/history.jsonl").open()) if r["kind"] == "train"]
+        for n in ("whole", "broken")
+    ]
+    assert histories[0] == histories[1]
+
+
+def test_other_settings_do_not_resume(tmp_path):
+    trainer_for(tmp_path, "streets_source", iterations=3).run()
+    other = trainer_for(tmp_path, "streets_source", iterations=4, run={"resume": "auto"})
+    with pytest.raises(ValueError, match="iterations: 3, now 4"):
+        other.run()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    trainer = trainer_for(tmp_path, "streets_source")
+    with torch.no_grad():
+        next(trainer.network.parameters()).fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="step 2.*source"):
+        trainer.run()
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_follows_float32(tmp_path, precision):
+    changes = {"iterations": 50, "data": {"crop": [16, 16], "patch_crop": [16, 16]}}
+    full = trainer_for(tmp_path / "fp32", precision="fp32", **changes)
+    half = trainer_for(tmp_path / precision, precision=precision, **changes)
+    losses = {}
+    for name, trainer in (("full", full), ("half", half)):
+        totals = []
+        for batch in trainer._batches():
+            values = trainer._train_step(batch)
+            trainer.iteration += 1
+            totals.append(torch.stack(list(values.values())))
+        losses[name] = torch.stack(totals)
+    assert torch.isfinite(losses["half"]).all()
+    assert half.scaler.is_enabled() == (precision == "fp16")
+    mean = {name: values[:, 0].mean() for name, values in losses.items()}  # the source's
+    torch.testing.assert_close(mean["half"], mean["full"], rtol=0.05, atol=0.05)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+    command = [sys.executable, "-u", "-m", "pipa_fast.train", "--config", "streets_source"]
+    command += ["--run.dir", str(tmp_path), "--iterations", "100000", "--run.log_every", "1"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step"):
+            process.send_signal(signal.SIGINT)
+            break
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err + out
+    assert "--run.resume auto goes on" in err
+    assert checkpoint.found(tmp_path / "streets_source")

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+import contextlib
+
+import pytest
+import torch
+
+from pipa_fast.data.batch import Batch
+from pipa_fast.models import ModelConfig, build_network
+from pipa_fast.uda.config import AdaptationConfig, MixedConfig, PatchConfig, PixelConfig
+from pipa_fast.uda.objectives import build_objectives
+from pipa_fast.uda.outputs import ramp
+from pipa_fast.uda.step import AdaptationStep
+from pipa_fast.uda.teacher import Teacher
+
+
+def a_batch():
+    torch.manual_seed(1)
+    boxes = torch.tensor([[[0, 0, 32, 32], [8, 8, 40, 40]]] * 2)
+    return Batch(
+        iteration=torch.tensor(0),
+        index=torch.arange(2),
+        source_image=torch.rand(2, 3, 32, 32),
+        source_label=torch.randint(0, 5, (2, 32, 32)),
+        target_image=torch.rand(2, 3, 32, 32),
+        target_crops=torch.rand(2, 2, 3, 32, 32),
+        boxes=boxes,
+        flips=torch.tensor([[False, True], [True, False]]),
+    )
+
+
+def a_step(config):
+    torch.manual_seed(0)
+    model = ModelConfig(encoder="streets_s", head="light", projections=True)
+    network = build_network(model)
+    objectives = build_objectives(config, model)
+    step = AdaptationStep(
+        network, Teacher(network), objectives, config, seed=0, autocast=contextlib.nullcontext
+    )
+    return network, step
+
+
+EVERYTHING = {
+    "mixed": MixedConfig(weight=1.0, threshold=0.05),
+    "pixel": PixelConfig(weight=0.1, images="both", confidence=0.0),
+    "patch": PatchConfig(weight=0.1, confidence_threshold=0.0, bank=64, num_pairs=64),
+}
+
+
+def test_every_objective_gives_a_finite_value_and_the_student_a_gradient():
+    network, step = a_step(AdaptationConfig(**EVERYTHING))
+    values = step(a_batch(), 0)
+    assert values.keys() == {"source", "mixed", "pixel_source", "pixel_mixed", "patch"}
+    assert all(torch.isfinite(v) and v > 0 for v in values.values()), values
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+
+
+def gradients(config):
+    network, step = a_step(config)
+    step(a_batch(), 0)
+    zero = torch.zeros(())
+    return {n: zero if p.grad is None else p.grad for n, p in network.named_parameters()}
+
+
+def test_terms_add_up():
+    """The gradient of all terms is the sum of each term's own."""
+    every = gradients(AdaptationConfig(**EVERYTHING))
+    source = gradients(AdaptationConfig())
+    mixed = gradients(AdaptationConfig(mixed=EVERYTHING["mixed"]))
+    patch = gradients(AdaptationConfig(patch=EVERYTHING["patch"]))
+    pixel = gradients(AdaptationConfig(mixed=EVERYTHING["mixed"], pixel=EVERYTHING["pixel"]))
+    for name, value in every.items():
+        total = pixel[name] + patch[name] - source[name]
+        torch.testing.assert_close(value, total, rtol=1e-3, atol=1e-6)
+        assert not torch.equal(mixed[name], pixel[name]) or "patch" in name
+
+
+def test_the_patch_term_reaches_the_student():
+    """The published release sends this gradient nowhere."""
+    plain = gradients(AdaptationConfig())
+    with_patch = gradients(AdaptationConfig(patch=EVERYTHING["patch"]))
+    encoder = [n for n in plain if n.startswith("encoder")]
+    assert all(not torch.equal(plain[n], with_patch[n]) for n in encoder)
+
+
+def test_the_releases_branch_does_not():
+    config = PatchConfig(
+        weight=0.1, confidence_threshold=0.0, bank=64, num_pairs=64, branch="teacher"
+    )
+    plain, release = gradients(AdaptationConfig()), gradients(AdaptationConfig(patch=config))
+    for name, value in plain.items():
+        if "patch" in name:
+            assert release[name].abs().sum() > 0
+        else:
+            assert torch.equal(value, release[name]), name
+
+
+def test_an_objective_waits_for_its_start():
+    config = AdaptationConfig(pixel=PixelConfig(weight=0.1, start=5))
+    _, step = a_step(config)
+    assert step(a_batch(), 4).keys() == {"source"}
+    assert step(a_batch(), 5).keys() == {"source", "pixel"}
+
+
+def test_ramp():
+    assert [ramp(i, 2, 4) for i in range(8)] == [0, 0, 0.25, 0.5, 0.75, 1, 1, 1]
+    assert [ramp(i, 2, 0) for i in range(4)] == [0, 0, 1, 1]
+
+
+def test_a_recipe_that_reads_a_teacher_needs_one():
+    config = AdaptationConfig(mixed=MixedConfig(weight=1.0))
+    network, _ = a_step(config)
+    with pytest.raises(ValueError, match="teacher must be given"):
+        AdaptationStep(network, None, [], config, seed=0, autocast=contextlib.nullcontext)
