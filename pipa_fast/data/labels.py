@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cityscapes' classes: train ids, names, colours, and the label ids that its files (and GTA5's) hold.
+
+The tables follow the definition that the Cityscapes benchmark publishes: 34 label ids, of which
+19 are scored. GTA5's label images are palette PNGs with the same ids and colours (and one more,
+34, for licence plates).
+"""
+
+import numpy as np
+
+IGNORE_INDEX = 255
+
+# train id, label id, name, colour
+_TRAIN_CLASSES: tuple[tuple[int, str, tuple[int, int, int]], ...] = (
+    (7, "road", (128, 64, 128)),
+    (8, "sidewalk", (244, 35, 232)),
+    (11, "building", (70, 70, 70)),
+    (12, "wall", (102, 102, 156)),
+    (13, "fence", (190, 153, 153)),
+    (17, "pole", (153, 153, 153)),
+    (19, "traffic light", (250, 170, 30)),
+    (20, "traffic sign", (220, 220, 0)),
+    (21, "vegetation", (107, 142, 35)),
+    (22, "terrain", (152, 251, 152)),
+    (23, "sky", (70, 130, 180)),
+    (24, "person", (220, 20, 60)),
+    (25, "rider", (255, 0, 0)),
+    (26, "car", (0, 0, 142)),
+    (27, "truck", (0, 0, 70)),
+    (28, "bus", (0, 60, 100)),
+    (31, "train", (0, 80, 100)),
+    (32, "motorcycle", (0, 0, 230)),
+    (33, "bicycle", (119, 11, 32)),
+)
+
+# Label ids without a train id that have a colour of their own; the others are black.
+_OTHER_COLOURS: dict[int, tuple[int, int, int]] = {
+    5: (111, 74, 0),  # dynamic
+    6: (81, 0, 81),  # ground
+    9: (250, 170, 160),  # parking
+    10: (230, 150, 140),  # rail track
+    14: (180, 165, 180),  # guard rail
+    15: (150, 100, 100),  # bridge
+    16: (150, 120, 90),  # tunnel
+    18: (153, 153, 153),  # pole group
+    29: (0, 0, 90),  # caravan
+    30: (0, 0, 110),  # trailer
+    34: (0, 0, 142),  # licence plate (GTA5 only)
+}
+
+CLASSES: tuple[str, ...] = tuple(name for _, name, _ in _TRAIN_CLASSES)
+NUM_CLASSES = len(CLASSES)
+
+PALETTE: np.ndarray = np.array([colour for _, _, colour in _TRAIN_CLASSES], dtype=np.uint8)
+"""[19, 3] uint8, RGB by train id."""
+
+TRAIN_ID_TO_LABEL_ID: np.ndarray = np.zeros(256, dtype=np.uint8)
+"""[256] uint8, label id by train id; 0 (unlabelled) for everything that is not a train id."""
+TRAIN_ID_TO_LABEL_ID[:NUM_CLASSES] = [label_id for label_id, _, _ in _TRAIN_CLASSES]
+
+LABEL_ID_TO_TRAIN_ID: np.ndarray = np.full(34, IGNORE_INDEX, dtype=np.uint8)
+"""[34] uint8, train id by label id; 255 for the ids that are not scored."""
+LABEL_ID_TO_TRAIN_ID[TRAIN_ID_TO_LABEL_ID[:NUM_CLASSES]] = np.arange(NUM_CLASSES)
+
+GTA5_PALETTE: np.ndarray = np.zeros((256, 3), dtype=np.uint8)
+"""[256, 3] uint8, RGB by label id, as GTA5's label PNGs carry it."""
+for _label_id, _colour in _OTHER_COLOURS.items():
+    GTA5_PALETTE[_label_id] = _colour
+for _label_id, _, _colour in _TRAIN_CLASSES:
+    GTA5_PALETTE[_label_id] = _colour
+
+
+def to_train_ids(label_ids: np.ndarray) -> np.ndarray:
+    """Map label ids [...] (integers) to train ids [...] uint8; unknown ids become 255."""
+    table = np.full(256, IGNORE_INDEX, dtype=np.uint8)
+    table[: LABEL_ID_TO_TRAIN_ID.size] = LABEL_ID_TO_TRAIN_ID
+    return table[np.asarray(label_ids, dtype=np.uint8)]
+
+
+def to_label_ids(train_ids: np.ndarray) -> np.ndarray:
+    """Map train ids [...] uint8 to label ids [...] uint8; 255 becomes 0 (unlabelled)."""
+    return TRAIN_ID_TO_LABEL_ID[np.asarray(train_ids, dtype=np.uint8)]
+
+
+def colourise(train_ids: np.ndarray) -> np.ndarray:
+    """Paint train ids [H, W] with the palette: RGB [H, W, 3] uint8, black where ignored."""
+    table = np.zeros((256, 3), dtype=np.uint8)
+    table[:NUM_CLASSES] = PALETTE
+    return table[np.asarray(train_ids, dtype=np.uint8)]
