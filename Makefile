@@ -25,7 +25,6 @@ NATIVE := $(shell find csrc -type f 2>/dev/null)
 PINS := $(VENV)/constraints.txt
 RUN := $(BIN)/python -m
 TEST := OMP_NUM_THREADS=1 $(RUN) pytest -n 2
-LINTED := pipa_fast kernels bench tests examples setup.py
 
 # torch goes in by pip alone: pip reads pip.conf (a local CPU wheel, a company index), uv does not.
 # Everything else may come by uv, and by pip again should uv fail.
@@ -86,7 +85,7 @@ setup: $(VENV)/.built
 
 train: setup
 	$(RUN) pipa_fast.train --config streets_source $(ARGS)
-	$(RUN) pipa_fast.train --config streets_pipa --baseline runs/streets_source $(ARGS)
+	$(RUN) pipa_fast.train --config streets_pipa --run.baseline runs/streets_source $(ARGS)
 	$(RUN) pipa_fast.evaluation.compare runs/streets_source runs/streets_pipa
 
 ablation: setup
@@ -108,10 +107,10 @@ test-all: setup $(VENV)/.dev
 lint: lint-format lint-ruff lint-types lint-clang lint-spelling
 
 lint-format: $(VENV)/.dev
-	$(BIN)/ruff format --check $(LINTED)
+	$(BIN)/ruff format --check .
 
 lint-ruff: $(VENV)/.dev
-	$(BIN)/ruff check $(LINTED)
+	$(BIN)/ruff check .
 
 lint-types: $(VENV)/.dev
 	$(BIN)/pyright
@@ -124,8 +123,8 @@ lint-spelling: $(VENV)/.dev
 	$(BIN)/codespell
 
 format: $(VENV)/.dev
-	$(BIN)/ruff check --fix-only --quiet $(LINTED)
-	$(BIN)/ruff format $(LINTED)
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
 	find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \
 	    | xargs --no-run-if-empty $(BIN)/clang-format -i
 
