@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole-image and sliding-window prediction, and the score of a network on a dataset."""
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipa_fast.checks import require
+from pipa_fast.data.labels import CLASSES, IGNORE_INDEX
+from pipa_fast.evaluation.metrics import ConfusionMatrix
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class SlidingWindow:
+    """Overlapping crops with averaged logits: how networks trained on crops see large images."""
+
+    crop: tuple[int, int]
+    """Height and width [pixels]."""
+    stride: tuple[int, int]
+    """Distance between neighbouring crops [pixels]; the last one is moved inwards to fit."""
+
+    def __post_init__(self) -> None:
+        for axis in range(2):
+            require(self.crop[axis] > 0, "crop", self.crop, "two positive sizes")
+            require(
+                0 < self.stride[axis] <= self.crop[axis],
+                "stride",
+                self.stride,
+                f"positive and at most the crop {self.crop}, so that no pixel is left out",
+            )
+
+
+class EvalResult(NamedTuple):
+    """A network's score on a dataset."""
+
+    miou: float  # percent, over the classes the benchmark scores
+    iou: dict[str, float]  # percent by class name; classes that occur nowhere are absent
+    confusion: ConfusionMatrix
+
+    def summary(self) -> dict[str, object]:
+        """Return what results.json and history.jsonl hold of the score."""
+        return {"miou": round(self.miou, 4), "iou": {k: round(v, 4) for k, v in self.iou.items()}}
+
+
+@contextlib.contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Put `network` in eval mode without gradients; afterwards every submodule is as before."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def to_batch(images: Sequence[np.ndarray], device: torch.device | str = "cpu") -> Tensor:
+    """Stack uint8 images [H, W, 3] into float32 [B, 3, H, W] in [0, 1] on `device`."""
+    stacked = torch.from_numpy(np.stack(images)).to(device)
+    return stacked.permute(0, 3, 1, 2).float().div_(255)
+
+
+def predict_logits(
+    network: nn.Module,
+    images: Tensor,  # [B, 3, H, W] float32 in [0, 1]
+    *,
+    size: tuple[int, int] | None = None,
+    window: SlidingWindow | None = None,
+) -> Tensor:
+    """Return float32 logits [B, K, *size] for images of any size.
+
+    `size` is the labels' (height, width), the images' own by default. With a `window` that is
+    smaller than the images, logits are computed per crop and averaged where crops overlap.
+    """
+    require(images.dim() == 4, "images", tuple(images.shape), "of shape [B, 3, H, W]")
+    shape = (images.shape[2], images.shape[3])
+    size = size or shape
+    if window is None or (window.crop[0] >= shape[0] and window.crop[1] >= shape[1]):
+        return _whole(network, images, size)
+    logits = _sliding(network, images, window)
+    return logits if size == shape else _resize(logits, size)
+
+
+def _whole(network: nn.Module, images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Predict at once; images are padded to a multiple of the network's stride and cut back."""
+    height, width = images.shape[2:]
+    stride = int(getattr(network, "stride", 1))
+    pad_bottom, pad_right = -height % stride, -width % stride
+    if not (pad_bottom or pad_right):
+        return _resize(_logits(network, images), size)
+    padded = F.pad(images, (0, pad_right, 0, pad_bottom), mode="replicate")
+    logits = _resize(_logits(network, padded), (padded.shape[2], padded.shape[3]))
+    logits = logits[:, :, :height, :width]
+    return logits if size == (height, width) else _resize(logits, size)
+
+
+def _sliding(network: nn.Module, images: Tensor, window: SlidingWindow) -> Tensor:
+    """Average the logits of overlapping crops, at the images' size."""
+    height, width = images.shape[2:]
+    total, count = None, images.new_zeros(1, 1, height, width)
+    for top in _starts(height, window.crop[0], window.stride[0]):
+        for left in _starts(width, window.crop[1], window.stride[1]):
+            rows = slice(top, min(top + window.crop[0], height))
+            columns = slice(left, min(left + window.crop[1], width))
+            crop = images[:, :, rows, columns]
+            logits = _whole(network, crop, (crop.shape[2], crop.shape[3]))
+            if total is None:
+                total = logits.new_zeros(*logits.shape[:2], height, width)
+            total[:, :, rows, columns] += logits
+            count[:, :, rows, columns] += 1
+    assert total is not None  # an image has at least one pixel
+    return total.div_(count)
+
+
+def _starts(length: int, crop: int, stride: int) -> list[int]:
+    """Return where crops begin on one axis, so that the last one ends at the border."""
+    last = max(length - crop, 0)
+    return [*range(0, last, stride), last]
+
+
+def _logits(network: nn.Module, images: Tensor) -> Tensor:
+    """Return float32 logits at the network's stride; a teacher returns them bare."""
+    outputs = network(images)
+    return (outputs if isinstance(outputs, Tensor) else outputs.logits).float()
+
+
+def _resize(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize bilinearly, corners not aligned."""
+    if logits.shape[2:] == size:
+        return logits
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+
+def evaluate(
+    network: nn.Module,
+    dataset: Sequence,  # of data.datasets.Sample, with `eval_classes`
+    *,
+    batch_size: int = 4,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    window: SlidingWindow | None = None,
+    shard: bool = True,
+    group: dist.ProcessGroup | None = None,
+) -> EvalResult:
+    """Score `network` on `dataset` at the labels' own resolution.
+
+    Where torch.distributed is up, rank r of n takes the images r, r + n, ... and the counts are
+    added up, so that every rank returns the same result and all of them must call; with
+    `shard=False` the calling process does everything by itself. `dtype` is autocast's (None: no
+    autocast). The network must be the bare module, not its DDP wrapper, and is left in its mode.
+
+    Raises:
+        ValueError: an empty dataset, or a label that is no class id.
+    """
+    require(len(dataset) > 0, "dataset", "an empty dataset", "at least one image")
+    require(batch_size > 0, "batch_size", batch_size, "a positive count")
+    sharded = shard and dist.is_available() and dist.is_initialized()
+    rank, world = (dist.get_rank(group), dist.get_world_size(group)) if sharded else (0, 1)
+    confusion = ConfusionMatrix(len(CLASSES), ignore_index=IGNORE_INDEX, device=device)
+    kind = torch.device(device).type
+    with evaluating(network), torch.autocast(kind, dtype=dtype, enabled=dtype is not None):
+        for samples in _batches(dataset, range(rank, len(dataset), world), batch_size):
+            images = to_batch([sample.image for sample in samples], device)
+            truth = torch.from_numpy(np.stack([sample.label for sample in samples])).to(device)
+            size = (truth.shape[1], truth.shape[2])
+            logits = predict_logits(network, images, size=size, window=window)
+            confusion.update(logits.argmax(1), truth)
+    if sharded:
+        confusion.all_reduce(group)
+    return result_of(confusion, tuple(dataset.eval_classes))  # type: ignore[attr-defined]
+
+
+def result_of(confusion: ConfusionMatrix, classes: tuple[int, ...]) -> EvalResult:
+    """Return the score over the train ids `classes` in percent."""
+    iou = confusion.iou().cpu()
+    named = {CLASSES[c]: 100 * float(iou[c]) for c in classes if not torch.isnan(iou[c])}
+    return EvalResult(100 * confusion.miou(classes), named, confusion)
+
+
+def _batches(dataset: Sequence, indices: Iterable[int], batch_size: int) -> Iterator[list]:
+    """Yield samples in order, at most `batch_size` at a time and of one size each."""
+    batch: list = []
+    for index in indices:
+        sample = dataset[index]
+        shapes = (sample.image.shape, sample.label.shape)
+        same = not batch or shapes == (batch[0].image.shape, batch[0].label.shape)
+        if batch and (len(batch) == batch_size or not same):
+            yield batch
+            batch = []
+        batch.append(sample)
+    if batch:
+        yield batch

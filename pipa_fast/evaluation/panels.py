@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures of what a network sees: image, truth, prediction, confidence and error side by side."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import nn
+
+from pipa_fast.checks import require
+from pipa_fast.data.labels import CLASSES, IGNORE_INDEX, PALETTE
+from pipa_fast.evaluation.inference import SlidingWindow, evaluating, predict_logits, to_batch
+
+WRONG = np.array([226, 48, 48], np.float32)  # red, in no class's hue at this brightness
+UNSCORED = 40  # grey level of pixels without a label in the error picture
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Panel:
+    """One validation image and what networks make of it, all at the label's size [H, W]."""
+
+    name: str
+    image: np.ndarray  # [H', W', 3] uint8, at its own size
+    truth: np.ndarray  # [H, W] uint8 train ids
+    prediction: np.ndarray  # [H, W] uint8
+    confidence: np.ndarray  # [H, W] float32, probability of the most likely class
+    confidence_of: Literal["teacher", "student"]
+    baseline: np.ndarray | None = None  # [H, W] uint8, the source-only network's prediction
+
+    def accuracy(self, prediction: np.ndarray) -> float:
+        """Return the share of labelled pixels that `prediction` has right; NaN without any."""
+        labelled = self.truth != IGNORE_INDEX
+        if not labelled.any():
+            return float("nan")
+        return float(np.mean(prediction[labelled] == self.truth[labelled]))
+
+    def columns(self, *, source_only: str = "source-only") -> list[tuple[str, np.ndarray]]:
+        """Return the pictures [., ., 3] uint8 with their captions, from left to right."""
+        pictures = [("image", self.image), ("truth", colorize(self.truth))]
+        if self.baseline is not None:
+            pictures.append((f"{source_only} prediction", colorize(self.baseline)))
+        return [
+            *pictures,
+            ("prediction", colorize(self.prediction)),
+            (f"{self.confidence_of}'s confidence", heat(self.confidence)),
+            ("error", error_picture(self.image, self.truth, self.prediction)),
+        ]
+
+
+def collect_panels(
+    network: nn.Module,
+    teacher: nn.Module | None,
+    dataset: Sequence,  # of data.datasets.Sample
+    indices: Iterable[int],
+    baseline: nn.Module | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    window: SlidingWindow | None = None,
+) -> list[Panel]:
+    """Predict the images `indices` of `dataset` for display; without a teacher, the confidence
+    shown is the network's own. Every network is left in the mode it was in."""
+    panels = []
+    for index in indices:
+        sample = dataset[index]
+        size = (sample.label.shape[0], sample.label.shape[1])
+        images = to_batch([sample.image], device)
+
+        def probabilities(of: nn.Module, images=images, size=size) -> tuple[np.ndarray, np.ndarray]:
+            with evaluating(of):
+                best = predict_logits(of, images, size=size, window=window).softmax(1).max(1)
+            return best.indices[0].cpu().numpy().astype(np.uint8), best.values[0].cpu().numpy()
+
+        prediction, confidence = probabilities(network)
+        panels.append(
+            Panel(
+                name=sample.name,
+                image=sample.image,
+                truth=sample.label,
+                prediction=prediction,
+                confidence=confidence if teacher is None else probabilities(teacher)[1],
+                confidence_of="student" if teacher is None else "teacher",
+                baseline=None if baseline is None else probabilities(baseline)[0],
+            )
+        )
+    return panels
+
+
+def spread_indices(length: int, count: int) -> list[int]:
+    """Return up to `count` distinct indices below `length`, evenly spread: nobody's choice."""
+    count = min(length, count)
+    return [(2 * i + 1) * length // (2 * count) for i in range(count)]
+
+
+def colorize(labels: np.ndarray) -> np.ndarray:
+    """Return train ids [H, W] in Cityscapes' colours [H, W, 3] uint8; ignored pixels are black.
+
+    Raises:
+        ValueError: a label is neither a class nor ignored.
+    """
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(PALETTE)] = PALETTE
+    unknown = np.unique(labels[(labels >= len(PALETTE)) & (labels != IGNORE_INDEX)])
+    require(unknown.size == 0, "labels", unknown.tolist(), f"train ids or {IGNORE_INDEX}")
+    return table[labels]
+
+
+def heat(values: np.ndarray) -> np.ndarray:
+    """Return values [H, W] in [0, 1] as a viridis picture [H, W, 3] uint8."""
+    import matplotlib
+
+    return matplotlib.colormaps["viridis"](values, bytes=True)[..., :3]
+
+
+def error_picture(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Return the image in pale grey with wrong pixels red and unlabelled ones dark [H, W, 3]."""
+    height, width = truth.shape
+    grey = np.asarray(Image.fromarray(image).convert("L").resize((width, height)), np.float32)
+    picture = np.repeat((105 + 0.5 * grey)[..., None], 3, axis=2)
+    labelled = truth != IGNORE_INDEX
+    wrong = labelled & (prediction != truth)
+    picture[wrong] = 0.8 * WRONG + 0.2 * picture[wrong]
+    picture[~labelled] = UNSCORED
+    return picture.astype(np.uint8)
+
+
+def overlay(image: np.ndarray, labels: np.ndarray, *, blend: float = 0.5) -> np.ndarray:
+    """Return the image [H, W, 3] with `blend` of the labels' colours; ignored pixels stay bare."""
+    require(0 <= blend <= 1, "blend", blend, "a share in [0, 1]")
+    share = np.where(labels == IGNORE_INDEX, 0.0, blend)[..., None]
+    return np.rint(image * (1 - share) + colorize(labels) * share).astype(np.uint8)
+
+
+def resize_to_width(picture: np.ndarray, width: int) -> np.ndarray:
+    """Return `picture` [H, W, 3] at `width`: enlarged pixels stay sharp, reduced ones average."""
+    height = max(1, round(picture.shape[0] * width / picture.shape[1]))
+    method = Image.Resampling.NEAREST if width >= picture.shape[1] else Image.Resampling.BOX
+    return np.asarray(Image.fromarray(picture).resize((width, height), method))
+
+
+def save_panels(
+    panels: Sequence[Panel], path: Path, *, source_only: str = "source-only", cell: int = 256
+) -> Path:
+    """Write all panels as one PNG: a row per image, column headings above, class colours below."""
+    require(len(panels) > 0, "panels", "none", "at least one panel")
+    font, gap, heading = ImageFont.load_default(size=16), 8, 34
+    rows = [panel.columns(source_only=source_only) for panel in panels]
+    cells = [[resize_to_width(picture, cell) for _, picture in row] for row in rows]
+    heights = [max(picture.shape[0] for picture in row) for row in cells]
+    width = gap + max(len(row) for row in rows) * (cell + gap)
+    used = _present(panels)
+    legend = _legend_positions(used, font, width, gap)
+    bottom = heading + sum(heights) + gap * len(heights)
+    height = bottom + (legend[-1][1] + 30 if legend else 0)
+    canvas = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(canvas)
+    for column, (caption, _) in enumerate(rows[0]):
+        draw.text((gap + column * (cell + gap), 9), caption, fill=(30, 34, 40), font=font)
+    top = heading
+    for row, tall in zip(cells, heights, strict=True):
+        for column, picture in enumerate(row):
+            canvas.paste(Image.fromarray(picture), (gap + column * (cell + gap), top))
+        top += tall + gap
+    for c, (left, down) in zip(used, legend, strict=True):
+        box = (left, bottom + down + 3, left + 14, bottom + down + 17)
+        draw.rectangle(box, fill=tuple(int(v) for v in PALETTE[c]), outline=(120, 120, 120))
+        draw.text((left + 21, bottom + down), CLASSES[c], fill=(30, 34, 40), font=font)
+    canvas.save(path, optimize=True)
+    return path
+
+
+def _present(panels: Sequence[Panel]) -> list[int]:
+    """Return the train ids that occur in the truth or a prediction of some panel."""
+    maps = [m for p in panels for m in (p.truth, p.prediction, p.baseline) if m is not None]
+    present = set().union(*(np.unique(m).tolist() for m in maps))
+    return sorted(present - {IGNORE_INDEX})
+
+
+def _legend_positions(
+    classes: Sequence[int], font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, gap: int
+) -> list[tuple[int, int]]:
+    """Return left and top of each class's entry, broken into lines of `width` [pixels]."""
+    positions, left, top = [], gap, 4
+    for c in classes:
+        need = 21 + round(font.getlength(CLASSES[c])) + 24
+        if left + need > width and left > gap:
+            left, top = gap, top + 26
+        positions.append((left, top))
+        left += need
+    return positions

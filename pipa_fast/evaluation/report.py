@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run's report: one HTML file that needs no network and no scripts."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pipa_fast.evaluation.embedding import Projection, collect_embeddings, project
+from pipa_fast.evaluation.inference import SlidingWindow
+from pipa_fast.evaluation.panels import Panel, collect_panels, save_panels, spread_indices
+from pipa_fast.evaluation.report_sections import (
+    curves_section,
+    document,
+    embedding_section,
+    footer,
+    headline,
+    iou_section,
+    panels_section,
+    settings_section,
+)
+from pipa_fast.evaluation.runs import Run, read_run
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Contents:
+    """All that a report shows; what is absent is left out."""
+
+    run: Run
+    baseline: Run | None = None
+    panels: Sequence[Panel] = ()
+    before: Projection | None = None
+    before_name: str = "before training"
+    after: Projection | None = None
+
+
+def write_report(
+    run_dir: Path | str,
+    *,
+    network: nn.Module | None = None,
+    dataset: Sequence | None = None,
+    teacher: nn.Module | None = None,
+    baseline_dir: Path | str | None = None,
+    baseline: nn.Module | None = None,
+    initial: nn.Module | None = None,
+    num_panels: int = 5,
+    device: torch.device | str = "cpu",
+    window: SlidingWindow | None = None,
+) -> Path:
+    """Write `report.html` and `panels.png` into a finished run's folder; return the report's path.
+
+    The folder holds results.json, config.yaml and history.jsonl. `network` (the student) and
+    `dataset` (validation) give panels and embeddings, which are left out without them.
+    `baseline_dir` is a source-only run to compare with, `baseline` its network; without one,
+    embeddings are compared with those of `initial`, the network before training.
+
+    Raises:
+        ValueError: a folder is not that of a finished run, or only one of network and dataset is
+            given.
+    """
+    if (network is None) != (dataset is None):
+        raise ValueError("network and dataset must be given together, or neither")
+    run_dir = Path(run_dir)
+    run = read_run(run_dir)
+    base = None if baseline_dir is None else read_run(baseline_dir)
+    panels: list[Panel] = []
+    before = after = None
+    if network is not None and dataset is not None:
+        indices = spread_indices(len(dataset), num_panels)
+        panels = collect_panels(
+            network, teacher, dataset, indices, baseline, device=device, window=window
+        )
+        after = project(collect_embeddings(network, dataset, device=device))
+        earlier = initial if baseline is None else baseline
+        if earlier is not None:
+            before = project(collect_embeddings(earlier, dataset, device=device))
+        save_panels(panels, run_dir / "panels.png")
+    contents = Contents(
+        run=run,
+        baseline=base,
+        panels=panels,
+        before=before,
+        before_name="before training" if baseline is None else "source-only",
+        after=after,
+    )
+    path = run_dir / "report.html"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(render(contents), encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def render(contents: Contents) -> str:
+    """Return the report as HTML."""
+    run, base = contents.run, contents.baseline
+    return document(
+        f"{run.recipe}: mIoU {run.miou:.1f}",
+        [
+            headline(run, base),
+            panels_section(contents.panels),
+            iou_section(run, base),
+            curves_section(run, base),
+            embedding_section(contents.before, contents.before_name, contents.after),
+            settings_section(run, base),
+            footer(run, base),
+        ],
+    )

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report's parts: each a function from what is known to HTML, empty where nothing is."""
+
+import base64
+import io
+import math
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipa_fast.data.labels import CLASSES, IGNORE_INDEX, PALETTE
+from pipa_fast.evaluation.charts import Series, line_chart, scatter
+from pipa_fast.evaluation.embedding import Projection
+from pipa_fast.evaluation.panels import Panel, resize_to_width
+from pipa_fast.evaluation.report_style import STYLE
+from pipa_fast.evaluation.runs import Run, flatten
+
+MAX_WIDTH = 512  # of a picture [pixels]: larger ones are reduced, which keeps the file small
+ABSENT = "–"  # noqa: RUF001 (an en dash, as tables print it)
+
+
+def document(title: str, parts: Iterable[str]) -> str:
+    """Return the whole page."""
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n"
+        "<body><main>\n" + "\n".join(part for part in parts if part) + "\n</main></body></html>\n"
+    )
+
+
+def headline(run: Run, base: Run | None) -> str:
+    """Return the recipe's name and the numbers that matter most."""
+    data, model = run.config.get("data") or {}, run.config.get("model") or {}
+    route = " → ".join(str(data[k]) for k in ("source", "target") if data.get(k))
+    network = " + ".join(str(model[k]) for k in ("encoder", "head") if model.get(k))
+    facts = [route, network, f"{run.iteration:,} steps", f"seed {run.seed}"]
+    tiles = [_tile(f"{run.miou:.1f}", f"mIoU over {len(run.iou)} classes [%]", "tile main")]
+    if base is not None:
+        delta = run.miou - base.miou
+        text = f"points over source-only ({base.miou:.1f})"
+        tiles.append(_tile(_signed(delta), text, value_class=_tone(delta)))
+        both = run.iou.keys() & base.iou.keys()
+        better = sum(run.iou[c] - base.iou[c] >= 0.05 for c in both)
+        tiles.append(_tile(f"{better} of {len(both)}", "classes better than source-only"))
+    if run.iou:
+        worst = min(run.iou, key=lambda c: run.iou[c])
+        tiles.append(_tile(f"{run.iou[worst]:.1f}", f"IoU of the hardest class, {worst} [%]"))
+    speed = [r.get("images_per_second") for r in run.history if r.get("kind") == "train"]
+    speed = [s for s in speed if s is not None and math.isfinite(s)]
+    if speed:
+        tiles.append(_tile(f"{np.median(speed):.0f}", "training images a second, median"))
+    return (
+        f'<header><h1>{escape(run.recipe)}</h1><p class="soft">'
+        + " · ".join(escape(fact) for fact in facts if fact)
+        + f'</p><div class="tiles">{"".join(tiles)}</div></header>'
+    )
+
+
+def _tile(value: str, text: str, kind: str = "tile", value_class: str = "") -> str:
+    number = f'<b class="{value_class}">{value}</b>'
+    return f'<div class="{kind}">{number}<span class="soft">{escape(text)}</span></div>'
+
+
+def _signed(value: float, digits: int = 1) -> str:
+    return f"{value:+.{digits}f}".replace("-", "−")  # noqa: RUF001 (a minus as wide as the plus)
+
+
+def _tone(delta: float) -> str:
+    return "good" if delta >= 0.05 else "bad" if delta <= -0.05 else ""
+
+
+def panels_section(panels: Sequence[Panel]) -> str:
+    """Return the pictures: one strip per validation image."""
+    if not panels:
+        return ""
+    maps = [m for p in panels for m in (p.truth, p.prediction, p.baseline) if m is not None]
+    classes = sorted(set().union(*(np.unique(m).tolist() for m in maps)) - {IGNORE_INDEX})
+    return (
+        "<section><h2>What it sees</h2>"
+        '<p class="note">Validation images at even distances, not picked. Confidence is the '
+        f"{panels[0].confidence_of}'s probability of its most likely class: 0"
+        '<span class="ramp"></span>1. Error: <span class="ink" style="background:#e23030"></span>'
+        'wrong, <span class="ink" style="background:#282828"></span>not labelled.</p>'
+        + "".join(_panel(panel) for panel in panels)
+        + legend(classes)
+        + "</section>"
+    )
+
+
+def _panel(panel: Panel) -> str:
+    right = panel.accuracy(panel.prediction)
+    text = f"{100 * right:.1f} % of labelled pixels right"
+    if panel.baseline is not None:
+        text = f"{text}, source-only {100 * panel.accuracy(panel.baseline):.1f} %"
+    columns = panel.columns()
+    figures = "".join(
+        f'<figure><img class="{"photo" if caption == "image" else "map"}" '
+        f'alt="{escape(panel.name)}: {escape(caption)}" src="{_png(picture)}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+        for caption, picture in columns
+    )
+    return (
+        f'<div class="panel"><header><h3>{escape(panel.name)}</h3><span class="soft">{text}</span>'
+        f'</header><div class="strip" style="--columns:{len(columns)}">{figures}</div></div>'
+    )
+
+
+def _png(picture: np.ndarray) -> str:
+    """Return a picture [H, W, 3] uint8 as a data URL."""
+    if picture.shape[1] > MAX_WIDTH:
+        picture = resize_to_width(picture, MAX_WIDTH)
+    image = Image.fromarray(picture)
+    if len(image.getcolors(256) or []):  # flat colours: a palette is smaller and exact
+        image = image.quantize(256, dither=Image.Dither.NONE)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def legend(classes: Sequence[int]) -> str:
+    """Return the colours of train ids `classes`."""
+    entries = "".join(f"<li>{_swatch(CLASSES[c])}{escape(CLASSES[c])}</li>" for c in classes)
+    return f'<ul class="legend">{entries}<li>{_swatch(None)}not labelled</li></ul>'
+
+
+def _swatch(name: str | None) -> str:
+    red, green, blue = PALETTE[CLASSES.index(name)] if name in CLASSES else (0, 0, 0)
+    return f'<span class="swatch" style="background:#{red:02x}{green:02x}{blue:02x}"></span>'
+
+
+def iou_section(run: Run, base: Run | None) -> str:
+    """Return IoU per class as bars, the source-only run's below each."""
+    if not run.iou:
+        return ""
+    known = [c for c in CLASSES if c in run.iou] + sorted(run.iou.keys() - set(CLASSES))
+    before = {} if base is None else base.iou
+    rows = [_iou_row(_swatch(c) + escape(c), run.iou[c], before.get(c), base) for c in known]
+    mean = None if base is None else base.miou
+    rows.append(_iou_row("mean", run.miou, mean, base, kind=' class="mean"'))
+    extra = '<th class="number">source</th><th class="number">Δ</th>' if base else ""
+    return (
+        "<section><h2>IoU per class</h2>"
+        + _keys(run, base)
+        + '<table class="iou"><thead><tr><th>class</th><td></td><th class="number">IoU</th>'
+        + f"{extra}</tr></thead><tbody>{''.join(rows)}</tbody></table></section>"
+    )
+
+
+def _iou_row(
+    name: str, value: float, before: float | None, base: Run | None, kind: str = ""
+) -> str:
+    bars = f'<div class="bar" style="width:{value:.1f}%"></div>'
+    cells = f'<td class="number">{value:.1f}</td>'
+    if base is not None and before is None:
+        cells += f'<td class="number">{ABSENT}</td>' * 2
+    elif base is not None and before is not None:
+        bars += f'<div class="bar base" style="width:{before:.1f}%"></div>'
+        delta = value - before
+        cells += f'<td class="number soft">{before:.1f}</td>'
+        cells += f'<td class="number {_tone(delta)}">{_signed(delta)}</td>'
+    return f'<tr{kind}><th>{name}</th><td><div class="track">{bars}</div></td>{cells}</tr>'
+
+
+def _keys(run: Run, base: Run | None) -> str:
+    """Return the legend of run and source-only run; nothing to tell apart, nothing to say."""
+    if base is None:
+        return ""
+    return (
+        f'<div class="keys"><span><i class="run"></i>{escape(run.path.resolve().name)}</span>'
+        f'<span><i class="base"></i>{escape(base.path.resolve().name)} (source-only)</span></div>'
+    )
+
+
+def curves_section(run: Run, base: Run | None) -> str:
+    """Return mIoU over training, and each loss term on its own scale."""
+    figures = []
+    series = [Series(name="run", x=run.scores()[0], y=run.scores()[1])]
+    if base is not None:
+        x, y = base.scores()
+        series.insert(0, Series(name="source-only", x=x, y=y, role="base"))
+    if any(s.x for s in series):
+        chart = line_chart(series, label="mIoU over iterations", end_values=True)
+        figures.append(f"<figure><h3>mIoU [%]</h3>{chart}</figure>")
+    base_losses = {} if base is None else base.losses()
+    for name, (xs, ys) in run.losses().items():
+        lines = [Series(name=name, x=xs, y=ys)]
+        if name in base_losses:
+            x, y = base_losses[name]
+            lines.insert(0, Series(name="source-only", x=x, y=y, role="base"))
+        chart = line_chart(lines, label=f"loss {name} over iterations")
+        figures.append(f"<figure><h3>loss: {escape(name.replace('_', ' '))}</h3>{chart}</figure>")
+    if not figures:
+        return ""
+    note = '<p class="note">Over training steps. Losses are before their weights.</p>'
+    charts = f'<div class="charts">{"".join(figures)}</div>'
+    return f"<section><h2>Training</h2>{note}{_keys(run, base)}{charts}</section>"
+
+
+def embedding_section(before: Projection | None, before_name: str, after: Projection | None) -> str:
+    """Return the principal-component views of pixel features, before and after."""
+    views = [(before_name, before), ("this run", after)]
+    shown = [(name, view) for name, view in views if view is not None]
+    if not shown:
+        return ""
+    figures = "".join(_view(name, view) for name, view in shown)
+    classes = sorted(set().union(*(view.labels.unique().tolist() for _, view in shown)))
+    return (
+        "<section><h2>Pixel embeddings by class</h2>"
+        '<p class="note">What the classifier reads at sampled validation pixels, unit length, '
+        "along the two principal axes of each network's own features. The share of pixels nearest "
+        "to their own class's mean is taken in all dimensions.</p>"
+        f'<div class="views">{figures}</div>{legend(classes)}</section>'
+    )
+
+
+def _view(name: str, view: Projection) -> str:
+    text = (
+        f"{100 * view.nearest_centre:.0f} % of pixels are nearest to their own class's mean; "
+        f"the axes hold {100 * view.explained:.0f} % of the variance"
+    )
+    plot = scatter(view, label=f"pixel embeddings, {name}")
+    return f"<figure><h3>{escape(name)}</h3>{plot}<figcaption>{text}</figcaption></figure>"
+
+
+def settings_section(run: Run, base: Run | None) -> str:
+    """Return every setting, those first that differ from the source-only run's."""
+    mine = flatten(run.config)
+    if not mine:
+        return ""
+    parts = ["<section><h2>Settings</h2>"]
+    changed: set[str] = set()
+    if base is not None and base.config:
+        theirs = flatten(base.config)
+        changed = {k for k in mine if k not in theirs or theirs[k] != mine[k]}
+        changed = {k for k in changed if k != "recipe" and not k.startswith("run.")}
+        rows = "".join(
+            _settings_row(k, theirs.get(k, ABSENT), v) for k, v in mine.items() if k in changed
+        )
+        if rows:
+            parts.append(
+                '<table class="settings"><thead><tr><th>differs</th><th>source-only</th>'
+                f"<th>this run</th></tr></thead><tbody>{rows}</tbody></table><br>"
+            )
+        else:
+            parts.append('<p class="note">No setting differs from the source-only run.</p>')
+    rows = "".join(_settings_row(k, v, changed=k in changed) for k, v in mine.items())
+    parts.append(
+        f"<details><summary>All {len(mine)} settings</summary>"
+        f'<table class="settings"><tbody>{rows}</tbody></table></details></section>'
+    )
+    return "".join(parts)
+
+
+def _settings_row(key: str, *values: Any, changed: bool = False) -> str:
+    cells = "".join(f"<td><code>{escape(str(value))}</code></td>" for value in values)
+    kind = ' class="changed"' if changed else ""
+    return f"<tr{kind}><td>{escape(key)}</td>{cells}</tr>"
+
+
+def footer(run: Run, base: Run | None) -> str:
+    """Return how to make this file again."""
+    command = f"python -m pipa_fast.evaluate --run {run.path} --report"
+    if base is not None:
+        command += f" --baseline {base.path}"
+    return f"<footer><p>Made by <code>{escape(command)}</code></p></footer>"

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run's folder says of itself: settings, results and history."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Run:
+    """A run's folder as read from disk. Scores are percent."""
+
+    path: Path
+    recipe: str
+    iteration: int
+    seed: int
+    miou: float
+    iou: dict[str, float]
+    config: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def losses(self) -> dict[str, tuple[list[float], list[float]]]:
+        """Return iterations and values of every loss term."""
+        terms: dict[str, tuple[list[float], list[float]]] = {}
+        for record in self.history:
+            for name, value in (record.get("loss") or {}).items():
+                xs, ys = terms.setdefault(name, ([], []))
+                xs.append(record["iteration"])
+                ys.append(value)
+        return terms
+
+    def scores(self) -> tuple[list[float], list[float]]:
+        """Return iterations and mIoU [percent] of every evaluation."""
+        records = [r for r in self.history if r.get("kind") == "eval"]
+        return [r["iteration"] for r in records], [r["miou"] for r in records]
+
+
+def read_run(path: Path | str) -> Run:
+    """Read a run's folder; settings and history may be absent, results may not.
+
+    Raises:
+        ValueError: the folder holds no results.json, or a file of it cannot be read.
+    """
+    path = Path(path)
+    results = _read(path / "results.json", json.loads)
+    if results is None:
+        raise ValueError(
+            f"run must be the folder of a finished run, with results.json; got {str(path)!r}"
+        )
+    missing = {"recipe", "iteration", "seed", "miou", "iou"} - results.keys()
+    if missing:
+        raise ValueError(f"{path / 'results.json'} lacks {', '.join(sorted(missing))}")
+    return Run(
+        path=path,
+        **{k: results[k] for k in ("recipe", "iteration", "seed", "miou", "iou")},
+        config=_read(path / "config.yaml", yaml.safe_load) or {},
+        history=_read(path / "history.jsonl", _lines) or [],
+    )
+
+
+def _lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines() if line.strip()]
+
+
+def _read(path: Path, parse: Any) -> Any:
+    """Return the parsed file, None where there is none."""
+    if not path.is_file():
+        return None
+    try:
+        return parse(path.read_text())
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings as one mapping with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        nested = isinstance(value, dict) and value
+        flat |= flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return flat
