@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds the native extensions; everything else of the package is in pyproject.toml.
+
+    python setup.py build_ext --inplace                  # rebuild what changed; errors are errors
+    pip install --no-build-isolation -e .                # uses the torch that is installed
+    PIPA_FAST_CUDA=1 pip install --no-build-isolation .  # refuses to build without CUDA kernels
+
+Where the extensions cannot be built, `pip install` says why and installs the package without them:
+it then runs on the "reference" backend. `python -m pipa_fast.info` shows what is there.
+"""
+
+import os
+import sys
+import warnings
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+CUDA = os.environ.get("PIPA_FAST_CUDA", "0")
+if CUDA not in ("", "0", "1"):
+    raise ValueError(f"PIPA_FAST_CUDA must be 0 or 1, got {CUDA!r}")
+if CUDA == "1" and not list(ROOT.glob("csrc/cuda/*.cu")):
+    # Asked for by name, so a build for the CPU alone would be a silent surprise.
+    raise RuntimeError(
+        "PIPA_FAST_CUDA=1 asks for CUDA C++ kernels, and this version has no sources for them "
+        "(csrc/cuda/*.cu); unset it: on a GPU the Triton kernels run, which need no build"
+    )
+
+try:
+    import pybind11
+    from torch.utils.cpp_extension import BuildExtension, CppExtension
+except ImportError as error:
+    MISSING: ImportError | None = error
+    Builder: type[build_ext] = build_ext
+else:
+    MISSING = None
+    Builder = BuildExtension
+
+# torch 2.11 is the oldest that pyproject.toml allows. The stable ABI keeps what is built with any
+# torch from there on loadable by all the others.
+TORCH_ABI = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DTORCH_STABLE_ONLY"]
+COMPILE = ["-O3", "-g0", "-fvisibility=hidden", "-Wall"]
+LINK = [] if sys.platform == "darwin" else ["-Wl,-s"]
+
+
+def extensions() -> list[Extension]:
+    """The stable-ABI operators and the pybind11 module of host logic."""
+    if MISSING is not None:
+        return []
+    headers = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("csrc/**/*.h"))
+    kernels = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("csrc/cpu/*.cpp"))
+    host = ["csrc/cpu/isa.cpp", "csrc/cpu/rows.cpp", "csrc/cpu/schedule.cpp"]
+    include = [str(ROOT / "csrc")]
+    return [
+        CppExtension(
+            "pipa_fast._C",
+            ["csrc/bindings.cpp", *kernels],
+            include_dirs=include,
+            depends=headers,
+            py_limited_api=True,
+            extra_compile_args=[*COMPILE, *TORCH_ABI],
+            extra_link_args=LINK,
+        ),
+        Extension(
+            "pipa_fast._host",
+            ["csrc/host.cpp", *host],
+            include_dirs=[*include, pybind11.get_include()],
+            depends=headers,
+            language="c++",
+            extra_compile_args=COMPILE,
+            extra_link_args=LINK,
+        ),
+    ]
+
+
+class BuildNative(Builder):
+    """Builds the extensions, or, where `pip install` cannot, says why and goes on without."""
+
+    def run(self) -> None:
+        version = self.distribution.get_version()
+        for extension in self.extensions or []:
+            extension.define_macros.append(("PIPA_FAST_VERSION", f'"{version}"'))
+        try:
+            if MISSING is not None:
+                raise RuntimeError(f"the build needs torch and pybind11: {MISSING}")
+            super().run()
+        except Exception as error:
+            if "build_ext" in sys.argv:
+                raise
+            self._go_without(error)
+
+    def _go_without(self, error: Exception) -> None:
+        warnings.warn(
+            f"pipa_fast: the native extensions were not built ({type(error).__name__}: {error}). "
+            "The package is installed without them and runs on its reference backend. For the "
+            "fast CPU backend, install a C++17 compiler and run "
+            "`pip install --no-build-isolation --force-reinstall --no-deps .` again.",
+            stacklevel=1,
+        )
+        self.extensions = []
+        self.distribution.ext_modules = []
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildNative})
