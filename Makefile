@@ -74,9 +74,9 @@ $(VENV)/.dev: $(VENV)/.dependencies
 # An edit in csrc/ is rebuilt in place, only what changed; packaging changes install afresh.
 $(VENV)/.built: $(VENV)/.dependencies setup.py $(NATIVE)
 	@echo "building pipa_fast in place"
-	@if [ -n "$(filter-out $(NATIVE),$?)" ]; then \
-	    $(PIP) --no-build-isolation --no-deps -e .; \
-	else $(BIN)/python setup.py --quiet build_ext --inplace; fi
+	@if [ -z "$(filter-out $(NATIVE),$?)" ] && ls pipa_fast/_C*.so >/dev/null 2>&1; then \
+	    $(BIN)/python setup.py --quiet build_ext --inplace; \
+	else $(PIP) --no-build-isolation --no-deps -e .; fi
 	@touch $@
 
 setup: $(VENV)/.built
