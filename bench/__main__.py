@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -56,22 +57,25 @@ def main() -> None:
 
 
 def table(op: str, rows: list[dict[str, Any]]) -> Table:
-    """Return the rows as a table."""
-    made = Table(title=op, caption="products: time in units of one torch.mm of that size")
-    for column in ("backend", "mode", "N", "M", "D", "ms", "p20-p80", "products", "GFLOP/s"):
-        made.add_column(column, justify="left" if column in ("backend", "mode") else "right")
-    made.add_column("error of loss, gradient", justify="right")
+    """Return the rows as a table that fits 80 columns."""
+    caption = "spread: 20 to 80 % of the runs; products: time in units of one torch.mm of that size"
+    made = Table(title=op, caption=caption, box=SIMPLE, padding=(0, 1, 0, 0))
+    made.add_column("backend")
+    made.add_column("mode")
+    for column in ("N x M x D", "ms", "spread", "products", "GFLOP/s", "error: loss", "grad"):
+        made.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         right = row["loss_error"] is not None
         made.add_row(
             row["backend"],
             row["mode"],
-            *(str(row[key]) for key in ("n", "m", "d")),
+            f"{row['n']} x {row['m']} x {row['d']}",
             f"{row['p50_ms']:.2f}",
-            f"{row['p20_ms']:.2f}-{row['p80_ms']:.2f}",
+            f"{(row['p80_ms'] - row['p20_ms']) / row['p50_ms']:.0%}",
             f"{row['products']:.2f}",
             f"{row['gflops']:.1f}",
-            f"{row['loss_error']:.0e}, {row['grad_error']:.0e}" if right else "",
+            f"{row['loss_error']:.0e}" if right else "",
+            f"{row['grad_error']:.0e}" if right else "",
         )
     return made
 

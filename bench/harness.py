@@ -65,7 +65,7 @@ def gradient(problem: Problem, x: Tensor, backend: str) -> tuple[Tensor, Tensor]
     """Return the loss [] and its gradient [N, D]."""
     leaf = x.detach().requires_grad_()
     loss = problem.loss(leaf, backend)
-    return loss, torch.autograd.grad(loss, leaf)[0]
+    return loss.detach(), torch.autograd.grad(loss, leaf)[0]
 
 
 def error(problem: Problem, backend: str) -> tuple[float, float]:
