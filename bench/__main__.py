@@ -58,18 +58,18 @@ def main() -> None:
 
 def table(op: str, rows: list[dict[str, Any]]) -> Table:
     """Return the rows as a table that fits 80 columns."""
-    caption = "spread: 20 to 80 % of the runs; products: time in units of one torch.mm of that size"
+    caption = "products: time in units of one torch.mm of that size; spread: (p80 - p20) / ms"
     made = Table(title=op, caption=caption, box=SIMPLE, padding=(0, 1, 0, 0))
-    made.add_column("backend")
-    made.add_column("mode")
-    for column in ("N x M x D", "ms", "spread", "products", "GFLOP/s", "error: loss", "grad"):
+    for column in ("backend", "mode"):
+        made.add_column(column, no_wrap=True)
+    for column in ("NxMxD", "ms", "spread", "products", "GFLOP/s", "err(loss)", "err(grad)"):
         made.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         right = row["loss_error"] is not None
         made.add_row(
             row["backend"],
             row["mode"],
-            f"{row['n']} x {row['m']} x {row['d']}",
+            f"{row['n']}x{row['m']}x{row['d']}",
             f"{row['p50_ms']:.2f}",
             f"{(row['p80_ms'] - row['p20_ms']) / row['p50_ms']:.0%}",
             f"{row['products']:.2f}",
