@@ -58,11 +58,14 @@ def main() -> None:
 
 def table(op: str, rows: list[dict[str, Any]]) -> Table:
     """Return the rows as a table that fits 80 columns."""
-    caption = "products: time in units of one torch.mm of that size; spread: (p80 - p20) / ms"
+    caption = (
+        "products: time in units of one torch.mm of that size; spread: (p80 - p20) / ms;\n"
+        "error: the larger of loss and gradient, relative to float64"
+    )
     made = Table(title=op, caption=caption, box=SIMPLE, padding=(0, 1, 0, 0))
     for column in ("backend", "mode"):
         made.add_column(column, no_wrap=True)
-    for column in ("NxMxD", "ms", "spread", "products", "GFLOP/s", "err(loss)", "err(grad)"):
+    for column in ("NxMxD", "ms", "spread", "products", "GFLOP/s", "error"):
         made.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         right = row["loss_error"] is not None
@@ -74,8 +77,7 @@ def table(op: str, rows: list[dict[str, Any]]) -> Table:
             f"{(row['p80_ms'] - row['p20_ms']) / row['p50_ms']:.0%}",
             f"{row['products']:.2f}",
             f"{row['gflops']:.1f}",
-            f"{row['loss_error']:.0e}" if right else "",
-            f"{row['grad_error']:.0e}" if right else "",
+            f"{max(row['loss_error'], row['grad_error']):.0e}" if right else "",
         )
     return made
 
