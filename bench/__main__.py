@@ -59,8 +59,8 @@ def main() -> None:
 def table(op: str, rows: list[dict[str, Any]]) -> Table:
     """Return the rows as a table that fits 80 columns."""
     caption = (
-        "products: time in units of one torch.mm of that size; spread: (p80 - p20) / ms;\n"
-        "error: the larger of loss and gradient, relative to float64"
+        "products: time in units of one torch.mm of that size\n"
+        "spread: (p80 - p20) / ms; error: the larger of the two against float64"
     )
     made = Table(title=op, caption=caption, box=SIMPLE, padding=(0, 1, 0, 0))
     for column in ("backend", "mode"):
