@@ -11,7 +11,6 @@ import numpy as np
 from pipa_fast.data.labels import PALETTE
 from pipa_fast.evaluation.embedding import Projection
 
-WIDTH, HEIGHT = 360, 210
 LEFT, RIGHT, TOP, BOTTOM = 44, 14, 16, 26
 MAX_POINTS = 120
 
@@ -27,7 +26,14 @@ class Series:
     """Class of the stylesheet: "run" or "base"."""
 
 
-def line_chart(series: Sequence[Series], *, label: str, end_values: bool = False) -> str:
+def line_chart(
+    series: Sequence[Series],
+    *,
+    label: str,
+    width: int = 360,
+    height: int = 210,
+    end_values: bool = False,
+) -> str:
     """Return an SVG of `series` over iterations; `label` is what a screen reader says.
 
     The y axis starts at 0. `end_values` writes each line's last value beside its end.
@@ -37,20 +43,20 @@ def line_chart(series: Sequence[Series], *, label: str, end_values: bool = False
     end = max((v for s in shown for v in s.x), default=1.0) or 1.0
 
     def x(value: float) -> float:
-        return round(LEFT + (WIDTH - LEFT - RIGHT) * value / end, 1)
+        return round(LEFT + (width - LEFT - RIGHT) * value / end, 1)
 
     def y(value: float) -> float:
-        return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * value / top, 1)
+        return round(height - BOTTOM - (height - TOP - BOTTOM) * value / top, 1)
 
-    parts = [_open("chart", WIDTH, HEIGHT, label)]
+    parts = [_open("chart", width, height, label)]
     for tick in ticks(top):
         place = y(tick)
         parts.append(
-            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{place}" y2="{place}"/>'
+            f'<line class="grid" x1="{LEFT}" x2="{width - RIGHT}" y1="{place}" y2="{place}"/>'
         )
         parts.append(_text("tick", LEFT - 7, place + 3.5, f"{tick:g}", "end"))
     for tick in ticks(end, at_most=4):
-        parts.append(_text("tick", x(tick), HEIGHT - 8, _short(tick), "middle"))
+        parts.append(_text("tick", x(tick), height - 8, _short(tick), "middle"))
     for s in shown:
         points = [(x(a), y(b)) for a, b in zip(s.x, s.y, strict=True) if math.isfinite(b)]
         path = " ".join(f"{a},{b}" for a, b in points)
@@ -59,20 +65,18 @@ def line_chart(series: Sequence[Series], *, label: str, end_values: bool = False
             a, b = points[-1]
             parts.append(f'<circle class="end {escape(s.role)}" cx="{a}" cy="{b}" r="3"/>')
     if end_values:
-        parts += _end_values(shown, y)
+        parts += _end_values(shown, y, width - RIGHT)
     return "".join(parts) + "</svg>"
 
 
-def _end_values(shown: Sequence[Series], y: Callable[[float], float]) -> list[str]:
+def _end_values(shown: Sequence[Series], y: Callable[[float], float], right: int) -> list[str]:
     """Return the last values' texts, moved apart where they would touch."""
     ends = sorted(((y(s.y[-1]), s) for s in shown), key=lambda pair: pair[0])
     texts, previous = [], -math.inf
     for place, s in ends:
         baseline = max(place - 7, previous + 13, 10)
         previous = baseline
-        texts.append(
-            _text(f"value {s.role}", WIDTH - RIGHT, round(baseline, 1), f"{s.y[-1]:.1f}", "end")
-        )
+        texts.append(_text(f"value {s.role}", right, round(baseline, 1), f"{s.y[-1]:.1f}", "end"))
     return texts
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipa_fast.checks import require
+from pipa_fast.data.datasets import Dataset
 from pipa_fast.data.labels import CLASSES, IGNORE_INDEX
 from pipa_fast.evaluation.inference import evaluating, to_batch
 from pipa_fast.evaluation.panels import spread_indices
@@ -67,7 +68,7 @@ def pixel_features(network: nn.Module, images: Tensor) -> Tensor:
 
 def collect_embeddings(
     network: nn.Module,
-    dataset: Sequence,  # of data.datasets.Sample, with `eval_classes`
+    dataset: Dataset,
     *,
     num_images: int = 24,
     per_class: int = 120,
@@ -85,12 +86,12 @@ def collect_embeddings(
     features, labels = [], []
     indices = spread_indices(len(dataset), num_images)
     quota = -(-per_class // len(indices))
-    classes = list(dataset.eval_classes)  # type: ignore[attr-defined]
+    classes = list(dataset.eval_classes)
     with evaluating(network):
         for index in indices:
             sample = dataset[index]
             map_ = pixel_features(network, to_batch([sample.image], device))[0].float().cpu()
-            truth = torch.from_numpy(sample.label)[None, None].float()
+            truth = torch.tensor(sample.label, dtype=torch.float32)[None, None]
             truth = F.interpolate(truth, size=map_.shape[1:], mode="nearest-exact")[0, 0].long()
             rng = np.random.default_rng([seed, index])
             cells = _draw(truth.flatten().numpy(), classes, quota, rng)

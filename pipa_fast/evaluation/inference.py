@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipa_fast.checks import require
+from pipa_fast.data.datasets import Dataset, Sample
 from pipa_fast.data.labels import CLASSES, IGNORE_INDEX
 from pipa_fast.evaluation.metrics import ConfusionMatrix
 
@@ -141,7 +142,7 @@ def _resize(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 def evaluate(
     network: nn.Module,
-    dataset: Sequence,  # of data.datasets.Sample, with `eval_classes`
+    dataset: Dataset,
     *,
     batch_size: int = 4,
     device: torch.device | str = "cpu",
@@ -175,7 +176,7 @@ def evaluate(
             confusion.update(logits.argmax(1), truth)
     if sharded:
         confusion.all_reduce(group)
-    return result_of(confusion, tuple(dataset.eval_classes))  # type: ignore[attr-defined]
+    return result_of(confusion, tuple(dataset.eval_classes))
 
 
 def result_of(confusion: ConfusionMatrix, classes: tuple[int, ...]) -> EvalResult:
@@ -185,9 +186,9 @@ def result_of(confusion: ConfusionMatrix, classes: tuple[int, ...]) -> EvalResul
     return EvalResult(100 * confusion.miou(classes), named, confusion)
 
 
-def _batches(dataset: Sequence, indices: Iterable[int], batch_size: int) -> Iterator[list]:
+def _batches(dataset: Dataset, indices: Iterable[int], batch_size: int) -> Iterator[list[Sample]]:
     """Yield samples in order, at most `batch_size` at a time and of one size each."""
-    batch: list = []
+    batch: list[Sample] = []
     for index in indices:
         sample = dataset[index]
         shapes = (sample.image.shape, sample.label.shape)

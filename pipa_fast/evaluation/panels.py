@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
 from pipa_fast.checks import require
+from pipa_fast.data.datasets import Dataset
 from pipa_fast.data.labels import CLASSES, IGNORE_INDEX, PALETTE
 from pipa_fast.evaluation.inference import SlidingWindow, evaluating, predict_logits, to_batch
 
@@ -54,7 +55,7 @@ class Panel:
 def collect_panels(
     network: nn.Module,
     teacher: nn.Module | None,
-    dataset: Sequence,  # of data.datasets.Sample
+    dataset: Dataset,
     indices: Iterable[int],
     baseline: nn.Module | None = None,
     *,

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from pipa_fast.data.datasets import Dataset
 from pipa_fast.evaluation.embedding import Projection, collect_embeddings, project
 from pipa_fast.evaluation.inference import SlidingWindow
 from pipa_fast.evaluation.panels import Panel, collect_panels, save_panels, spread_indices
@@ -41,7 +42,7 @@ def write_report(
     run_dir: Path | str,
     *,
     network: nn.Module | None = None,
-    dataset: Sequence | None = None,
+    dataset: Dataset | None = None,
     teacher: nn.Module | None = None,
     baseline_dir: Path | str | None = None,
     baseline: nn.Module | None = None,
@@ -55,7 +56,8 @@ def write_report(
     The folder holds results.json, config.yaml and history.jsonl. `network` (the student) and
     `dataset` (validation) give panels and embeddings, which are left out without them.
     `baseline_dir` is a source-only run to compare with, `baseline` its network; without one,
-    embeddings are compared with those of `initial`, the network before training.
+    embeddings are compared with those of `initial`, the network before training. Networks are
+    moved to `device` and left in the mode they were in.
 
     Raises:
         ValueError: a folder is not that of a finished run, or only one of network and dataset is
@@ -69,6 +71,9 @@ def write_report(
     panels: list[Panel] = []
     before = after = None
     if network is not None and dataset is not None:
+        for module in (network, teacher, baseline, initial):
+            if module is not None:
+                module.to(device)
         indices = spread_indices(len(dataset), num_panels)
         panels = collect_panels(
             network, teacher, dataset, indices, baseline, device=device, window=window

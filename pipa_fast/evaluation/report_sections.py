@@ -19,7 +19,7 @@ from pipa_fast.evaluation.report_style import STYLE
 from pipa_fast.evaluation.runs import Run, flatten
 
 MAX_WIDTH = 512  # of a picture [pixels]: larger ones are reduced, which keeps the file small
-ABSENT = "–"  # noqa: RUF001 (an en dash, as tables print it)
+ABSENT = "\N{EN DASH}"
 
 
 def document(title: str, parts: Iterable[str]) -> str:
@@ -66,7 +66,9 @@ def _tile(value: str, text: str, kind: str = "tile", value_class: str = "") -> s
 
 
 def _signed(value: float, digits: int = 1) -> str:
-    return f"{value:+.{digits}f}".replace("-", "−")  # noqa: RUF001 (a minus as wide as the plus)
+    # Adding 0.0 turns a rounded -0.0 into 0.0. The minus is the one as wide as the plus.
+    rounded = round(value, digits) + 0.0
+    return f"{rounded:+.{digits}f}".replace("-", "\N{MINUS SIGN}") if rounded else f"{0:.{digits}f}"
 
 
 def _tone(delta: float) -> str:
@@ -86,7 +88,7 @@ def panels_section(panels: Sequence[Panel]) -> str:
         '<span class="ramp"></span>1. Error: <span class="ink" style="background:#e23030"></span>'
         'wrong, <span class="ink" style="background:#282828"></span>not labelled.</p>'
         + "".join(_panel(panel) for panel in panels)
-        + legend(classes)
+        + legend(classes, unlabelled=True)
         + "</section>"
     )
 
@@ -121,14 +123,16 @@ def _png(picture: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def legend(classes: Sequence[int]) -> str:
-    """Return the colours of train ids `classes`."""
+def legend(classes: Sequence[int], *, unlabelled: bool) -> str:
+    """Return the colours of train ids `classes`, and of pixels without one if asked."""
     entries = "".join(f"<li>{_swatch(CLASSES[c])}{escape(CLASSES[c])}</li>" for c in classes)
-    return f'<ul class="legend">{entries}<li>{_swatch(None)}not labelled</li></ul>'
+    last = f"<li>{_swatch(None)}not labelled</li>" if unlabelled else ""
+    return f'<ul class="legend">{entries}{last}</ul>'
 
 
 def _swatch(name: str | None) -> str:
-    red, green, blue = PALETTE[CLASSES.index(name)] if name in CLASSES else (0, 0, 0)
+    known = name is not None and name in CLASSES
+    red, green, blue = PALETTE[CLASSES.index(name)] if known else (0, 0, 0)
     return f'<span class="swatch" style="background:#{red:02x}{green:02x}{blue:02x}"></span>'
 
 
@@ -177,14 +181,16 @@ def _keys(run: Run, base: Run | None) -> str:
 
 def curves_section(run: Run, base: Run | None) -> str:
     """Return mIoU over training, and each loss term on its own scale."""
-    figures = []
+    score, losses = "", []
     series = [Series(name="run", x=run.scores()[0], y=run.scores()[1])]
     if base is not None:
         x, y = base.scores()
         series.insert(0, Series(name="source-only", x=x, y=y, role="base"))
     if any(s.x for s in series):
-        chart = line_chart(series, label="mIoU over iterations", end_values=True)
-        figures.append(f"<figure><h3>mIoU [%]</h3>{chart}</figure>")
+        chart = line_chart(
+            series, label="mIoU over iterations", width=560, height=330, end_values=True
+        )
+        score = f'<figure class="score"><h3>mIoU [%]</h3>{chart}</figure>'
     base_losses = {} if base is None else base.losses()
     for name, (xs, ys) in run.losses().items():
         lines = [Series(name=name, x=xs, y=ys)]
@@ -192,11 +198,11 @@ def curves_section(run: Run, base: Run | None) -> str:
             x, y = base_losses[name]
             lines.insert(0, Series(name="source-only", x=x, y=y, role="base"))
         chart = line_chart(lines, label=f"loss {name} over iterations")
-        figures.append(f"<figure><h3>loss: {escape(name.replace('_', ' '))}</h3>{chart}</figure>")
-    if not figures:
+        losses.append(f"<figure><h3>loss: {escape(name.replace('_', ' '))}</h3>{chart}</figure>")
+    if not score and not losses:
         return ""
     note = '<p class="note">Over training steps. Losses are before their weights.</p>'
-    charts = f'<div class="charts">{"".join(figures)}</div>'
+    charts = f'<div class="curves">{score}<div class="charts">{"".join(losses)}</div></div>'
     return f"<section><h2>Training</h2>{note}{_keys(run, base)}{charts}</section>"
 
 
@@ -213,7 +219,7 @@ def embedding_section(before: Projection | None, before_name: str, after: Projec
         '<p class="note">What the classifier reads at sampled validation pixels, unit length, '
         "along the two principal axes of each network's own features. The share of pixels nearest "
         "to their own class's mean is taken in all dimensions.</p>"
-        f'<div class="views">{figures}</div>{legend(classes)}</section>'
+        f'<div class="views">{figures}</div>{legend(classes, unlabelled=False)}</section>'
     )
 
 

@@ -42,8 +42,12 @@ figure { margin: 0; min-width: 0; }
 .good { color: var(--good); } .bad { color: var(--bad); }
 
 .charts { display: grid; gap: 20px 24px;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 290px), 1fr)); }
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 260px), 1fr)); }
 .charts figure { max-width: 460px; }
+.curves { display: grid; gap: 24px; }
+.curves .score { max-width: 640px; }
+@media (max-width: 600px) { .score .tick { font-size: 18px; } .score .value { font-size: 20px; } }
+@media (min-width: 1000px) { .curves { grid-template-columns: minmax(0, 5fr) minmax(0, 6fr); } }
 .chart, .scatter { display: block; width: 100%; height: auto; }
 .chart .grid { stroke: var(--line); }
 .tick { fill: var(--soft); font-size: 11px; }
@@ -97,7 +101,8 @@ td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: 
 details summary { cursor: pointer; font-weight: 600; }
 details table { margin-top: 10px; }
 .settings td { border-top: 1px solid var(--line); overflow-wrap: anywhere; }
-.settings td:first-child { color: var(--soft); }
+.settings td:first-child, .settings th:first-child { padding-left: 0; }
+.settings td:first-child, .settings th { color: var(--soft); }
 .settings tr.changed td:last-child { color: var(--run); font-weight: 600; }
 code { font: .875em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
   overflow-wrap: anywhere; }

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Score a trained run on a dataset, class by class.
+
+python -m pipa_fast.evaluate --run runs/streets_pipa
+python -m pipa_fast.evaluate --run runs/streets_pipa --report --baseline runs/streets_source
+"""
+
+import argparse
+import copy
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from pipa_fast.data.datasets import build_dataset
+from pipa_fast.evaluation.command_line import add_inference_arguments, device_of, window_of
+from pipa_fast.evaluation.inference import EvalResult, evaluate
+from pipa_fast.evaluation.report import write_report
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    made = argparse.ArgumentParser(
+        prog="python -m pipa_fast.evaluate",
+        description="Print mIoU and IoU per class of a run, and write them as JSON.",
+    )
+    made.add_argument("--run", type=Path, required=True, help="run folder: runs/streets_pipa")
+    made.add_argument("--dataset", help="dataset's name (default: the run's target)")
+    made.add_argument("--split", default="val", help="split of the dataset (default: val)")
+    made.add_argument("--checkpoint", type=Path, help="weights to score instead of the run's last")
+    made.add_argument(
+        "--output", type=Path, help="JSON to write (RUN/evaluation_DATASET_SPLIT.json)"
+    )
+    made.add_argument("--batch-size", type=int, default=4)
+    add_inference_arguments(made)
+    made.add_argument(
+        "--report", action="store_true", help="make RUN/report.html and panels.png anew"
+    )
+    made.add_argument("--baseline", type=Path, help="source-only run that the report compares with")
+    return made
+
+
+def score_table(result: EvalResult, title: str) -> Table:
+    """Return IoU per class and mIoU [percent], with bars."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("class")
+    table.add_column("IoU [%]", justify="right")
+    table.add_column("", no_wrap=True)
+    for name, value in result.iou.items():
+        table.add_row(name, f"{value:.1f}", "━" * round(value / 4))
+    table.add_section()
+    table.add_row("mIoU", f"{result.miou:.1f}", "━" * round(result.miou / 4), style="bold")
+    return table
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Load a run's checkpoint (its student) or exported weights; projection heads are left out.
+
+    Raises:
+        ValueError: the file is damaged, or lacks parameters of the network.
+    """
+    if not path.is_file():
+        raise ValueError(f"--checkpoint must be a file; got {str(path)!r}")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        state: dict[str, Any] = load_file(path)
+    else:
+        from pipa_fast.training import checkpoint
+
+        state = checkpoint.load(path)["student"]
+    wanted = network.state_dict()
+    missing = sorted(wanted.keys() - state.keys())
+    if missing:
+        raise ValueError(f"--checkpoint {path} lacks {len(missing)} entries, such as {missing[0]}")
+    try:
+        network.load_state_dict({key: state[key] for key in wanted})
+    except RuntimeError as error:
+        raise ValueError(f"--checkpoint {path} does not fit the run's network: {error}") from error
+
+
+def load_teacher(network: nn.Module, run: Path) -> nn.Module | None:
+    """Return the teacher of the run's newest checkpoint, None where it has none."""
+    from pipa_fast.training import checkpoint
+
+    state = checkpoint.load_newest(run)
+    if state is None or state.get("teacher") is None:
+        return None
+    teacher = copy.deepcopy(network)
+    prefix = "network."
+    weights = {k.removeprefix(prefix): v for k, v in state["teacher"].items()}
+    teacher.load_state_dict({key: weights[key] for key in teacher.state_dict()})
+    return teacher
+
+
+def rebuild_report(options: argparse.Namespace, network: nn.Module, config: Any) -> Path:
+    """Write the run's report from its folder.
+
+    Raises:
+        ValueError: the options ask to score something else than the run's own end result.
+    """
+    for name in ("dataset", "checkpoint"):
+        if getattr(options, name) is not None:
+            raise ValueError(f"--report shows the run's own results; leave out --{name}")
+    from pipa_fast.models import build_network
+    from pipa_fast.training.checkpoint import load_run
+
+    torch.manual_seed(config.seed)
+    device = device_of(options.device)
+    baseline = None if options.baseline is None else load_run(options.baseline)[0].to(device)
+    teacher = load_teacher(network, options.run)
+    return write_report(
+        options.run,
+        network=network,
+        dataset=build_dataset(config.data.target, "val"),
+        teacher=teacher,
+        baseline_dir=options.baseline,
+        baseline=baseline,
+        initial=build_network(config.model).to(device) if baseline is None else None,
+        device=device,
+        window=window_of(options),
+    )
+
+
+def run(options: argparse.Namespace, console: Console) -> None:
+    """Load, score, print and write what the command line asks for."""
+    from pipa_fast.training.checkpoint import load_run
+
+    if options.baseline is not None and not options.report:
+        raise ValueError("--baseline is for the report; add --report")
+    device = device_of(options.device)
+    network, config = load_run(options.run)
+    network.to(device)
+    if options.report:
+        console.print(f"wrote {rebuild_report(options, network, config)}", soft_wrap=True)
+        return
+    if options.checkpoint is not None:
+        load_weights(network, options.checkpoint)
+    name = options.dataset or config.data.target
+    result = evaluate(
+        network,
+        build_dataset(name, options.split),
+        batch_size=options.batch_size,
+        device=device,
+        window=window_of(options),
+    )
+    console.print(score_table(result, f"{options.run} on {name} {options.split}"))
+    output = options.output or options.run / f"evaluation_{name}_{options.split}.json"
+    weights = None if options.checkpoint is None else str(options.checkpoint)
+    record = {
+        **result.summary(),
+        "recipe": config.recipe,
+        "seed": config.seed,
+        "dataset": name,
+        "split": options.split,
+        "checkpoint": weights,
+    }
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(record, indent=2) + "\n")
+    console.print(f"wrote {output}", highlight=False, soft_wrap=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the process's exit code. A bad one exits with 2."""
+    cli = parser()
+    options = cli.parse_args(argv)
+    try:
+        run(options, Console())
+    except (ValueError, OSError) as error:
+        cli.error(str(error))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

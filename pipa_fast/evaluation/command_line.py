@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options that evaluate and predict have in common."""
+
+import argparse
+from typing import Any
+
+import torch
+
+from pipa_fast.evaluation.inference import SlidingWindow
+
+
+def add_inference_arguments(made: argparse.ArgumentParser) -> None:
+    """Add the options of sliding-window prediction and the device."""
+    pair: dict[str, Any] = {"type": int, "nargs": 2, "metavar": ("H", "W")}
+    made.add_argument("--crop", **pair, help="predict in sliding windows of this size [pixels]")
+    made.add_argument("--stride", **pair, help="distance of the windows (default: 2/3 of the crop)")
+    made.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: a GPU if any)")
+
+
+def window_of(options: argparse.Namespace) -> SlidingWindow | None:
+    """Return the sliding window that the options ask for.
+
+    Raises:
+        ValueError: a stride without a crop, or sizes that leave pixels out.
+    """
+    if options.crop is None:
+        if options.stride is not None:
+            raise ValueError(f"--stride needs --crop; got --stride {options.stride} alone")
+        return None
+    height, width = options.crop
+    default = (max(1, 2 * height // 3), max(1, 2 * width // 3))
+    down, right = options.stride or default
+    return SlidingWindow(crop=(height, width), stride=(down, right))
+
+
+def device_of(name: str) -> torch.device:
+    """Return the named device; "auto" is a GPU where there is one.
+
+    Raises:
+        ValueError: no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device must be one that works here; got {name!r}: {reason}") from error
+    return torch.device(name)
