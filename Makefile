@@ -22,6 +22,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
     && { echo $$p; break; }; done)
 
 NATIVE := $(shell find csrc -type f 2>/dev/null)
+CPP := $(filter %.cpp %.h %.cu %.cuh,$(NATIVE))
 PINS := $(VENV)/constraints.txt
 RUN := $(BIN)/python -m
 TEST := OMP_NUM_THREADS=1 $(RUN) pytest -n 2
@@ -116,8 +117,7 @@ lint-types: $(VENV)/.dev
 	$(BIN)/pyright
 
 lint-clang: $(VENV)/.dev
-	find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \
-	    | xargs --no-run-if-empty $(BIN)/clang-format --dry-run --Werror
+	$(if $(CPP),$(BIN)/clang-format --dry-run --Werror $(CPP))
 
 lint-spelling: $(VENV)/.dev
 	$(BIN)/codespell
@@ -125,8 +125,7 @@ lint-spelling: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
-	find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \
-	    | xargs --no-run-if-empty $(BIN)/clang-format -i
+	$(if $(CPP),$(BIN)/clang-format -i $(CPP))
 
 # Leaves runs/, which may hold hours of work.
 clean:
