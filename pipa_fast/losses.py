@@ -1,0 +1,332 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two contrasts as modules, to drop into any trainer of a segmentation network."""
+
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipa_fast import ops
+from pipa_fast.bank import FeatureBank
+from pipa_fast.checks import require
+from pipa_fast.ops._checks import (
+    check_device,
+    check_float,
+    check_integer,
+    check_rank,
+    check_shape,
+    check_temperature,
+)
+
+
+def resize_nearest(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize maps [B, H, W] of any dtype to [B, *size] by the pixel nearest each cell's centre.
+
+    That is row floor((i + ½)·H/h), F.interpolate's "nearest-exact", which knows no integer labels:
+    the point where a cell of a bilinear map (align_corners=False) is centred. Of the four pixels
+    around the centre of an even cell it is the lower right one.
+    """
+    for axis, length in ((1, size[0]), (2, size[1])):
+        full = maps.shape[axis]
+        if full != length:
+            cell = torch.arange(length, device=maps.device)
+            maps = maps.index_select(axis, (2 * cell + 1) * full // (2 * length))
+    return maps
+
+
+def _check_map(name: str, maps: Tensor, like: Tensor, *, integer: bool) -> None:
+    """A map [B, H, W] for the images of `like` [B, D, h, w]."""
+    check_rank(name, maps, "B H W")
+    if integer:
+        check_integer(name, maps)
+    else:
+        check_float(name, maps)
+    require(
+        maps.shape[0] == like.shape[0] and (0 not in maps.shape[1:] or 0 in like.shape[2:]),
+        name,
+        tuple(maps.shape),
+        f"[B, H, W] with B = {like.shape[0]}",
+    )
+    check_device(name, maps, like)
+
+
+class PixelContrastLoss(nn.Module):
+    """Contrast of pixel embeddings under their labels, over the images of a batch.
+
+    Args:
+        temperature: above 0.
+        base_temperature: scales the loss by temperature / base_temperature, as the release does
+            with 0.07; None does not.
+        denominator: "negatives" or "all", see `ops.pixel_contrast`.
+        num_anchors: how many pixels are drawn by `ops.sample_anchors`, or "all".
+        normalize: False where embeddings are unit vectors already.
+        max_per_class: most anchors of one class in one image.
+        hard_fraction: share of anchors drawn from wrongly predicted pixels.
+        ignore_index: label of pixels that take no part.
+        backend: who computes, see `ops.backends`; None for the best.
+
+    Source: PiPa (arXiv 2211.07609), section 3.2.
+    """
+
+    step: Tensor
+
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        base_temperature: float | None = None,
+        denominator: Literal["negatives", "all"] = "negatives",
+        num_anchors: int | Literal["all"] = 1024,
+        normalize: bool = True,
+        *,
+        max_per_class: int = 100,
+        hard_fraction: float = 0.5,
+        ignore_index: int = 255,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.temperature = check_temperature(temperature)
+        self.scale = 1.0
+        if base_temperature is not None:
+            ok = isinstance(base_temperature, int | float) and base_temperature > 0
+            require(ok, "base_temperature", base_temperature, "a positive number or None")
+            self.scale = self.temperature / base_temperature
+        counted = isinstance(num_anchors, int) and num_anchors > 0
+        require(counted or num_anchors == "all", "num_anchors", num_anchors, 'above 0, or "all"')
+        known = denominator in ("negatives", "all")
+        require(known, "denominator", denominator, '"negatives" or "all"')
+        require(0 <= hard_fraction <= 1, "hard_fraction", hard_fraction, "in [0, 1]")
+        require(max_per_class > 0, "max_per_class", max_per_class, "above 0")
+        self.denominator: Literal["negatives", "all"] = denominator
+        self.num_anchors, self.normalize = num_anchors, normalize
+        self.max_per_class, self.hard_fraction = max_per_class, hard_fraction
+        self.ignore_index, self.backend = ignore_index, backend
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        predictions: Tensor | None = None,
+        *,
+        weights: Tensor | None = None,
+        seed: int | Tensor | None = None,
+        group: dist.ProcessGroup | str | None = None,
+    ) -> Tensor:
+        """Return the loss [] in nats, float32 (float64 for float64).
+
+        Args:
+            embeddings: [B, D, h, w] float.
+            labels: [B, H, W] integers, resized to h, w (`resize_nearest`).
+            predictions: [B, H', W'] integers, resized too: which pixels are hard. None draws
+                without regard to it. Not read where all pixels are anchors.
+            weights: [B, H', W'] of at least 0, resized too: what a pixel counts as an anchor.
+            seed: of the draw, see `ops.sample_anchors`. None counts calls in the buffer `step`,
+                so that a resumed run draws as one never interrupted.
+            group: process group over whose ranks this is one loss, see `ops.pixel_contrast`; each
+                rank draws `num_anchors` of its own images.
+
+        Raises:
+            ValueError: a shape, dtype or device that does not fit.
+        """
+        check_rank("embeddings", embeddings, "B D h w")
+        check_float("embeddings", embeddings)
+        size = (embeddings.shape[2], embeddings.shape[3])
+        _check_map("labels", labels, embeddings, integer=True)
+        labels = resize_nearest(labels, size)
+        if weights is not None:
+            _check_map("weights", weights, embeddings, integer=False)
+            weights = resize_nearest(weights, size).flatten()
+        if self.num_anchors == "all":
+            anchors, anchor_labels = self._all(embeddings), labels.flatten()
+        else:
+            if predictions is not None:
+                _check_map("predictions", predictions, embeddings, integer=True)
+                predictions = resize_nearest(predictions, size)
+            index, anchor_labels = self._draw(labels, predictions, seed)
+            anchors = ops.gather_pixels(embeddings, index, normalize=self.normalize)
+            if weights is not None and weights.numel() > 0:
+                weights = weights[index]
+            elif weights is not None:
+                weights = weights.new_zeros(index.shape)
+        loss = ops.pixel_contrast(
+            anchors,
+            anchor_labels,
+            weights=weights,
+            temperature=self.temperature,
+            denominator=self.denominator,
+            ignore_index=self.ignore_index,
+            group=group,
+            backend=self.backend,
+        )
+        return loss * self.scale
+
+    def _all(self, embeddings: Tensor) -> Tensor:
+        rows = embeddings.permute(0, 2, 3, 1).reshape(-1, embeddings.shape[1])
+        if not self.normalize:
+            return rows
+        wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        return F.normalize(wide, dim=1).to(rows.dtype)
+
+    def _draw(
+        self, labels: Tensor, predictions: Tensor | None, seed: int | Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        assert isinstance(self.num_anchors, int)
+        if seed is None:
+            seed = self.step.clone()
+            self.step += 1
+        return ops.sample_anchors(
+            labels,
+            labels if predictions is None else predictions,
+            seed=seed,
+            num_anchors=self.num_anchors,
+            max_per_class=self.max_per_class,
+            # without predictions every pixel is easy, and easy ones fill up
+            hard_fraction=self.hard_fraction,
+            ignore_index=self.ignore_index,
+        )
+
+
+class PatchConsistencyLoss(nn.Module):
+    """Consistency of two overlapping crops: each is anchor once, with the other as positive.
+
+    An anchor counts where the other view is more confident than the threshold and than the
+    anchor's own view. It is compared under the other view's label, the more confident one: under
+    its own, where the two disagree, its positive would be among its negatives. Negatives are the
+    bank's keys of other classes. In training mode the keys of both views are stored before they
+    are compared with, so that the present ones are among them; in evaluation mode the bank stays
+    as it is. Without a bank the present keys are all there are.
+
+    Args:
+        temperature: above 0.
+        confidence_threshold: probability above which a view is confident.
+        bank: keys of earlier steps, or None.
+        normalize: False where features are unit vectors already.
+        num_pairs: most pairs of matching cells taken from a batch.
+        backend: who computes, see `ops.backends`; None for the best.
+
+    Source: PiPa (arXiv 2211.07609), section 3.3; the directional mask is that of Lai et al. (CVPR
+    2021, arXiv 2106.14133).
+    """
+
+    step: Tensor
+
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        confidence_threshold: float = 0.9,
+        bank: FeatureBank | None = None,
+        normalize: bool = True,
+        *,
+        num_pairs: int = 1600,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.temperature = check_temperature(temperature)
+        known = 0 <= confidence_threshold <= 1
+        require(known, "confidence_threshold", confidence_threshold, "a probability in [0, 1]")
+        require(
+            bank is None or isinstance(bank, FeatureBank), "bank", bank, "a FeatureBank or None"
+        )
+        require(num_pairs > 0, "num_pairs", num_pairs, "above 0")
+        self.confidence_threshold, self.bank = confidence_threshold, bank
+        self.normalize, self.num_pairs, self.backend = normalize, num_pairs, backend
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+
+    def forward(
+        self,
+        view_a: Tensor,
+        view_b: Tensor,
+        labels_a: Tensor,
+        labels_b: Tensor,
+        confidence_a: Tensor,
+        confidence_b: Tensor,
+        boxes: Tensor,
+        flips: Tensor,
+        *,
+        weights: Tensor | None = None,
+        seed: int | Tensor | None = None,
+        group: dist.ProcessGroup | str | None = None,
+    ) -> Tensor:
+        """Return the loss [] in nats, a mean over the anchors of both directions.
+
+        Args:
+            view_a, view_b: [B, D, h, w] float, features of the first and second crops.
+            labels_a, labels_b: [B, H, W] integers, pseudo labels, resized to h, w; negative ones
+                are no class.
+            confidence_a, confidence_b: [B, H, W] float, their probabilities, resized too.
+            boxes: [B, 2, 4] y0 x0 y1 x1 of the crops in image pixels, see `ops.overlap_pairs`.
+            flips: [B, 2] bool, which crops are mirrored.
+            weights: [B] of at least 0, each image's factor; None: all alike.
+            seed: of the draw of pairs, see `ops.overlap_pairs`. None counts calls in the buffer
+                `step`.
+            group: process group over whose ranks this is one loss, see `ops.patch_consistency`.
+
+        Raises:
+            ValueError: a shape, dtype or device that does not fit.
+        """
+        check_rank("view_a", view_a, "B D h w")
+        check_float("view_a", view_a)
+        check_shape("view_b", view_b, tuple(view_a.shape))
+        size = (view_a.shape[2], view_a.shape[3])
+        for name, maps in (("labels_a", labels_a), ("labels_b", labels_b)):
+            _check_map(name, maps, view_a, integer=True)
+        for name, maps in (("confidence_a", confidence_a), ("confidence_b", confidence_b)):
+            _check_map(name, maps, view_a, integer=False)
+        if seed is None:
+            seed = self.step.clone()
+            self.step += 1
+        pairs = ops.overlap_pairs(
+            boxes, flips, crop_size=size, stride=1, num_pairs=self.num_pairs, seed=seed
+        )
+        rows = [
+            ops.gather_pixels(view, index, normalize=self.normalize)
+            for view, index in zip((view_a, view_b), pairs, strict=True)
+        ]
+        label_a, label_b = (
+            _take(resize_nearest(maps, size), index, -1)
+            for maps, index in zip((labels_a, labels_b), pairs, strict=True)
+        )
+        sure_a, sure_b = (
+            _take(resize_nearest(maps, size), index, 0)
+            for maps, index in zip((confidence_a, confidence_b), pairs, strict=True)
+        )
+        anchors, keys = torch.cat(rows), torch.cat((rows[1], rows[0])).detach()
+        labels = torch.cat((label_b, label_a))  # of the keys, and so of what is compared with them
+        sure, own = torch.cat((sure_b, sure_a)), torch.cat((sure_a, sure_b))
+        counts = ((sure > self.confidence_threshold) & (sure > own)).to(torch.float32)
+        if weights is not None:
+            check_shape("weights", weights, (view_a.shape[0],))
+            image = (pairs[0].clamp(min=0) // max(1, size[0] * size[1])).repeat(2)
+            counts = counts * weights[image] if weights.numel() else counts
+        bank, bank_labels = self._negatives(keys, labels)
+        return ops.patch_consistency(
+            anchors,
+            keys,
+            bank,
+            labels,
+            bank_labels,
+            weights=counts,
+            temperature=self.temperature,
+            group=group,
+            backend=self.backend,
+        )
+
+    def _negatives(self, keys: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        if self.bank is None:
+            return keys, labels
+        if self.training:
+            self.bank.push(keys, labels)
+        return self.bank.keys.to(keys.dtype), self.bank.labels
+
+
+def _take(maps: Tensor, index: Tensor, fill: int) -> Tensor:
+    """Return values [N] of maps [B, h, w] at `index`, and `fill` where it is -1."""
+    flat = maps.flatten()
+    if flat.numel() == 0:
+        return flat.new_full(index.shape, fill)
+    taken = flat[index.clamp(min=0)]
+    if not taken.dtype.is_floating_point:
+        taken = taken.to(torch.int64)  # uint8 labels have no -1
+    return torch.where(index < 0, fill, taken)

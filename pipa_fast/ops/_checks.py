@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks and conversions that the ops share. None reads a tensor's values."""
+
+import math
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pipa_fast.checks import require
+from pipa_fast.ops.backends import KERNEL_DTYPES, MAX_DIM
+
+_FLOATS = (*KERNEL_DTYPES, torch.float64)
+
+
+def check_rows(name: str, rows: Tensor) -> None:
+    """Features are [N, D] of a float dtype with 1 <= D <= 512."""
+    check_float(name, rows)
+    require(
+        rows.ndim == 2 and 1 <= rows.shape[1] <= MAX_DIM,
+        name,
+        tuple(rows.shape),
+        f"of shape [N, D] with 1 <= D <= {MAX_DIM}",
+    )
+
+
+def check_float(name: str, tensor: Tensor) -> None:
+    """A tensor of float32, bfloat16, float16 or float64."""
+    require(isinstance(tensor, Tensor), name, type(tensor), "a tensor")
+    require(tensor.dtype in _FLOATS, name, tensor.dtype, "float32, bfloat16, float16 or float64")
+
+
+def check_like(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    """A tensor with the dtype and on the device of another."""
+    require(tensor.dtype == other.dtype, name, tensor.dtype, f"as {other_name}, {other.dtype}")
+    check_device(name, tensor, other)
+
+
+def check_device(name: str, tensor: Tensor, other: Tensor) -> None:
+    """A tensor on the device of another."""
+    require(tensor.device == other.device, name, str(tensor.device), f"on {other.device}")
+
+
+def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    """A tensor of exactly this shape."""
+    require(tuple(tensor.shape) == shape, name, tuple(tensor.shape), f"of shape {list(shape)}")
+
+
+def check_rank(name: str, tensor: Tensor, axes: str) -> None:
+    """A tensor with as many dimensions as `axes` names, as "B H W"."""
+    require(
+        isinstance(tensor, Tensor) and tensor.ndim == len(axes.split()),
+        name,
+        tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor),
+        f"of shape [{', '.join(axes.split())}]",
+    )
+
+
+def integers(name: str, tensor: Tensor, like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return integer labels as int64, once their dtype, shape and device are right."""
+    require(isinstance(tensor, Tensor), name, type(tensor), "a tensor")
+    check_integer(name, tensor)
+    check_shape(name, tensor, shape)
+    check_device(name, tensor, like)
+    return tensor.to(torch.int64)
+
+
+def check_integer(name: str, tensor: Tensor) -> None:
+    """A tensor of an integer dtype."""
+    dtype = tensor.dtype
+    whole = not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
+    require(whole, name, dtype, "of an integer dtype")
+
+
+def pixel_weights(
+    weights: Tensor | None, like: Tensor, shape: tuple[int, ...], dtype: torch.dtype
+) -> Tensor | None:
+    """Return weights as `dtype`, once their shape and device are right; None stays None."""
+    if weights is None:
+        return None
+    require(isinstance(weights, Tensor), "weights", type(weights), "a tensor or None")
+    require(not weights.is_complex(), "weights", weights.dtype, "of a real dtype")
+    check_shape("weights", weights, shape)
+    check_device("weights", weights, like)
+    check_constant("weights", weights)
+    return weights.to(dtype)
+
+
+def check_constant(name: str, tensor: Tensor) -> None:
+    """A tensor that no gradient is wanted for: there is none."""
+    if tensor.requires_grad:
+        raise ValueError(f"{name} must be a constant: pass {name}.detach(); got requires_grad=True")
+
+
+def check_temperature(temperature: Any) -> float:
+    """Return a positive finite temperature as a float."""
+    number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
+    require(
+        number and math.isfinite(temperature) and temperature > 0,
+        "temperature",
+        temperature,
+        "a positive finite number",
+    )
+    return float(temperature)
+
+
+def group_name(group: "dist.ProcessGroup | str | None") -> str:
+    """Return the name under which an op can find a process group; "" for None."""
+    if group is None:
+        return ""
+    if isinstance(group, str):
+        require(group != "", "group", group, "a process group, its name, or None")
+        return group
+    require(
+        hasattr(group, "group_name"), "group", type(group), "a process group, its name, or None"
+    )
+    return group.group_name

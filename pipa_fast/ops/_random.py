@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random numbers as a function of (seed, image, position): no state, no host, any order."""
+
+import torch
+from torch import Tensor
+
+from pipa_fast.checks import require
+from pipa_fast.ops._checks import check_integer
+
+
+def _signed(constant: int) -> int:
+    return constant - 2**64 if constant >= 2**63 else constant
+
+
+# splitmix64 (Steele, Lea and Flood, 2014): the golden ratio as increment, then the finaliser.
+_STEP = _signed(0x9E3779B97F4A7C15)
+_FIRST = _signed(0xBF58476D1CE4E5B9)
+_SECOND = _signed(0x94D049BB133111EB)
+
+
+def _shift(bits: Tensor, count: int) -> Tensor:
+    """Shift right by `count`, filling with zeros (torch fills with the sign)."""
+    return (bits >> count) & ((1 << (64 - count)) - 1)
+
+
+def _scramble(bits: Tensor) -> Tensor:
+    """Spread every bit of int64s over all of them; products wrap."""
+    bits = (bits ^ _shift(bits, 30)) * _FIRST
+    bits = (bits ^ _shift(bits, 27)) * _SECOND
+    return bits ^ _shift(bits, 31)
+
+
+def position_hash(seed: int | Tensor, images: int, positions: int, device: torch.device) -> Tensor:
+    """Return [images, positions] int64 in [0, 2**32), uniform and independent.
+
+    `seed` is an int, an int64 tensor [] for all images, or [images] with one for each: a seed made
+    from an image's own number makes its draw independent of the batch it comes in.
+    """
+    place = torch.arange(images, device=device)
+    if isinstance(seed, Tensor):
+        check_integer("seed", seed)
+        require(
+            seed.ndim == 0 or tuple(seed.shape) == (images,),
+            "seed",
+            tuple(seed.shape),
+            f"an int, or a tensor of shape [] or [{images}]",
+        )
+        base = seed.to(device=device, dtype=torch.int64)
+        place = torch.zeros_like(place) if seed.ndim else place
+    else:
+        require(isinstance(seed, int), "seed", type(seed), "an int or an int64 tensor")
+        base = torch.full((), _signed(seed % 2**64), dtype=torch.int64, device=device)
+    own = _scramble(_scramble(base) + (place + 1) * _STEP)
+    position = torch.arange(1, positions + 1, device=device)
+    return _shift(_scramble(own[:, None] + position * _STEP), 32)
+
+
+def compact(values: Tensor, chosen: Tensor, size: int, fill: int) -> Tensor:
+    """Return [size] holding the chosen of `values` [N], in order, then `fill`.
+
+    At most `size` may be chosen. The result's shape depends on no value, unlike that of a mask.
+    """
+    slot = torch.where(chosen, chosen.cumsum(0) - 1, size)  # the extra slot takes all others
+    return values.new_full((size + 1,), fill).scatter_(0, slot, values)[:size]

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Take pixels of a feature map as rows of unit norm."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipa_fast.ops._checks import check_float, check_rank, integers
+
+
+def gather_pixels(features: Tensor, index: Tensor, *, normalize: bool = True) -> Tensor:
+    """Take the pixels at `index`, each divided by its L2 norm.
+
+    Args:
+        features: [B, D, H, W] float; need not be contiguous.
+        index: [N] integers into the flattened B·H·W; -1 stands for no pixel.
+        normalize: False where the features are unit vectors already.
+
+    Returns:
+        Rows [N, D] of the features' dtype; zeros where the index is -1. Norms are computed in
+        float32 at least.
+
+    Raises:
+        ValueError: a shape, dtype or device that does not fit.
+    """
+    check_float("features", features)
+    check_rank("features", features, "B D H W")
+    check_rank("index", index, "N")
+    index = integers("index", index, features, (index.shape[0],))
+    _, dim, height, width = features.shape
+    if features.numel() == 0:
+        return features.new_zeros(index.shape[0], dim) + features.sum()  # zeros, in the graph
+    taken = index.clamp(min=0)
+    row, x = taken // width, taken % width
+    rows = features[row // height, :, row % height, x]  # [N, D]: the map itself is not copied
+    if normalize:
+        wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        rows = F.normalize(wide, dim=1).to(rows.dtype)
+    return rows.masked_fill((index < 0)[:, None], 0)

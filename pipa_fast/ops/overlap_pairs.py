@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Find the cells of two crops' feature maps that look at the same place of an image."""
+
+import torch
+from torch import Tensor
+
+from pipa_fast.checks import require
+from pipa_fast.ops._checks import check_integer, check_rank, check_shape
+from pipa_fast.ops._random import compact, position_hash
+
+
+def overlap_pairs(
+    boxes: Tensor,
+    flips: Tensor,
+    *,
+    crop_size: int | tuple[int, int],
+    stride: int,
+    num_pairs: int,
+    seed: int | Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Draw pairs of matching cells from the overlaps of crops, without replacement.
+
+    Where the overlaps hold more than `num_pairs` cells, images give pairs in proportion to their
+    overlap's area, and within an image all cells are equally likely. Otherwise all are returned.
+
+    Args:
+        boxes: [B, 2, 4] integers, y0 x0 y1 x1 of both crops in image pixels. A box may be larger or
+            smaller than the crop, which then was resized. Both boxes of an image have one size,
+            and lie a whole number of cells apart, else no cells would match.
+        flips: [B, 2] bool, which crops are mirrored left to right.
+        crop_size: side, or height and width, of the crops [pixels]; a multiple of stride.
+        stride: side of a feature cell in crop pixels.
+        num_pairs: length of the outputs.
+        seed: an int, or an int64 tensor [] or, one for each image, [B].
+
+    Returns:
+        index_a, index_b [num_pairs] int64 into the flattened [B, h, w] maps of the first and second
+        crops, ordered by image; -1 where there is none.
+
+    Raises:
+        ValueError: a shape, dtype or number that does not fit; boxes whose cells cannot match (on
+            CPU; elsewhere, and under torch.compile, an assertion on the device, which nobody waits
+            for).
+    """
+    check_rank("boxes", boxes, "B 2 4")
+    images = boxes.shape[0]
+    check_shape("boxes", boxes, (images, 2, 4))
+    check_integer("boxes", boxes)
+    check_shape("flips", flips, (images, 2))
+    require(flips.dtype == torch.bool, "flips", flips.dtype, "of dtype bool")
+    require(flips.device == boxes.device, "flips", str(flips.device), f"on {boxes.device}")
+    require(stride > 0, "stride", stride, "above 0")
+    require(num_pairs >= 0, "num_pairs", num_pairs, "at least 0")
+    crop = (crop_size, crop_size) if isinstance(crop_size, int) else tuple(crop_size)
+    require(
+        len(crop) == 2 and all(side > 0 and side % stride == 0 for side in crop),
+        "crop_size",
+        crop_size,
+        f"one or two positive multiples of stride ({stride})",
+    )
+    height, width, device = crop[0] // stride, crop[1] // stride, boxes.device
+    if images == 0:
+        empty = torch.full((num_pairs,), -1, dtype=torch.int64, device=device)
+        return empty, empty.clone()
+    shift = _cells_apart(boxes.to(torch.int64), (height, width))
+
+    # In the image's order, cell (i, j) of the first crop is cell (i, j) - shift of the second.
+    i = torch.arange(height, device=device)[None, :, None]
+    j = torch.arange(width, device=device)[None, None, :]
+    i2, j2 = i - shift[:, 0, None, None], j - shift[:, 1, None, None]
+    both = ((i2 >= 0) & (i2 < height) & (j2 >= 0) & (j2 < width)).flatten(1)
+    first = torch.arange(images, device=device)[:, None, None] * (height * width)
+    j = torch.where(flips[:, 0, None, None], width - 1 - j, j)
+    j2 = torch.where(flips[:, 1, None, None], width - 1 - j2, j2)
+    cell_a, cell_b = (first + i * width + j).flatten(1), (first + i2 * width + j2).flatten(1)
+
+    # Shares of num_pairs: differences of a rounded running sum, so that they add up exactly.
+    area = both.sum(1)
+    running = area.cumsum(0)
+    until = running * num_pairs // running[-1].clamp(min=1)
+    share = until - torch.cat((until.new_zeros(1), until[:-1]))
+    share = torch.where(running[-1] <= num_pairs, area, share)
+    chance = position_hash(seed, images, height * width, device).masked_fill(~both, 2**32)
+    order = chance.argsort(dim=1, stable=True)  # cells outside the overlap come last
+    chosen = (torch.arange(height * width, device=device) < share[:, None]).flatten()
+    cell_a, cell_b = cell_a.gather(1, order).flatten(), cell_b.gather(1, order).flatten()
+    return compact(cell_a, chosen, num_pairs, -1), compact(cell_b, chosen, num_pairs, -1)
+
+
+def _cells_apart(boxes: Tensor, cells: tuple[int, int]) -> Tensor:
+    """Return by how many cells [B, 2] the second crop lies below and right of the first."""
+    size = boxes[:, :, 2:] - boxes[:, :, :2]  # [B, view, (y, x)] image pixels
+    count = torch.stack([torch.full_like(size[:, 0, 0], n) for n in cells], dim=1)
+    cell = torch.where(size[:, 0] > 0, size[:, 0] // count, 1).clamp(min=1)
+    apart = boxes[:, 1, :2] - boxes[:, 0, :2]
+    fits = (size[:, 0] == size[:, 1]) & (size[:, 0] == cell * count) & (apart % cell == 0)
+    message = (
+        f"boxes must have one size per image, a whole number of pixels for each of {list(cells)} "
+        "cells, and lie a whole number of cells apart"
+    )
+    if boxes.device.type == "cpu" and not torch.compiler.is_compiling():
+        if not fits.all():
+            raise ValueError(f"{message}; got {boxes[~fits.all(1)][0].tolist()}")
+    else:
+        torch._assert_async(fits.all(), message)
+    return apart // cell

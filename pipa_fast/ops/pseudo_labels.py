@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Labels and confidence from a teacher's logits, upsampled a band of rows at a time."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipa_fast.checks import require
+from pipa_fast.ops._bands import bands, upsample
+from pipa_fast.ops._checks import check_float, check_rank
+from pipa_fast.ops.backends import LIBRARY, kernel_range
+
+
+def pseudo_labels(
+    logits: Tensor, *, size: tuple[int, int], threshold: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Upsample logits (bilinear, align_corners=False) and return the likeliest class and its odds.
+
+    Args:
+        logits: [B, K, h, w] float; taken as they are under autocast. No gradient flows.
+        size: (H, W) of the outputs [pixels].
+        threshold: confidence [probability in 0 … 1] from which a pixel is confident.
+
+    Returns:
+        labels [B, H, W] int64, their probability [B, H, W] and the share [] of all pixels that are
+        confident, both as float32 (float64 for float64). The full-size logits are never stored.
+
+    Raises:
+        ValueError: a shape, dtype or number that does not fit.
+
+    Source: DACS (arXiv 2007.08702); the share is DAFormer's weight of a batch's pseudo labels.
+    """
+    check_float("logits", logits)
+    check_rank("logits", logits, "B K h w")
+    require(min(logits.shape[1:]) > 0, "logits", tuple(logits.shape), "[B, K, h, w], K, h, w > 0")
+    require(len(size) == 2 and min(size) > 0, "size", tuple(size), "two positive lengths (H, W)")
+    require(0 <= threshold <= 1, "threshold", threshold, "a probability in [0, 1]")
+    return torch.ops.pipa_fast.pseudo_labels(logits.detach(), *size, float(threshold))
+
+
+LIBRARY.define(
+    "pseudo_labels(Tensor logits, SymInt height, SymInt width, float threshold)"
+    " -> (Tensor labels, Tensor confidence, Tensor confident_fraction)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+def _forward(
+    logits: Tensor, height: int, width: int, threshold: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    labels, confidence, share = _fake_forward(logits, height, width, threshold)
+    with kernel_range("pseudo_labels", logits.device):
+        for band in bands(logits.shape, (height, width), confidence):
+            full = upsample(logits, band, width)
+            best, labels[:, band.rows] = full.max(1)
+            # The maximum's probability is 1 / Σ exp(logit - maximum).
+            full.sub_(best[:, None]).exp_()
+            torch.reciprocal(full.sum(1), out=confidence[:, band.rows])
+        share = (confidence >= threshold).sum() / max(1, confidence.numel())
+    return labels, confidence, share.to(confidence.dtype)
+
+
+def _fake_forward(logits: Tensor, height: int, width: int, *_: Any) -> tuple[Tensor, ...]:
+    shape = (logits.shape[0], height, width)
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    confidence = logits.new_empty(shape, dtype=dtype)
+    return logits.new_empty(shape, dtype=torch.int64), confidence, confidence.new_empty(())
+
+
+LIBRARY.impl("pseudo_labels", _forward, "CompositeExplicitAutograd")
+torch.library.register_fake("pipa_fast::pseudo_labels", _fake_forward, lib=LIBRARY)
