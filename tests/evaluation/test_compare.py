@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+import io
+
+import pytest
+from rich.console import Console
+
+from pipa_fast.evaluation.compare import comparison_table, main
+
+
+def printed(table) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    console.print(table)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_differences_are_to_the_first_run(make_run):
+    runs = [make_run("streets_source", 30.0), make_run("streets_pipa", 42.5), make_run("other", 25)]
+    text = printed(comparison_table(runs))
+    row = next(line for line in text.splitlines() if "mIoU" in line)
+    assert [w for w in row.replace("│", " ").split()] == [
+        "mIoU",
+        "30.0",
+        "42.5",
+        "+12.5",
+        "25.0",
+        "-5.0",
+    ]
+    assert text.index("road") < text.index("sky") < text.index("car")
+    assert "streets_pipa" in text and "seed 3" in text
+
+
+def test_a_class_that_one_run_lacks_has_no_difference(make_run):
+    runs = [make_run("a"), make_run("b")]
+    results = (runs[1] / "results.json").read_text()
+    (runs[1] / "results.json").write_text(results.replace('"car"', '"bus"'))
+    rows = {
+        line.split()[1]: line.split()
+        for line in printed(comparison_table(runs)).splitlines()
+        if "│" in line
+    }
+    assert rows["car"][-2] == "-" and rows["bus"][3] == "-"
+
+
+def test_the_command_prints_the_table_and_the_reports(make_run, capsys):
+    run = make_run("a")
+    (run / "report.html").write_text("")
+    assert main([str(run), str(run)]) == 0
+    out = capsys.readouterr().out
+    assert "mIoU" in out and "report.html" in out
+
+
+def test_a_folder_without_results_is_named(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([str(tmp_path / "nowhere")])
+    assert stop.value.code == 2
+    assert "nowhere" in capsys.readouterr().err

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+from torch import nn
+
+from pipa_fast.evaluation.embedding import (
+    Embeddings,
+    classifier_of,
+    collect_embeddings,
+    pixel_features,
+    project,
+)
+
+
+def test_features_are_what_the_classifier_reads(network):
+    assert classifier_of(network) is network.classifier
+    network.eval()
+    images = torch.rand(2, 3, 24, 48)
+    features = pixel_features(network, images)
+    assert features.shape == (2, 16, 6, 12)
+    torch.testing.assert_close(network.classifier(features), network(images).logits)
+    assert not network.classifier._forward_pre_hooks
+    with pytest.raises(ValueError, match="network must have a layer with 19 outputs"):
+        classifier_of(nn.Conv2d(3, 4, 1))
+
+
+def test_sampled_pixels_are_balanced_labelled_and_the_same_for_two_networks(
+    network, make_network, dataset
+):
+    a = collect_embeddings(network, dataset, num_images=7, per_class=21)
+    b = collect_embeddings(make_network(1), dataset, num_images=7, per_class=21)
+    assert torch.equal(a.labels, b.labels) and not torch.equal(a.features, b.features)
+    classes, counts = a.labels.unique(return_counts=True)
+    assert set(classes.tolist()) <= set(dataset.eval_classes)
+    assert int(counts.max()) <= 21
+    norms = a.features.norm(dim=1)
+    assert ((norms - 1).abs() < 1e-5).logical_or(norms == 0).all()
+
+
+def test_labels_are_those_of_the_cells(dataset):
+    """With the image itself as features, a pixel's feature is its class's colour."""
+
+    class Colours(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.classifier = nn.Conv2d(3, 19, 1)
+
+        def forward(self, images):
+            return self.classifier(images[:, :, 2::4, 2::4])
+
+    from pipa_fast.data.labels import PALETTE
+
+    sampled = collect_embeddings(Colours(), dataset, num_images=3)
+    expected = torch.nn.functional.normalize(torch.from_numpy(PALETTE).float()[sampled.labels])
+    torch.testing.assert_close(sampled.features, expected)
+
+
+def test_principal_axes_are_those_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 6)) * [5, 3, 1, 1, 0.5, 0.1]
+    view = project(Embeddings(torch.from_numpy(x).float(), torch.zeros(200).long()))
+    reference = PCA(2).fit(x)
+    np.testing.assert_allclose(
+        np.abs(view.points.numpy()), np.abs(reference.transform(x)), rtol=1e-3, atol=1e-4
+    )
+    assert view.explained == pytest.approx(reference.explained_variance_ratio_.sum(), rel=1e-5)
+
+
+def test_nearest_centre_tells_apart_from_mixed():
+    labels = torch.arange(60) % 3
+    apart = torch.eye(8)[labels] + 0.01 * torch.randn(
+        60, 8, generator=torch.Generator().manual_seed(0)
+    )
+    assert project(Embeddings(apart, labels)).nearest_centre == 1
+    assert project(Embeddings(apart, labels.sort().values)).nearest_centre < 1
+    same = project(Embeddings(torch.ones(60, 8), labels))
+    assert torch.isfinite(same.points).all() and same.explained == 0
+
+
+def test_too_few_pixels_are_refused():
+    with pytest.raises(ValueError, match="embeddings must be at least three pixels"):
+        project(Embeddings(torch.ones(2, 8), torch.zeros(2).long()))

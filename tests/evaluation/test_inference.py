@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+
+from pipa_fast.data.sample import Sample
+from pipa_fast.evaluation.inference import (
+    EvalResult,
+    SlidingWindow,
+    evaluate,
+    evaluating,
+    predict_logits,
+    to_batch,
+)
+
+
+class Positions(nn.Module):
+    """Answers each pixel with the mean of its 2x2 cell: exact at stride 2 for smooth images."""
+
+    stride = 2
+
+    def forward(self, images):
+        return F.avg_pool2d(images, 2)
+
+
+def test_whole_image_is_the_network_then_bilinear(network):
+    images = torch.rand(2, 3, 24, 48)
+    with evaluating(network):
+        logits = predict_logits(network, images, size=(48, 96))
+        expected = F.interpolate(network(images).logits, (48, 96), mode="bilinear")
+    torch.testing.assert_close(logits, expected)
+    assert logits.dtype == torch.float32
+
+
+@pytest.mark.parametrize("size", [(1, 1), (23, 47), (24, 45), (5, 48)])
+def test_any_size_goes_in_and_comes_out(network, size):
+    with evaluating(network):
+        assert predict_logits(network, torch.rand(1, 3, *size)).shape == (1, 19, *size)
+
+
+def test_padding_leaves_pixels_in_place():
+    ramp = torch.arange(22.0).expand(1, 3, 10, 22) / 22
+    padded = predict_logits(Positions(), ramp[..., :21])
+    torch.testing.assert_close(padded[..., 1:19], ramp[..., 1:19], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("stride", [(4, 8), (3, 5), (8, 16), (1, 1)])
+def test_sliding_windows_cover_every_pixel_and_average(stride):
+    """A network that answers 1 everywhere must still do so, and position must be kept."""
+    images = torch.rand(2, 3, 19, 37)
+
+    class Identity(nn.Module):
+        def forward(self, images):
+            return torch.cat((images, torch.ones_like(images[:, :1])), 1)
+
+    logits = predict_logits(Identity(), images, window=SlidingWindow(crop=(8, 16), stride=stride))
+    torch.testing.assert_close(logits[:, :3], images)
+    torch.testing.assert_close(logits[:, 3], torch.ones(2, 19, 37))
+
+
+def test_overlaps_are_means_of_the_windows():
+    class Mean(nn.Module):
+        def forward(self, images):
+            return images.mean((2, 3), keepdim=True).expand_as(images)
+
+    images = torch.zeros(1, 3, 2, 6)
+    images[..., 4:] = 1
+    logits = predict_logits(Mean(), images, window=SlidingWindow(crop=(2, 4), stride=(2, 2)))
+    assert logits[0, 0, 0].tolist() == [0, 0, 0.25, 0.25, 0.5, 0.5]
+
+
+def test_a_window_larger_than_the_image_is_the_whole_image(network):
+    images = torch.rand(1, 3, 24, 48)
+    with evaluating(network):
+        whole = predict_logits(network, images)
+        windowed = predict_logits(
+            network, images, window=SlidingWindow(crop=(64, 64), stride=(32, 32))
+        )
+    assert torch.equal(whole, windowed)
+
+
+@pytest.mark.parametrize(("crop", "stride"), [((0, 4), (1, 1)), ((4, 4), (5, 4)), ((4, 4), (0, 4))])
+def test_windows_that_leave_pixels_out_are_refused(crop, stride):
+    with pytest.raises(ValueError, match=r"^(crop|stride) must be"):
+        SlidingWindow(crop=crop, stride=stride)
+
+
+def test_modes_of_all_submodules_survive(network):
+    network.train()
+    network.body[1].eval()
+    before = [m.training for m in network.modules()]
+    with pytest.raises(RuntimeError), evaluating(network):
+        assert not any(m.training for m in network.modules())
+        raise RuntimeError
+    assert [m.training for m in network.modules()] == before
+
+
+def test_score_does_not_depend_on_the_batch_size(network, dataset):
+    results = [evaluate(network, dataset, batch_size=n) for n in (1, 3, 100)]
+    assert all(torch.equal(r.confusion.matrix, results[0].confusion.matrix) for r in results)
+    labelled = sum(int((s.label != 255).sum()) for s in map(dataset.__getitem__, range(7)))
+    assert int(results[0].confusion.matrix.sum()) == labelled
+    assert set(results[0].iou) <= {"road", "sidewalk", "building", "sky", "car"}
+    assert network.training
+
+
+def test_score_is_percent_over_the_benchmarks_classes(dataset):
+    class Perfect(nn.Module):
+        """Reads the class off the palette's colour."""
+
+        def forward(self, images):
+            from pipa_fast.data.labels import PALETTE
+
+            palette = torch.from_numpy(PALETTE).float() / 255
+            return -(images[:, None] - palette[None, :, :, None, None]).abs().sum(2)
+
+    result = evaluate(Perfect(), dataset)
+    assert result.miou == 100 and set(result.iou.values()) == {100.0}
+    assert result.summary() == {"miou": 100.0, "iou": result.iou}
+
+
+def test_images_and_labels_of_mixed_sizes(network):
+    class Mixed:
+        eval_classes = (0,)
+        sizes = ((8, 8), (8, 8), (16, 8), (8, 8))
+
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            h, w = self.sizes[index]
+            return Sample(np.zeros((h, w, 3), np.uint8), np.zeros((2 * h, 2 * w), np.uint8), "")
+
+    assert int(evaluate(network, Mixed()).confusion.matrix.sum()) == 4 * (3 * 64 + 128)
+
+
+def test_autocast_stays_close(network, dataset):
+    exact, rough = evaluate(network, dataset), evaluate(network, dataset, dtype=torch.bfloat16)
+    moved = (exact.confusion.matrix - rough.confusion.matrix).abs().sum()
+    assert moved <= 0.05 * exact.confusion.matrix.sum()
+
+
+def test_an_empty_dataset_is_refused(network, dataset):
+    dataset.length = 0
+    with pytest.raises(ValueError, match="dataset must be at least one image"):
+        evaluate(network, dataset)
+
+
+def _score_on_rank(rank: int, folder: Path, network, dataset) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    seen = []
+    original = type(dataset).__getitem__
+
+    class Watched(type(dataset)):
+        def __getitem__(self, index):
+            seen.append(index)
+            return original(self, index)
+
+    dataset.__class__ = Watched
+    result = evaluate(network, dataset)
+    torch.save((result.miou, result.confusion.matrix, seen), folder / f"{rank}.pt")
+    alone = evaluate(network, dataset, shard=False)
+    assert torch.equal(alone.confusion.matrix, result.confusion.matrix)
+    dist.destroy_process_group()
+
+
+def test_two_ranks_share_the_images_and_agree(network, dataset, tmp_path):
+    alone: EvalResult = evaluate(network, dataset)
+    context = multiprocessing.get_context("fork")  # spawn would import torch twice more
+    ranks = [
+        context.Process(target=_score_on_rank, args=(rank, tmp_path, network, dataset))
+        for rank in range(2)
+    ]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(60)
+    assert [process.exitcode for process in ranks] == [0, 0]
+    for rank in range(2):
+        miou, matrix, seen = torch.load(tmp_path / f"{rank}.pt")
+        assert miou == alone.miou and torch.equal(matrix, alone.confusion.matrix)
+        assert seen[: len(range(rank, 7, 2))] == list(range(rank, 7, 2))
+
+
+def test_to_batch_scales_and_moves_channels():
+    image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    batch = to_batch([image, image])
+    assert batch.shape == (2, 3, 2, 4) and batch.dtype == torch.float32
+    assert batch[1, 2, 1, 3] == pytest.approx(23 / 255)

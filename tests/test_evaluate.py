@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+import copy
+import json
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pipa_fast import evaluate
+from pipa_fast.data.sample import Sample
+from pipa_fast.training import checkpoint
+
+
+class Outputs(NamedTuple):
+    logits: Tensor
+
+
+class Constant(nn.Module):
+    """Answers class `favourite` everywhere."""
+
+    stride = 2
+
+    def __init__(self, favourite: int = 0) -> None:
+        super().__init__()
+        self.classifier = nn.Conv2d(3, 19, 1)
+        nn.init.zeros_(self.classifier.weight)
+        nn.init.zeros_(self.classifier.bias)
+        with torch.no_grad():
+            self.classifier.bias[favourite] = 1
+
+    def forward(self, images):
+        return Outputs(self.classifier(images[:, :, ::2, ::2]))
+
+
+class Halves:
+    """Images whose upper half is road and lower half car."""
+
+    eval_classes = (0, 13)
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        label = np.zeros((8, 16), np.uint8)
+        label[4:] = 13
+        return Sample(np.full((8, 16, 3), 40 * index, np.uint8), label, f"scene_{index}")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run folder whose network says "road", and everything that would load it."""
+    folder = tmp_path / "runs" / "streets_pipa"
+    folder.mkdir(parents=True)
+    results = {"miou": 25.0, "iou": {"road": 50.0}, "recipe": "r", "iteration": 5, "seed": 1}
+    (folder / "results.json").write_text(json.dumps(results))
+    config = SimpleNamespace(
+        recipe="streets_pipa", seed=1, data=SimpleNamespace(target="streets_real"), model=None
+    )
+    asked = []
+
+    def build_dataset(name, split):
+        asked.append((name, split))
+        return Halves()
+
+    monkeypatch.setattr(checkpoint, "load_run", lambda path: (Constant(0).eval(), config))
+    monkeypatch.setattr(evaluate, "build_dataset", build_dataset)
+    monkeypatch.setattr("pipa_fast.models.build_network", lambda config: Constant(5))
+    return SimpleNamespace(folder=folder, asked=asked)
+
+
+def test_scores_are_printed_and_written(run, capsys):
+    assert evaluate.main(["--run", str(run.folder), "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert "mIoU" in printed and "road" in printed and "50.0" in printed
+    record = json.loads((run.folder / "evaluation_streets_real_val.json").read_text())
+    assert record["miou"] == 25.0 and record["iou"] == {"road": 50.0, "car": 0.0}
+    assert run.asked == [("streets_real", "val")]
+
+
+def test_another_dataset_split_and_output(run, tmp_path):
+    output = tmp_path / "new" / "score.json"
+    words = ["--run", str(run.folder), "--dataset", "streets_synthetic", "--split", "train"]
+    assert evaluate.main([*words, "--output", str(output), "--crop", "4", "8"]) == 0
+    assert run.asked == [("streets_synthetic", "train")]
+    assert json.loads(output.read_text())["dataset"] == "streets_synthetic"
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "safetensors"])
+def test_other_weights_are_scored(run, tmp_path, kind):
+    state = Constant(13).state_dict() | {"projection.weight": torch.zeros(3)}
+    if kind == "checkpoint":
+        path = checkpoint.save(tmp_path, {"student": state}, 7)
+    else:
+        path = tmp_path / "model.safetensors"
+        save_file(state, path)
+    assert evaluate.main(["--run", str(run.folder), "--checkpoint", str(path)]) == 0
+    record = json.loads((run.folder / "evaluation_streets_real_val.json").read_text())
+    assert record["iou"] == {"road": 0.0, "car": 50.0} and record["checkpoint"] == str(path)
+
+
+def test_weights_that_lack_parameters_are_refused(run, tmp_path, capsys):
+    path = tmp_path / "model.safetensors"
+    save_file({"other": torch.zeros(3)}, path)
+    with pytest.raises(SystemExit):
+        evaluate.main(["--run", str(run.folder), "--checkpoint", str(path)])
+    assert "lacks 2 entries, such as classifier.bias" in capsys.readouterr().err
+
+
+def test_the_report_is_made_anew_with_the_teacher(run):
+    teacher = {f"network.{k}": v for k, v in Constant(13).state_dict().items()}
+    checkpoint.save(run.folder, {"teacher": teacher}, 5)
+    other = run.folder.parent / "streets_source"
+    other.mkdir()
+    (other / "results.json").write_text((run.folder / "results.json").read_text())
+    words = ["--run", str(run.folder), "--report"]
+    assert evaluate.main([*words, "--baseline", str(other)]) == 0
+    html = (run.folder / "report.html").read_text()
+    assert "source-only" in html and "teacher&#x27;s confidence" in html
+    loaded = evaluate.load_teacher(Constant(0), run.folder)
+    assert loaded is not None and loaded.classifier.bias[13] == 1
+    assert evaluate.main(words) == 0
+    assert "before training" in (run.folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--baseline", "runs/x"], "--baseline is for the report"),
+        (["--report", "--dataset", "x"], "leave out --dataset"),
+        (["--stride", "4", "4"], "--stride needs --crop"),
+        (["--crop", "4", "4", "--stride", "8", "4"], "stride must be"),
+        (["--device", "abacus"], "--device must be one that works here"),
+        (["--checkpoint", "nowhere.pt"], "--checkpoint must be a file; got 'nowhere.pt'"),
+        (["--batch-size", "0"], "batch_size must be a positive count"),
+    ],
+)
+def test_bad_options_end_with_2_and_say_why(run, capsys, words, message):
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main(["--run", str(run.folder), *words])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        evaluate.main(["--run", str(tmp_path / "nowhere")])
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_weights_are_copied_into_the_network_alone():
+    network = Constant(0)
+    before = copy.deepcopy(network.state_dict())
+    with pytest.raises(ValueError, match="must be a file"):
+        evaluate.load_weights(network, evaluate.Path("nowhere.safetensors"))
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())

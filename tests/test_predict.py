@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from pipa_fast import predict
+from pipa_fast.data.labels import PALETTE
+from pipa_fast.training import checkpoint
+
+
+class Outputs(NamedTuple):
+    logits: Tensor
+
+
+class Bright(nn.Module):
+    """Says class 10 (sky) where an image is bright and 0 (road) where it is dark."""
+
+    stride = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[tuple[int, int]] = []
+
+    def forward(self, images):
+        assert images.shape[2] % 4 == 0 and images.shape[3] % 4 == 0
+        self.sizes.append((images.shape[2], images.shape[3]))
+        cells = nn.functional.avg_pool2d(images.mean(1, keepdim=True), 4)
+        logits = torch.full((images.shape[0], 19, *cells.shape[2:]), -9.0)
+        logits[:, 10], logits[:, 0] = cells[:, 0] - 0.5, 0.5 - cells[:, 0]
+        return Outputs(logits)
+
+
+def half_bright(height: int, width: int) -> np.ndarray:
+    image = np.full((height, width, 3), 20, np.uint8)
+    image[:, width // 2 :] = 235
+    return image
+
+
+@pytest.fixture
+def network(monkeypatch):
+    network = Bright()
+    monkeypatch.setattr(checkpoint, "load_run", lambda path: (network, None))
+    return network
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    return folder
+
+
+def predict_folder(folder, *words: str):
+    out = folder.parent / "out"
+    code = predict.main([str(folder), "--run", "runs/r", "--out", str(out), *words])
+    assert code == 0
+    return out
+
+
+def refuse(folder, capsys, *words: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        predict_folder(folder, *words)
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_every_image_is_painted_at_its_own_size(folder, network, capsys):
+    Image.fromarray(half_bright(24, 40)).save(folder / "a.png")
+    Image.fromarray(half_bright(33, 51)).save(folder / "b.JPG", quality=95)
+    Image.fromarray(half_bright(16, 16)[..., 0]).save(folder / "grey.png")
+    (folder / "notes.txt").write_text("left alone")
+    out = predict_folder(folder, "--raw")
+    said = capsys.readouterr().out
+    assert "painted 3 images" in said and "1 other files" in said
+    assert sorted(p.name for p in out.iterdir()) == [
+        f"{stem}_{kind}.png" for stem in ("a", "b", "grey") for kind in ("labels", "overlay")
+    ]
+    for stem, size in (("a", (40, 24)), ("b", (51, 33)), ("grey", (16, 16))):
+        with Image.open(out / f"{stem}_labels.png") as raw:
+            assert raw.mode == "L" and raw.size == size
+            labels = np.asarray(raw)
+        assert (labels[:, : size[0] // 2 - 4] == 0).all()
+        assert (labels[:, size[0] // 2 + 4 :] == 10).all()
+    with Image.open(out / "a_overlay.png") as painted:
+        corner = np.asarray(painted)[0, 0]
+    assert np.abs(corner - (PALETTE[0].astype(float) + 20) / 2).max() <= 1
+
+
+def test_side_by_side_shows_image_overlay_and_classes(folder, network):
+    Image.fromarray(half_bright(24, 40)).save(folder / "a.png")
+    with Image.open(
+        predict_folder(folder, "--side-by-side", "--blend", "0") / "a_overlay.png"
+    ) as p:
+        picture = np.asarray(p)
+    assert picture.shape == (24, 120, 3)
+    assert np.array_equal(picture[:, :40], picture[:, 40:80])
+    assert np.array_equal(picture[0, 80], PALETTE[0])
+
+
+def test_large_images_are_reduced_for_the_network_alone(folder, network):
+    Image.fromarray(half_bright(64, 128)).save(folder / "a.png")
+    out = predict_folder(folder, "--raw", "--max-side", "32")
+    assert network.sizes == [(16, 32)]
+    with Image.open(out / "a_labels.png") as raw:
+        assert raw.size == (128, 64)
+        assert set(np.unique(np.asarray(raw))) == {0, 10}
+
+
+def test_sliding_windows_are_passed_on(folder, network):
+    Image.fromarray(half_bright(16, 32)).save(folder / "a.png")
+    predict_folder(folder, "--crop", "16", "16", "--stride", "8", "8")
+    assert network.sizes == [(16, 16)] * 3
+
+
+def test_photos_lie_as_the_camera_was_held(folder, network):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.fromarray(half_bright(16, 32)).save(folder / "a.jpg", exif=exif)
+    with Image.open(predict_folder(folder) / "a_overlay.png") as painted:
+        assert painted.size == (16, 32)
+
+
+def test_unreadable_images_are_named(folder, network, capsys):
+    (folder / "broken.png").write_bytes(b"not a picture")
+    assert "broken.png cannot be read as an image" in refuse(folder, capsys)
+    (folder / "broken.png").unlink()
+    Image.fromarray(half_bright(64, 64)).save(folder / "cut.png")
+    (folder / "cut.png").write_bytes((folder / "cut.png").read_bytes()[:60])
+    assert "cut.png cannot be read as an image" in refuse(folder, capsys)
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(folder / "cut.png")
+    assert "not 8 bits a channel" in refuse(folder, capsys)
+
+
+def test_folders_without_images_are_refused(folder, network, capsys):
+    assert "must hold .png, .jpg, .jpeg files" in refuse(folder, capsys)
+    assert "must be a directory of images" in refuse(folder / "nowhere", capsys)
+
+
+def test_images_that_would_share_an_output_are_refused(folder, network, capsys):
+    for name in ("a.png", "a.jpg"):
+        Image.fromarray(half_bright(8, 8)).save(folder / name)
+    assert "a.jpg and a.png would share an output" in refuse(folder, capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(("--blend", "1.5"), "--blend must be a share"), (("--max-side", "0"), "--max-side must be")],
+)
+def test_bad_options_are_named(folder, network, capsys, words, message):
+    Image.fromarray(half_bright(8, 8)).save(folder / "a.png")
+    assert message in refuse(folder, capsys, *words)
+
+
+def test_the_images_are_never_written_over(folder, network, capsys):
+    Image.fromarray(half_bright(8, 8)).save(folder / "a.png")
+    with pytest.raises(SystemExit):
+        predict.main([str(folder), "--run", "r", "--out", str(folder / ".")])
+    assert "--out must not be the folder of the images" in capsys.readouterr().err
