@@ -91,6 +91,13 @@ class BuildNative(Builder):
                 raise
             self._go_without(error)
 
+    def build_extension(self, ext: Extension) -> None:
+        # A folder each: the extensions share sources and compile them with different flags.
+        shared = self.build_temp
+        self.build_temp = str(Path(shared, ext.name))
+        super().build_extension(ext)
+        self.build_temp = shared
+
     def _go_without(self, error: Exception) -> None:
         warnings.warn(
             f"pipa_fast: the native extensions were not built ({type(error).__name__}: {error}). "

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/isa.h"
+
+#include <stdexcept>
+
+namespace pipa {
+
+const char* isa_name(Isa isa) {
+  switch (isa) {
+    case Isa::avx512:
+      return "avx512";
+    case Isa::avx2:
+      return "avx2";
+    default:
+      return "portable";
+  }
+}
+
+bool isa_compiled(Isa isa) {
+#if defined(__x86_64__)
+  (void)isa;
+  return true;
+#else
+  return isa == Isa::portable;
+#endif
+}
+
+bool isa_available(Isa isa) {
+#if defined(__x86_64__)
+  switch (isa) {
+    case Isa::avx512:
+      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+             __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+    case Isa::avx2:
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    default:
+      return true;
+  }
+#else
+  return isa == Isa::portable;
+#endif
+}
+
+Isa choose_isa(const std::string& name) {
+  Isa best = Isa::portable;
+  for (Isa isa : kIsas) {
+    if (name == isa_name(isa)) {
+      if (!isa_available(isa))
+        throw std::invalid_argument("isa \"" + name + "\" is not available on this CPU");
+      return isa;
+    }
+    if (isa_available(isa)) best = isa;
+  }
+  if (!name.empty())
+    throw std::invalid_argument("isa must be \"\", \"portable\", \"avx2\" or \"avx512\", got \"" +
+                                name + "\"");
+  return best;
+}
+
+}  // namespace pipa

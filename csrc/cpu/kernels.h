@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// The inner loops, over blocks of rows, once per instruction set (kernels_body.h is their source).
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/isa.h"
+
+namespace pipa {
+
+// Rows of a block. Divisible by every variant's tile, and two blocks of 128 columns stay in L2.
+constexpr int kBlock = 96;
+constexpr int kBankBlock = 64;         // keys: only their columns are tiled
+constexpr int32_t kNoRow = INT32_MAX;  // the key of padding; larger than any other
+
+// Packed features of consecutive rows, in the two layouts that the tiles read.
+// Lanes are a vector's floats; depth is D padded with zeros to a multiple of them.
+struct Block {
+  const float* rows;    // [depth / lanes, size, lanes]: broadcast rows, and vectors along D
+  const float* panels;  // [size / (2 lanes), depth, 2 lanes]: vectors along rows
+  const int32_t* keys;  // [size] ascending; pairs of equal keys are positives, or left out
+};
+
+struct RowValues {
+  const float* z;  // [size] sum over negatives
+  const float* u;  // [size]
+  const float* w;  // [size] anchor's weight over its number of positives
+};
+
+struct Scores {
+  int depth;    // padded columns
+  float scale;  // log2(e) / temperature: scores are (cosine - 1) * scale, powers of two
+};
+
+struct Kernels {
+  int lanes;
+
+  // Writes one row into both layouts of its block.
+  void (*pack)(const float* values,  // [depth]
+               int depth, int row, int size,
+               float* rows,     // [depth / lanes, size, lanes]
+               float* panels);  // [size / (2 lanes), depth, 2 lanes], or null
+
+  // Adds each row's sum of e over keys that differ; the second block's too unless it is the first.
+  void (*sum)(const Scores& scores, const Block& a, const Block& b,
+              double* sums_a,   // [kBlock]
+              double* sums_b);  // [kBlock], null on the diagonal
+
+  // Adds softplus(log z - s) and its derivative over keys that agree, for both blocks.
+  void (*positives)(const Scores& scores, const Block& a, const Block& b,
+                    const float* log_z_a,  // [kBlock] log2 of z
+                    const float* log_z_b,  // [kBlock]
+                    double* loss_a,        // [kBlock, 2] loss and derivative
+                    double* loss_b);       // [kBlock, 2], null on the diagonal
+
+  // Adds G x, where G is the gradient by the scores, for both blocks.
+  void (*gradient)(const Scores& scores, const Block& a, const Block& b, const RowValues& values_a,
+                   const RowValues& values_b,
+                   float* gradient_a,   // [depth / lanes, kBlock, lanes]
+                   float* gradient_b);  // as gradient_a, null on the diagonal
+
+  // Adds each anchor's sum of e, and of e times key, over the bank's keys that differ.
+  void (*attend)(const Scores& scores,
+                 const Block& anchors,  // kBlock rows; panels unused
+                 const Block& bank,     // kBankBlock rows
+                 double* sums,          // [kBlock]
+                 float* output);        // [depth / lanes, kBlock, lanes]
+};
+
+const Kernels& kernels_for(Isa isa);
+
+namespace portable {
+extern const Kernels kernels;
+}
+#if defined(__x86_64__)
+namespace avx2 {
+extern const Kernels kernels;
+}
+namespace avx512 {
+extern const Kernels kernels;
+}
+#endif
+
+}  // namespace pipa

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+// pipa_fast._host: what was compiled, what this CPU has, and the kernels' host-side logic for
+// tests.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+
+#include "cpu/isa.h"
+#include "cpu/kernels.h"
+#include "cpu/rows.h"
+#include "cpu/schedule.h"
+
+namespace py = pybind11;
+
+namespace {
+
+std::map<std::string, bool> cpu_features() {
+  std::map<std::string, bool> features;
+  for (pipa::Isa isa : pipa::kIsas) features[pipa::isa_name(isa)] = pipa::isa_available(isa);
+#if defined(__x86_64__)
+  features["avx512bf16"] = __builtin_cpu_supports("avx512bf16");
+#endif
+  return features;
+}
+
+py::dict compiled() {
+  py::dict result;
+  std::vector<std::string> variants;
+  for (pipa::Isa isa : pipa::kIsas)
+    if (pipa::isa_compiled(isa)) variants.push_back(pipa::isa_name(isa));
+  result["isa"] = variants;
+  result["version"] = PIPA_FAST_VERSION;
+  result["compiler"] = __VERSION__;
+  result["cuda"] = false;
+  return result;
+}
+
+std::vector<std::vector<std::pair<int, int>>> schedule(
+    int groups, const std::function<bool(int, int)>& wanted) {
+  if (groups < 0) throw std::invalid_argument("groups must not be negative");
+  const pipa::Rounds rounds = pipa::schedule(groups, wanted);
+  std::vector<std::vector<std::pair<int, int>>> result;
+  for (size_t r = 0; r + 1 < rounds.start.size(); ++r) {
+    result.emplace_back();
+    for (int p = rounds.start[r]; p < rounds.start[r + 1]; ++p)
+      result.back().emplace_back(rounds.pairs[p].first, rounds.pairs[p].second);
+  }
+  return result;
+}
+
+std::tuple<std::vector<int32_t>, std::vector<int32_t>, std::vector<int64_t>> order_by_class(
+    const std::vector<int64_t>& labels, int64_t ignore_index) {
+  pipa::ClassOrder order =
+      pipa::order_by_class(labels.data(), static_cast<int64_t>(labels.size()),
+                           [&](int64_t i) { return labels[i] != ignore_index; });
+  return {order.rows, order.start, order.labels};
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_host, m) {
+  m.doc() = "Host-side logic of the native kernels.";
+  m.def("cpu_features", &cpu_features, "Instruction sets that this CPU and system support.");
+  m.def("compiled", &compiled, "Variants in the extension, its version and its compiler.");
+  m.def("best_isa", [] { return std::string(pipa::isa_name(pipa::choose_isa(""))); });
+  m.def("schedule", &schedule, py::arg("groups"), py::arg("wanted"),
+        "Rounds of pairs of groups; within a round no group occurs twice.");
+  m.def("order_by_class", &order_by_class, py::arg("labels"), py::arg("ignore_index"),
+        "Rows sorted by label (stable), where each class starts, and the classes' labels.");
+  m.attr("BLOCK_ROWS") = pipa::kBlock;
+  m.attr("MAX_GROUPS") = pipa::kMaxGroups;
+}
