@@ -36,16 +36,12 @@ py::dict compiled() {
   return result;
 }
 
-std::vector<std::vector<std::pair<int, int>>> schedule(
-    int groups, const std::function<bool(int, int)>& wanted) {
+std::vector<std::tuple<int, int, int, int>> schedule(int groups,
+                                                     const std::function<bool(int, int)>& wanted) {
   if (groups < 0) throw std::invalid_argument("groups must not be negative");
-  const pipa::Rounds rounds = pipa::schedule(groups, wanted);
-  std::vector<std::vector<std::pair<int, int>>> result;
-  for (size_t r = 0; r + 1 < rounds.start.size(); ++r) {
-    result.emplace_back();
-    for (int p = rounds.start[r]; p < rounds.start[r + 1]; ++p)
-      result.back().emplace_back(rounds.pairs[p].first, rounds.pairs[p].second);
-  }
+  std::vector<std::tuple<int, int, int, int>> result;
+  for (const pipa::Visit& visit : pipa::schedule(groups, wanted))
+    result.emplace_back(visit.first, visit.second, visit.first_turn, visit.second_turn);
   return result;
 }
 
@@ -65,7 +61,7 @@ PYBIND11_MODULE(_host, m) {
   m.def("compiled", &compiled, "Variants in the extension, its version and its compiler.");
   m.def("best_isa", [] { return std::string(pipa::isa_name(pipa::choose_isa(""))); });
   m.def("schedule", &schedule, py::arg("groups"), py::arg("wanted"),
-        "Rounds of pairs of groups; within a round no group occurs twice.");
+        "Visits (first, second, turn at first, turn at second) of pairs of groups, in order.");
   m.def("order_by_class", &order_by_class, py::arg("labels"), py::arg("ignore_index"),
         "Rows sorted by label (stable), where each class starts, and the classes' labels.");
   m.attr("BLOCK_ROWS") = pipa::kBlock;

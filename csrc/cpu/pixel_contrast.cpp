@@ -58,11 +58,12 @@ struct Sweep {
     for (int64_t r = live; r < x.blocks * kBlock; ++r) x.keys[r] = kNoRow;
   }
 
-  bool apart(const Pair& blocks) const {  // first < second or the same
-    return x.keys[blocks.first * kBlock + kBlock - 1] < x.keys[blocks.second * kBlock];
+  // Whether all pairs of blocks first <= second have keys that differ, or that agree.
+  bool apart(int first, int second) const {
+    return x.keys[first * kBlock + kBlock - 1] < x.keys[second * kBlock];
   }
-  bool together(const Pair& blocks) const {
-    return x.keys[blocks.first * kBlock] == x.keys[blocks.second * kBlock + kBlock - 1];
+  bool together(int first, int second) const {
+    return x.keys[first * kBlock] == x.keys[second * kBlock + kBlock - 1];
   }
 
   // Calls visit(i, j) once for each pair of blocks i <= j that is wanted, so that no two calls at a
@@ -70,21 +71,18 @@ struct Sweep {
   template <class Wanted, class Visit>
   void visit_pairs(const Wanted& wanted, const Visit& visit) const {
     const int blocks = static_cast<int>(x.blocks), group = blocks_per_group(blocks);
+    const int groups = (blocks + group - 1) / group;
     auto each = [&](int a, int b, auto&& body) {
       for (int i = a * group; i < std::min(blocks, (a + 1) * group); ++i)
         for (int j = std::max(i, b * group); j < std::min(blocks, (b + 1) * group); ++j)
-          if (wanted(Pair{i, j})) body(i, j);
+          if (wanted(i, j)) body(i, j);
     };
-    const Rounds rounds = schedule((blocks + group - 1) / group, [&](int a, int b) {
+    const auto visits = schedule(groups, [&](int a, int b) {
       bool any = false;
       each(a, b, [&](int, int) { any = true; });
       return any;
     });
-    for (size_t r = 0; r + 1 < rounds.start.size(); ++r) {
-      const Pair* pairs = rounds.pairs.data() + rounds.start[r];
-      parallel_tasks(parallel, rounds.start[r + 1] - rounds.start[r],
-                     [&](int p) { each(pairs[p].first, pairs[p].second, visit); });
-    }
+    run_visits(parallel, visits, groups, [&](int a, int b) { each(a, b, visit); });
   }
 };
 
@@ -117,7 +115,7 @@ struct BackwardScratch {
 void sum_denominators(const Sweep& sweep, const ForwardScratch& scratch) {
   const Packed& x = sweep.x;
   std::fill_n(scratch.sums, x.blocks * kBlock, 0.0);
-  sweep.visit_pairs([&](Pair p) { return !sweep.together(p); },
+  sweep.visit_pairs([&](int i, int j) { return !sweep.together(i, j); },
                     [&](int i, int j) {
                       sweep.kernels.sum(sweep.scores, x.block(i), x.block(j),
                                         scratch.sums + i * kBlock,
@@ -130,7 +128,7 @@ void sum_denominators(const Sweep& sweep, const ForwardScratch& scratch) {
 void sum_positives(const Sweep& sweep, const ForwardScratch& scratch) {
   const Packed& x = sweep.x;
   std::fill_n(scratch.losses, 2 * x.blocks * kBlock, 0.0);
-  sweep.visit_pairs([&](Pair p) { return !sweep.apart(p); },
+  sweep.visit_pairs([&](int i, int j) { return !sweep.apart(i, j); },
                     [&](int i, int j) {
                       sweep.kernels.positives(
                           sweep.scores, x.block(i), x.block(j), scratch.log_z + i * kBlock,
@@ -266,7 +264,7 @@ void pixel_contrast_backward(const PixelContrast& problem, Isa isa, const Parall
   sweep.pack();
   fill_row_values(sweep, z, u, scratch);
   std::fill_n(scratch.gradient, x.blocks * kBlock * x.depth, 0.0f);
-  sweep.visit_pairs([](Pair) { return true; },
+  sweep.visit_pairs([](int, int) { return true; },
                     [&](int i, int j) {
                       sweep.kernels.gradient(sweep.scores, x.block(i), x.block(j),
                                              scratch.values(i), scratch.values(j),

@@ -7,7 +7,8 @@
 namespace pipa {
 namespace {
 
-// First-fit colouring: the earliest round in which neither group is busy yet.
+// First-fit colouring: the earliest round in which neither group is busy yet. Within a round no two
+// visits share a group.
 class Colouring {
  public:
   explicit Colouring(int groups) : words_((2 * groups) / 64 + 1), busy_(groups * words_, 0) {}
@@ -31,37 +32,35 @@ class Colouring {
 
 }  // namespace
 
-Rounds schedule(int groups, const std::function<bool(int, int)>& wanted) {
-  std::vector<Pair> pairs;
-  std::vector<int> round;
+std::vector<Visit> schedule(int groups, const std::function<bool(int, int)>& wanted) {
+  std::vector<std::vector<Visit>> rounds;
   Colouring colouring(groups);
   auto add = [&](int a, int b) {
     if (a > b) std::swap(a, b);
     if (!wanted(a, b)) return;
-    pairs.push_back({a, b});
-    round.push_back(colouring.place(a, b));
+    const size_t round = colouring.place(a, b);
+    if (round >= rounds.size()) rounds.resize(round + 1);
+    rounds[round].push_back({a, b, 0, 0});
   };
   // Round-robin tournament (circle method): visited in this order, first fit needs no more rounds
   // than the tournament has, and fewer where pairs are left out.
   const int players = groups + groups % 2;
   for (int turn = 0; turn + 1 < players; ++turn) {
-    if (turn < groups && players - 1 < groups) add(turn, players - 1);
-    for (int k = 1; k < players / 2; ++k) {
-      const int a = (turn + k) % (players - 1), b = (turn - k + players - 1) % (players - 1);
-      add(a, b);
-    }
+    if (players == groups) add(turn, players - 1);
+    for (int k = 1; k < players / 2; ++k)
+      add((turn + k) % (players - 1), (turn - k + players - 1) % (players - 1));
   }
   for (int group = 0; group < groups; ++group) add(group, group);
 
-  Rounds rounds;
-  const int count = round.empty() ? 0 : 1 + *std::max_element(round.begin(), round.end());
-  rounds.start.assign(count + 1, 0);
-  for (int r : round) ++rounds.start[r + 1];
-  for (int r = 0; r < count; ++r) rounds.start[r + 1] += rounds.start[r];
-  rounds.pairs.resize(pairs.size());
-  std::vector<int> next(rounds.start.begin(), rounds.start.end());
-  for (size_t i = 0; i < pairs.size(); ++i) rounds.pairs[next[round[i]]++] = pairs[i];
-  return rounds;
+  std::vector<Visit> visits;
+  std::vector<int> turns(groups, 0);
+  for (const std::vector<Visit>& round : rounds)
+    for (Visit visit : round) {
+      visit.first_turn = turns[visit.first]++;
+      visit.second_turn = visit.first == visit.second ? visit.first_turn : turns[visit.second]++;
+      visits.push_back(visit);
+    }
+  return visits;
 }
 
 int blocks_per_group(int blocks) { return std::max(1, (blocks + kMaxGroups - 1) / kMaxGroups); }
