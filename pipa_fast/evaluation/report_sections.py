@@ -145,7 +145,7 @@ def iou_section(run: Run, base: Run | None) -> str:
     rows = [_iou_row(_swatch(c) + escape(c), run.iou[c], before.get(c), base) for c in known]
     mean = None if base is None else base.miou
     rows.append(_iou_row("mean", run.miou, mean, base, kind=' class="mean"'))
-    extra = '<th class="number">source</th><th class="number">Δ</th>' if base else ""
+    extra = '<th class="number before">source</th><th class="number">Δ</th>' if base else ""
     return (
         "<section><h2>IoU per class</h2>"
         + _keys(run, base)
@@ -160,11 +160,11 @@ def _iou_row(
     bars = f'<div class="bar" style="width:{value:.1f}%"></div>'
     cells = f'<td class="number">{value:.1f}</td>'
     if base is not None and before is None:
-        cells += f'<td class="number">{ABSENT}</td>' * 2
+        cells += f'<td class="number before">{ABSENT}</td><td class="number">{ABSENT}</td>'
     elif base is not None and before is not None:
         bars += f'<div class="bar base" style="width:{before:.1f}%"></div>'
         delta = value - before
-        cells += f'<td class="number soft">{before:.1f}</td>'
+        cells += f'<td class="number soft before">{before:.1f}</td>'
         cells += f'<td class="number {_tone(delta)}">{_signed(delta)}</td>'
     return f'<tr{kind}><th>{name}</th><td><div class="track">{bars}</div></td>{cells}</tr>'
 

@@ -65,6 +65,8 @@ table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 td, th { padding: 5px 8px; text-align: left; font-weight: 400; vertical-align: middle; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; width: 1%; }
 .iou th { width: 1%; white-space: nowrap; padding-left: 0; }
+.iou td:last-child { padding-right: 0; }
+@media (max-width: 600px) { .iou .before { display: none; } .iou td, .iou th { padding: 5px 4px; } }
 .iou thead th { color: var(--soft); font-size: .8rem; }
 .iou thead th.number { text-align: right; }
 .iou tr.mean > * { border-top: 1px solid var(--line); font-weight: 650; padding-top: 9px; }

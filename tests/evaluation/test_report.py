@@ -55,7 +55,7 @@ def sections(html: str) -> list[str]:
 def full(make_run, network, make_network, dataset):
     base = make_run("streets_source", 30.0, mixed=None)
     run = make_run(
-        "streets_pipa", 42.25, mixed={"weight": 1.0, "note": "<script>alert(1)</script>"}
+        "streets_pipa", 42.25, mixed={"weight": 1.0, "<i>": 2, "note": "<script>alert(1)</script>"}
     )
     path = write_report(
         run,
@@ -90,7 +90,12 @@ def test_a_full_report_is_self_contained(full):
 
 def test_settings_are_escaped_and_differences_shown(full):
     html = full.read_text()
-    assert "<script" not in html and "&lt;script&gt;" in html and "<b>streets" not in html
+    assert (
+        "<script" not in html
+        and "<i>" not in html
+        and "&lt;script&gt;" in html
+        and "<b>streets" not in html
+    )
     differing = html.split("<h2>Settings</h2>")[1].split("<details>")[0]
     assert "mixed.weight" in differing and "recipe" not in differing and "seed" not in differing
 
