@@ -105,8 +105,7 @@ LIBRARY.define(
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 LIBRARY.define(
-    "patch_consistency_backward(Tensor grad, Tensor slope, ScalarType dtype, str backend)"
-    " -> Tensor",
+    "patch_consistency_backward(Tensor grad, Tensor anchors, Tensor slope, str backend) -> Tensor",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
@@ -147,9 +146,9 @@ def _forward(anchors: Tensor, *rest: Any) -> tuple[Tensor, ...]:
         return row_of(BACKENDS, backend).forward(anchors, *settings)
 
 
-def _backward(grad: Tensor, slope: Tensor, dtype: torch.dtype, backend: str) -> Tensor:
+def _backward(grad: Tensor, anchors: Tensor, slope: Tensor, backend: str) -> Tensor:
     with kernel_range("patch_consistency_backward", grad.device):
-        return row_of(BACKENDS, backend).backward(grad, slope, dtype)
+        return row_of(BACKENDS, backend).backward(grad, anchors, slope)
 
 
 def _fake_forward(anchors: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
@@ -158,24 +157,24 @@ def _fake_forward(anchors: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return anchors.new_empty((), dtype=dtype), slope
 
 
-def _fake_backward(grad: Tensor, slope: Tensor, dtype: torch.dtype, backend: str) -> Tensor:
-    return torch.empty_like(slope, dtype=dtype)
+def _fake_backward(grad: Tensor, anchors: Tensor, slope: Tensor, backend: str) -> Tensor:
+    return torch.empty_like(slope, dtype=anchors.dtype)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.dtype, ctx.backend = inputs[0].dtype, inputs[-1]
+    anchors, ctx.backend = inputs[0], inputs[-1]
     slope = output[1]
     ctx.mark_non_differentiable(slope)
     ctx.set_materialize_grads(False)
-    # Neither anchors nor bank are needed again: the bank may be overwritten before the backward.
-    ctx.save_for_backward(slope)
+    # The bank is not needed again: it may be overwritten before the backward pass.
+    ctx.save_for_backward(anchors, slope)
 
 
 def _gradient(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
     gradient = None
     if grad is not None and ctx.needs_input_grad[0]:
         gradient = torch.ops.pipa_fast.patch_consistency_backward(
-            grad, *ctx.saved_tensors, ctx.dtype, ctx.backend
+            grad, *ctx.saved_tensors, ctx.backend
         )
     return gradient, *[None] * 8
 

@@ -55,6 +55,6 @@ def forward(
     return sum_over_ranks(loss, group), slope * place(group)[1]
 
 
-def backward(grad: Tensor, slope: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return dL/danchors [N, D] as `dtype`; the forward sweep has found the slope already."""
-    return (grad * slope).to(dtype)
+def backward(grad: Tensor, anchors: Tensor, slope: Tensor) -> Tensor:
+    """Return dL/danchors [N, D] in their dtype; the forward sweep has found the slope already."""
+    return (grad * slope).to(anchors.dtype)

@@ -38,6 +38,7 @@ def anchor_weights(
     labels: Tensor, weights: Tensor | None, ignore_index: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Return a_i and |P_i| of each row [N], both as `dtype`; 0 for rows that are no anchors."""
+    labels = labels.contiguous()
     ordered = labels.sort().values
     first, past = (torch.searchsorted(ordered, labels, right=right) for right in (False, True))
     positives = torch.where(labels == ignore_index, 0, past - first - 1)

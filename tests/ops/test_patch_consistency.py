@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every backend of patch consistency against the float64 reference, and what the op promises."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.library import opcheck
+
+from pipa_fast import ops
+
+BACKENDS = ops.backends("patch_consistency", "cpu")
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1e-4, torch.float16: 1e-4}
+
+
+def rows(n, d, dtype=torch.float32):
+    return F.normalize(torch.randn(n, d, dtype=torch.float64), dim=1).to(dtype)
+
+
+def problem(n, m, d, dtype=torch.float32, classes=4):
+    labels, bank_labels = torch.randint(0, classes, (n,)), torch.randint(0, classes, (m,))
+    labels[1::5], bank_labels[::4] = -1, -1
+    anchors = rows(n, d, dtype)
+    positives = F.normalize(anchors.double() + 0.3 * rows(n, d).double(), dim=1).to(dtype)
+    return anchors, positives, rows(m, d, dtype), labels, bank_labels
+
+
+def run(anchors, *rest, **settings):
+    """Loss and gradient, both in float64."""
+    anchors = anchors.detach().requires_grad_()
+    loss = ops.patch_consistency(anchors, *rest, **settings)
+    (gradient,) = torch.autograd.grad(loss, anchors)
+    assert gradient.dtype == anchors.dtype and gradient.shape == anchors.shape
+    wide = torch.float64 if anchors.dtype == torch.float64 else torch.float32
+    assert loss.dtype == wide and loss.shape == ()
+    return loss.detach().double(), gradient.double()
+
+
+def check(backend, args, **settings):
+    """At most a tenth worse than the reference is in this dtype, and the same direction."""
+    loss, gradient = run(*args, backend=backend, **settings)
+    same_loss, same_gradient = run(*args, backend="reference", **settings)
+    wide = [t.double() if t.is_floating_point() else t for t in args]
+    true_loss, truth = run(*wide, backend="reference", **settings)
+    allowed = TOLERANCE[args[0].dtype]
+    assert (loss - true_loss).abs() <= 1.1 * (same_loss - true_loss).abs() + allowed * (
+        1 + true_loss.abs()
+    )
+    size = truth.norm()
+    # what the parts of a gradient add up to before they cancel, as they do for a few rows
+    parts = 0.1 / (settings.get("temperature", 0.1) * max(1, len(args[0])) ** 0.5)
+    if size == 0:
+        assert gradient.abs().sum() == 0
+        return
+    assert (gradient - truth).norm() <= 1.1 * (same_gradient - truth).norm() + allowed * max(
+        size, parts
+    )
+    worst = max(truth.abs().max(), parts / len(args[0]) ** 0.5)
+    largest = (same_gradient - truth).abs().max()
+    assert (gradient - truth).abs().max() <= 1.1 * largest + 4 * allowed * worst
+    assert (
+        size < 1e-2 * parts
+        or F.cosine_similarity(gradient.flatten(), truth.flatten(), dim=0) > 1 - 1e-4
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("n", "m", "d", "dtype"),
+    [
+        (128, 256, 64, torch.float32),
+        (131, 77, 64, torch.float32),
+        (67, 130, 5, torch.float32),
+        (9, 300, 512, torch.float32),
+        (40, 60, 511, torch.bfloat16),
+        (65, 33, 8, torch.bfloat16),
+        (65, 100, 19, torch.float16),
+        (12, 7, 1, torch.float32),
+    ],
+)
+def test_sizes_and_dtypes(backend, n, m, d, dtype):
+    args = problem(n, m, d, dtype)
+    check(backend, args)
+    check(backend, args, weights=torch.rand(n), temperature=0.3)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("n", "m", "classes"), [(0, 0, 3), (0, 9, 3), (9, 0, 3), (1, 1, 3), (7, 8, 1)]
+)
+def test_degenerate(backend, n, m, classes):
+    args = problem(n, m, 8, classes=classes)
+    check(backend, args)
+    check(backend, args, weights=torch.zeros(n))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nothing_to_sum_is_zero_in_the_graph(backend):
+    anchors, *rest, labels, bank_labels = problem(9, 12, 8)
+    anchors.requires_grad_()
+    for args in (
+        (*rest, torch.full_like(labels, -1), bank_labels),
+        (*rest, labels, torch.full_like(bank_labels, -1)),
+    ):
+        loss = ops.patch_consistency(anchors, *args, backend=backend)
+        (gradient,) = torch.autograd.grad(loss, anchors)
+        assert loss.item() == 0 and gradient.abs().max() == 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_negative_labels_take_no_part(backend):
+    anchors, positives, bank, labels, bank_labels = problem(30, 41, 12)
+    loss, gradient = run(anchors, positives, bank, labels, bank_labels, backend=backend)
+    kept, keys = labels >= 0, bank_labels >= 0
+    less, slope = run(
+        anchors[kept], positives[kept], bank[keys], labels[kept], bank_labels[keys], backend=backend
+    )
+    torch.testing.assert_close(loss, less, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(gradient[kept], slope, rtol=1e-5, atol=1e-7)
+    assert gradient[~kept].abs().max() == 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_other_labels_and_layouts(backend):
+    anchors, positives, bank, labels, bank_labels = problem(30, 41, 12)
+    expected = run(anchors, positives, bank, labels, bank_labels, backend=backend)
+    strided = [t.T.contiguous().T for t in (anchors, positives, bank)]
+    for dtype in (torch.int8, torch.int16, torch.int32):
+        got = run(*strided, labels.to(dtype), bank_labels.to(dtype), backend=backend)
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_bank_may_change_before_the_backward_pass():
+    anchors, positives, bank, *labels = problem(12, 20, 8)
+    expected = run(anchors, positives, bank, *labels)[1]
+    anchors.requires_grad_()
+    loss = ops.patch_consistency(anchors, positives, bank, *labels)
+    bank.zero_()
+    loss.backward()
+    torch.testing.assert_close(anchors.grad.double(), expected)
+
+
+def test_no_second_derivative():
+    anchors, *rest = problem(9, 12, 8)
+    anchors.requires_grad_()
+    loss = ops.patch_consistency(anchors, *rest)
+    (gradient,) = torch.autograd.grad(loss, anchors, create_graph=True)
+    with pytest.raises(NotImplementedError, match="second derivative"):
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_autocast(backend):
+    anchors, positives, bank, *labels = problem(20, 30, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, gradient = run(anchors, positives, bank, *labels, backend=backend)
+    low = [t.to(torch.bfloat16) for t in (anchors, positives, bank)]
+    expected, slope = run(*low, *labels, backend=backend)
+    assert loss == expected and torch.equal(gradient, slope)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_opcheck(backend):
+    for n, m, weights in ((9, 12, torch.rand(9)), (0, 5, None)):
+        anchors, *rest = problem(n, m, 8)
+        opcheck(
+            torch.ops.pipa_fast.patch_consistency.default,
+            (anchors.requires_grad_(), *rest, weights, 0.1, "", backend),
+        )
+
+
+@pytest.mark.parametrize(
+    "compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
+)
+def test_compile(compiler):
+    anchors, *rest = problem(20, 30, 8)
+
+    def step(x):
+        return ops.patch_consistency(F.normalize(x, dim=1), *rest, weights=torch.ones(20)) * 2
+
+    eager, compiled = (anchors.clone().requires_grad_() for _ in range(2))
+    loss = torch.compile(step, fullgraph=True, backend=compiler)(compiled)
+    loss.backward()
+    expected = step(eager)
+    expected.backward()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(compiled.grad, eager.grad)
+
+
+def test_constants_must_be_detached():
+    anchors, positives, bank, *labels = problem(6, 7, 8)
+    for name in ("positives", "bank"):
+        args = {"positives": positives, "bank": bank}
+        args[name] = args[name].clone().requires_grad_()
+        with pytest.raises(ValueError, match=rf"{name} must be .*{name}\.detach\(\)"):
+            ops.patch_consistency(anchors, args["positives"], args["bank"], *labels)
+
+
+def test_bad_arguments():
+    a, p, k, labels, bank_labels = problem(6, 7, 8)
+    bad = [
+        ("anchors", (a[0], p, k, labels, bank_labels), {}),
+        ("positives", (a, p[:5], k, labels, bank_labels), {}),
+        ("positives", (a, p.double(), k, labels, bank_labels), {}),
+        ("bank", (a, p, k[:, :4], labels, bank_labels), {}),
+        ("bank", (a, p, k.half(), labels, bank_labels), {}),
+        ("anchor_labels", (a, p, k, labels[:5], bank_labels), {}),
+        ("bank_labels", (a, p, k, labels, bank_labels[:5]), {}),
+        ("bank_labels", (a, p, k, labels, bank_labels.float()), {}),
+        ("weights", (a, p, k, labels, bank_labels), {"weights": torch.ones(7)}),
+        ("temperature", (a, p, k, labels, bank_labels), {"temperature": -1.0}),
+        ("backend", (a, p, k, labels, bank_labels), {"backend": "fast"}),
+    ]
+    for name, args, settings in bad:
+        with pytest.raises(ValueError, match=name):
+            ops.patch_consistency(*args, **settings)

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every backend of pixel contrast against the float64 reference, and what the op promises."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.library import opcheck
+
+from pipa_fast import ops
+
+BACKENDS = ops.backends("pixel_contrast", "cpu")
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1e-4, torch.float16: 1e-4}
+
+
+def rows(n, d, dtype=torch.float32):
+    return F.normalize(torch.randn(n, d, dtype=torch.float64), dim=1).to(dtype)
+
+
+def run(x, labels, **settings):
+    """Loss and gradient, both in float64."""
+    x = x.detach().requires_grad_()
+    loss = ops.pixel_contrast(x, labels, **settings)
+    (gradient,) = torch.autograd.grad(loss, x)
+    assert gradient.dtype == x.dtype and gradient.shape == x.shape
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    assert loss.dtype == wide and loss.shape == ()
+    return loss.detach().double(), gradient.double()
+
+
+def check(backend, x, labels, **settings):
+    """At most a tenth worse than the reference is in this dtype, and the same direction."""
+    loss, gradient = run(x, labels, backend=backend, **settings)
+    same_loss, same_gradient = run(x, labels, backend="reference", **settings)
+    true_loss, truth = run(x.double(), labels, backend="reference", **settings)
+    allowed = TOLERANCE[x.dtype]
+    assert (loss - true_loss).abs() <= 1.1 * (same_loss - true_loss).abs() + allowed * (
+        1 + true_loss.abs()
+    )
+    size = truth.norm()
+    # what the parts of a gradient add up to before they cancel, as they do for a few rows
+    parts = 0.1 / (settings.get("temperature", 0.1) * max(1, len(x)) ** 0.5)
+    if size == 0:
+        assert gradient.abs().sum() == 0
+        return
+    error = (gradient - truth).norm()
+    assert error <= 1.1 * (same_gradient - truth).norm() + allowed * max(size, parts)
+    worst = max(truth.abs().max(), parts / len(x) ** 0.5)
+    largest = (same_gradient - truth).abs().max()
+    assert (gradient - truth).abs().max() <= 1.1 * largest + 4 * allowed * worst
+    assert (
+        size < 1e-2 * parts
+        or F.cosine_similarity(gradient.flatten(), truth.flatten(), dim=0) > 1 - 1e-4
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("denominator", ["negatives", "all"])
+@pytest.mark.parametrize(
+    ("n", "d", "dtype"),
+    [
+        (128, 64, torch.float32),
+        (131, 64, torch.float32),
+        (67, 5, torch.float32),
+        (33, 512, torch.float32),
+        (40, 511, torch.bfloat16),
+        (65, 8, torch.bfloat16),
+        (65, 19, torch.float16),
+        (12, 1, torch.float32),
+    ],
+)
+def test_sizes_and_dtypes(backend, denominator, n, d, dtype):
+    labels = torch.randint(0, 5, (n,))
+    labels[3], labels[7] = 255, 77
+    weights = torch.rand(n)
+    check(backend, rows(n, d, dtype), labels, denominator=denominator)
+    check(backend, rows(n, d, dtype), labels, denominator=denominator, weights=weights)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("denominator", ["negatives", "all"])
+@pytest.mark.parametrize(
+    "labels",
+    [[], [3], [1, 1], [1, 2], [255, 255, 255], [4] * 9, [0, 1, 2, 3], [0, 0, 1], [-3, -3, 9, 1000]],
+    ids=str,
+)
+def test_degenerate(backend, denominator, labels):
+    x = rows(len(labels), 8)
+    check(backend, x, torch.tensor(labels, dtype=torch.int64), denominator=denominator)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nothing_to_sum_is_zero_in_the_graph(backend):
+    for labels, weights in (([255] * 4, None), ([0, 1, 2, 3], None), ([0] * 4, torch.zeros(4))):
+        x = rows(4, 8).requires_grad_()
+        loss = ops.pixel_contrast(x, torch.tensor(labels), weights=weights, backend=backend)
+        loss.backward()
+        assert loss.item() == 0 and x.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_other_labels_and_layouts(backend):
+    x = rows(60, 12)
+    labels = torch.randint(0, 4, (60,))
+    expected = run(x, labels, backend=backend)
+    for dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16):
+        assert run(x, labels.to(dtype), backend=backend)[0] == expected[0]
+    spread = torch.randn(12, 120)
+    spread[:, ::2] = x.T
+    loss, gradient = run(spread[:, ::2].T, labels, backend=backend)
+    torch.testing.assert_close((loss, gradient), expected, rtol=1e-5, atol=1e-7)
+    # labels and weights with strides
+    wide, half = labels.repeat_interleave(2)[::2], torch.ones(120)[::2]
+    loss, gradient = run(x, wide, weights=half, backend=backend)
+    torch.testing.assert_close((loss, gradient), expected)
+    ignored = torch.where(labels == 2, -1, labels)
+    assert (
+        run(x, ignored, ignore_index=-1, backend=backend)[0]
+        == run(x, torch.where(labels == 2, 255, labels), backend=backend)[0]
+    )
+
+
+def test_gradient_only_where_wanted():
+    x, labels = rows(10, 8), torch.randint(0, 2, (10,))
+    assert not ops.pixel_contrast(x, labels).requires_grad
+    with torch.no_grad():
+        assert not ops.pixel_contrast(x.clone().requires_grad_(), labels).requires_grad
+    scaled = x.clone().requires_grad_()
+    (3 * ops.pixel_contrast(scaled, labels)).backward()
+    torch.testing.assert_close(scaled.grad.double(), 3 * run(x, labels)[1])
+
+
+def test_no_second_derivative():
+    x = rows(10, 8).requires_grad_()
+    loss = ops.pixel_contrast(x, torch.randint(0, 2, (10,)))
+    (gradient,) = torch.autograd.grad(loss, x, create_graph=True)
+    with pytest.raises(NotImplementedError, match="second derivative"):
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_autocast(backend):
+    x, labels = rows(30, 16), torch.randint(0, 3, (30,))
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", dtype):
+            loss, gradient = run(x, labels, backend=backend)
+        expected, slope = run(x.to(dtype), labels, backend=backend)
+        assert loss == expected
+        torch.testing.assert_close(gradient, slope, rtol=0, atol=0)
+        with torch.autocast("cpu", dtype):
+            # float64 stays float64, and what is inside an op is not cast
+            exact = run(x.double(), labels)[0]
+        assert exact == run(x.double(), labels)[0]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("denominator", ["negatives", "all"])
+def test_opcheck(backend, denominator):
+    for n, weights in ((9, torch.rand(9)), (0, None)):
+        opcheck(
+            torch.ops.pipa_fast.pixel_contrast.default,
+            (
+                rows(n, 8).requires_grad_(), torch.randint(0, 3, (n,)), weights,
+                0.1, denominator, 255, "", backend,
+            ),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
+)
+def test_compile(compiler):
+    def step(x, labels):
+        return ops.pixel_contrast(F.normalize(x, dim=1), labels, denominator="all") * 2
+
+    x, labels = torch.randn(40, 8), torch.randint(0, 3, (40,))
+    eager, compiled = (x.clone().requires_grad_() for _ in range(2))
+    loss = torch.compile(step, fullgraph=True, backend=compiler)(compiled, labels)
+    loss.backward()
+    expected = step(eager, labels)
+    expected.backward()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(compiled.grad, eager.grad)
+
+
+def test_bad_arguments():
+    x, labels = rows(6, 8), torch.zeros(6, dtype=torch.int64)
+    bad = [
+        ("features", (x[0], labels), {}),
+        ("features", (rows(6, 513), labels), {}),
+        ("features", (x[:, :0], labels), {}),
+        ("features", (x.to(torch.int32), labels), {}),
+        ("labels", (x, labels[:5]), {}),
+        ("labels", (x, labels.float()), {}),
+        ("labels", (x, labels.bool()), {}),
+        ("labels", (x, labels.to("meta")), {}),
+        ("weights", (x, labels), {"weights": torch.ones(5)}),
+        ("weights", (x, labels), {"weights": torch.ones(6, requires_grad=True)}),
+        ("temperature", (x, labels), {"temperature": 0.0}),
+        ("temperature", (x, labels), {"temperature": float("nan")}),
+        ("temperature", (x, labels), {"temperature": True}),
+        ("denominator", (x, labels), {"denominator": "some"}),
+        ("group", (x, labels), {"group": 3}),
+        ("backend", (x, labels), {"backend": "fast"}),
+    ]
+    for name, args, settings in bad:
+        with pytest.raises(ValueError, match=name):
+            ops.pixel_contrast(*args, **settings)
