@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks: encoders, heads, projections."""
+
+from pipa_fast.models.config import ModelConfig
+from pipa_fast.models.network import Outputs, SegmentationNetwork, build_network
+
+__all__ = ["ModelConfig", "Outputs", "SegmentationNetwork", "build_network"]
