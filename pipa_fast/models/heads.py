@@ -105,9 +105,7 @@ class DAFormerHead(nn.Module):
         self, channels: tuple[int, ...], num_classes: int, *, width: int = 256, dropout: float = 0.1
     ) -> None:
         super().__init__()
-        self.embed_layers = nn.ModuleDict(
-            {str(i): Embed(c, width) for i, c in enumerate(channels)}
-        )
+        self.embed_layers = nn.ModuleDict({str(i): Embed(c, width) for i, c in enumerate(channels)})
         self.fuse_layer = ASPPFusion(len(channels) * width, width, (1, 6, 12, 18))
         self.dropout = nn.Dropout2d(dropout)
         self.channels = width

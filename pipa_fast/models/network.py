@@ -69,6 +69,8 @@ class SegmentationNetwork(nn.Module):
         logits = self.head.classify(own)
         if touch:
             idle = [m for name, m in self.projections.items() if name not in embed]
+            if fused is not None:
+                idle = [self.encoder, self.head]
             for parameter in (p for module in idle for p in module.parameters()):
                 logits = logits + 0 * parameter.sum()
         read = own if fused is None else fused
