@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Datasets by name. A dataset is a Sequence[Sample] with `eval_classes`, the train ids it scores."""
+"""Datasets by name: sequences of Sample with `eval_classes`, the train ids that they score."""
 
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -33,6 +33,7 @@ def build_dataset(name: str, split: str, **options: Any) -> Dataset:
     require(name in DATASETS, "name", name, f"one of {', '.join(DATASETS)}")
     require(split in SPLIT_SIZES, "split", split, f"one of {', '.join(SPLIT_SIZES)}")
     require(not options, "options", options, f"empty for {name}")
-    if name == "streets_synthetic":
-        return Streets("synthetic", "train" if split == "train" else "val")
-    return Streets("real", "train" if split == "train" else "val")
+    return Streets(
+        "synthetic" if name == "streets_synthetic" else "real",
+        "train" if split == "train" else "val",
+    )

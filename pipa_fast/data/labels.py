@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cityscapes' classes: train ids, names, colours, and the label ids that its files (and GTA5's) hold.
+"""Cityscapes' classes: train ids, names, colours, and the label ids that files hold.
 
 The tables follow the definition that the Cityscapes benchmark publishes: 34 label ids, of which
 19 are scored. GTA5's label images are palette PNGs with the same ids and colours (and one more,

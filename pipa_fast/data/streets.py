@@ -24,12 +24,12 @@ StyleName = Literal["synthetic", "real"]
 Split = Literal["train", "val"]
 
 SIZE = (128, 256)
-SPLIT_SIZES: dict[str, int] = {"train": 400, "val": 100}
+SPLIT_SIZES: dict[Split, int] = {"train": 400, "val": 100}
 EVAL_CLASSES: tuple[int, ...] = (0, 1, 2, 5, 6, 7, 8, 10, 11, 12, 13, 15, 18)
 """Train ids that the pair contains, and so those that its mean IoU is over."""
 
 _SEED = 0
-_FIRST_INDEX = {"train": 0, "val": 100_000}
+_FIRST_INDEX: dict[Split, int] = {"train": 0, "val": 100_000}
 
 
 def render(
@@ -67,16 +67,13 @@ def _populate(painter: Painter, street: Street, style: Style) -> None:
     """Choose what stands where, then paint it far to near."""
     things = _furniture(painter, street, style) + _traffic(painter, street, style)
     things += _people(painter, street, style)
-    things.sort(key=lambda thing: thing[0])
-    for scale, side, paint in things:
-        x, y = painter.camera.point(side, scale)
-        if paint.__name__ in ("car", "bus", "crossing_car"):
-            half = {"car": 0.95, "bus": 1.35, "crossing_car": 2.3}[paint.__name__]
-            painter.canvas.shade(x, y, half * scale, 0.22 * scale, 0.55)
-        else:
-            painter.canvas.shade(x, y, 0.4 * scale, 0.1 * scale, 0.7)
-    for scale, side, paint in things:
-        paint(side, scale)
+    things.sort(key=lambda thing: thing.scale)
+    for thing in things:
+        x, y = painter.camera.point(thing.side, thing.scale)
+        depth, light = (0.22, 0.55) if thing.half > 0.5 else (0.1, 0.7)
+        painter.canvas.shade(x, y, thing.half * thing.scale, depth * thing.scale, light)
+    for thing in things:
+        thing.paint(thing.side, thing.scale)
 
 
 def _furniture(painter: Painter, street: Street, style: Style) -> list[Placement]:
@@ -87,19 +84,23 @@ def _furniture(painter: Painter, street: Street, style: Style) -> list[Placement
         out = -1.0 if side == 0 else 1.0
         kerb, front = street.kerb[side], street.front[side]
         z = dice.uniform(5.0, 12.0)
-        while z < 70.0:
+        while z < 50.0:
             at = kerb + (front - kerb) * dice.uniform(0.55, 0.95)
             if dice.chance(style.trees):
                 paint = painter.tree if dice.chance(0.8) else painter.bush
-                things.append((focal / z, at, paint))
-            if dice.chance(0.4):
+                things.append(Placement(focal / z, at, paint))
+            if dice.chance(0.25):
                 post = kerb + out * dice.uniform(0.3, 0.6)
-                things.append((focal / (z + 2.0), post, painter.lamp_post))
+                things.append(Placement(focal / (z + 2.0), post, painter.lamp_post))
             z += dice.uniform(7.0, 14.0)
-        for chance, paint in ((style.sign, painter.sign), (style.light, painter.traffic_light)):
-            if dice.chance(chance):
-                scale = dice.uniform(8.0, 20.0) * unit
-                things.append((scale, kerb + out * dice.uniform(0.3, 0.9), paint))
+        if dice.chance(style.sign):
+            scale = dice.uniform(10.0, 21.0) * unit
+            things.append(Placement(scale, kerb + out * dice.uniform(1.2, 2.0), painter.sign))
+        if dice.chance(style.light):
+            scale = dice.uniform(13.0, 24.0) * unit
+            things.append(
+                Placement(scale, kerb + out * dice.uniform(-0.1, 0.4), painter.traffic_light)
+            )
     return things
 
 
@@ -113,21 +114,21 @@ def _traffic(painter: Painter, street: Street, style: Style) -> list[Placement]:
             continue
         at = left + 1.05 if side == 0 else right - 1.05
         z = dice.uniform(6.0, 14.0)
-        while z < 60.0:
+        while z < 40.0:
             if dice.chance(style.parked):
-                things.append((focal / z, at + dice.uniform(-0.1, 0.1), painter.car))
+                things.append(Placement(focal / z, at + dice.uniform(-0.1, 0.1), painter.car, 0.95))
             z += dice.uniform(5.2, 9.0)
     for _ in range(dice.integer(*style.moving)):
         lane = dice.choice((0.3, 0.7))
-        scale = focal / dice.uniform(7.0, 40.0)
-        things.append((scale, left + (right - left) * lane, painter.car))
+        scale = focal / dice.uniform(7.0, 28.0)
+        things.append(Placement(scale, left + (right - left) * lane, painter.car, 0.95))
     if dice.chance(0.2):
         scale = dice.uniform(6.0, 14.0) * unit
-        things.append((scale, dice.uniform(left, right), painter.crossing_car))
+        things.append(Placement(scale, dice.uniform(left, right), painter.crossing_car, 2.3))
     if dice.chance(style.bus):
         lane = dice.choice((0.25, 0.75))
         scale = focal / dice.uniform(9.0, 24.0)
-        things.append((scale, left + (right - left) * lane, painter.bus))
+        things.append(Placement(scale, left + (right - left) * lane, painter.bus, 1.35))
     return things
 
 
@@ -137,24 +138,24 @@ def _people(painter: Painter, street: Street, style: Style) -> list[Placement]:
     things: list[Placement] = []
     left, right = street.kerb
     for _ in range(dice.integer(*style.people)):
-        scale = dice.uniform(10.0, 27.0) * unit
+        scale = dice.uniform(18.0, 36.0) * unit
         side = dice.integer(0, 1)
         at = street.kerb[side] + (street.front[side] - street.kerb[side]) * dice.uniform(0.1, 0.8)
         if dice.chance(0.2):
             at = dice.uniform(left, right)
-        things.append((scale, at, painter.person))
+        things.append(Placement(scale, at, painter.person))
         if dice.chance(0.25):
-            things.append((scale * 0.97, at + dice.uniform(0.5, 0.8), painter.person))
+            things.append(Placement(scale * 0.97, at + dice.uniform(0.5, 0.8), painter.person))
     if dice.chance(style.rider):
-        scale = dice.uniform(11.0, 28.0) * unit
+        scale = dice.uniform(20.0, 38.0) * unit
         edge = dice.choice((left + 0.8, right - 0.8))
-        things.append((scale, edge + dice.uniform(-0.3, 1.2), painter.rider))
+        things.append(Placement(scale, edge + dice.uniform(-0.3, 1.2), painter.rider))
     if dice.chance(0.25):
         side = dice.integer(0, 1)
-        scale, out = dice.uniform(12.0, 24.0) * unit, -0.5 if side == 0 else 0.5
+        scale, out = dice.uniform(20.0, 34.0) * unit, -0.5 if side == 0 else 0.5
         for number in range(dice.integer(1, 3)):
             at = street.kerb[side] + out + 0.7 * number * (1 if side else -1)
-            things.append((scale, at, painter.bicycle))
+            things.append(Placement(scale, at, painter.bicycle))
     return things
 
 
@@ -168,7 +169,7 @@ def _hood(canvas: Canvas, dice: Dice, style: Style) -> None:
 
 def _border(image: np.ndarray, label: np.ndarray, dice: Dice) -> None:
     """A strip outside the scene at one side, as rectified cameras leave it: black, unlabelled."""
-    height, width = label.shape
+    width = label.shape[1]
     strip = max(1, round(dice.uniform(0.01, 0.03) * width))
     side = dice.integer(0, 2)
     if side == 2:
@@ -186,7 +187,8 @@ class Streets(Sequence[Sample]):
     def __init__(self, style: StyleName, split: Split) -> None:
         require(style in get_args(StyleName), "style", style, "'synthetic' or 'real'")
         require(split in SPLIT_SIZES, "split", split, "'train' or 'val'")
-        self.style, self.split = style, split
+        self.style: StyleName = style
+        self.split: Split = split
         self._cache: dict[int, Sample] = {}
 
     def __len__(self) -> int:

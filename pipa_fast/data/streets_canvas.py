@@ -77,9 +77,7 @@ class Canvas:
         self.textures: list[float] = []
         self.first_object = 0
 
-    def material(
-        self, label: int, colour: Colour, scale: float = 0.0, texture: float = 0.0
-    ) -> int:
+    def material(self, label: int, colour: Colour, scale: float = 0.0, texture: float = 0.0) -> int:
         """Add a material (train id, RGB 0..255, pixels per metre, texture's amplitude)."""
         self.labels.append(label)
         self.colours.append(colour)

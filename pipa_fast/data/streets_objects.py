@@ -7,6 +7,7 @@ to be told apart.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from .streets_canvas import Camera, Canvas, Colour, Dice
 from .streets_styles import Style
@@ -33,7 +34,7 @@ class Painter:
     def _box(
         self, side: float, scale: float, box: tuple[float, float, float, float], material: int
     ) -> None:
-        """A rectangle facing the camera: left, bottom, right, top in metres from the foot."""
+        """A rectangle that faces the camera: left, bottom, right, top in metres from the foot."""
         x0, y0 = self.camera.point(side + box[0], scale, box[1])
         x1, y1 = self.camera.point(side + box[2], scale, box[3])
         self.canvas.rectangle(x0, y1, x1, y0, material)
@@ -53,9 +54,7 @@ class Painter:
                 side + dice.uniform(-0.8, 0.8) * radius, scale, dice.uniform(0.55, 0.9) * height
             )
             size = radius * scale
-            canvas.ellipse(
-                x, y, size * dice.uniform(0.7, 1.1), size * dice.uniform(0.6, 0.9), leaf
-            )
+            canvas.ellipse(x, y, size * dice.uniform(0.7, 1.1), size * dice.uniform(0.6, 0.9), leaf)
 
     def bush(self, side: float, scale: float) -> None:
         """A low shrub."""
@@ -67,7 +66,7 @@ class Painter:
 
     def _post(self, side: float, scale: float, height: float) -> None:
         post = self._paint(POLE, "pole", scale, "pole")
-        half = max(0.08, 1.05 * self.unit / scale)
+        half = max(0.11, 1.9 * self.unit / scale)
         self._box(side, scale, (-half, 0.0, half, height), post)
 
     def lamp_post(self, side: float, scale: float) -> None:
@@ -75,7 +74,7 @@ class Painter:
         height = self.dice.uniform(5.0, 8.0)
         self._post(side, scale, height)
         arm = self._paint(POLE, "pole", scale, "pole")
-        thick = max(0.12, 2.0 * self.unit / scale)
+        thick = max(0.14, 3.0 * self.unit / scale)
         reach = -1.6 if side > 0 else 1.6
         self._box(side, scale, (min(0.0, reach), height - thick, max(0.0, reach), height), arm)
 
@@ -84,7 +83,7 @@ class Painter:
         dice, canvas = self.dice, self.canvas
         height = dice.uniform(2.3, 3.0)
         self._post(side, scale, height)
-        r = max(dice.uniform(0.36, 0.5) * scale, 3.6 * self.unit)
+        r = max(dice.uniform(0.45, 0.6) * scale, 6.5 * self.unit)
         x, y = self.camera.point(side, scale, height)
         rim = self._paint(SIGN, dice.choice(("sign_red", "sign_blue", "sign_yellow")), scale)
         inner = self._paint(SIGN, "sign_inner", scale)
@@ -115,16 +114,19 @@ class Painter:
         height = dice.uniform(2.8, 3.6)
         self._post(side, scale, height)
         x, y = self.camera.point(side, scale, height)
-        half_w = max(0.22 * scale, 2.6 * self.unit)
-        half_h = max(0.55 * scale, 6.2 * self.unit)
+        half_w = max(0.3 * scale, 4.5 * self.unit)
+        half_h = max(0.7 * scale, 10.5 * self.unit)
+        rim, box = self._paint(LIGHT, "light_rim", scale), self._paint(LIGHT, "light_box", scale)
+        edge = max(0.09 * scale, 1.5 * self.unit)
+        canvas.rectangle(x - half_w, y - half_h, x + half_w, y + half_h, rim)
         canvas.rectangle(
-            x - half_w, y - half_h, x + half_w, y + half_h, self._paint(LIGHT, "light_box", scale)
+            x - half_w + edge, y - half_h + edge, x + half_w - edge, y + half_h - edge, box
         )
         lit = dice.choice((0, 0, 1, 2, 2))
         for lamp, kind in enumerate(("lamp_red", "lamp_amber", "lamp_green")):
             paint = self._paint(LIGHT, kind if lamp == lit else "lamp_off", scale)
             at = y + (lamp - 1) * 0.62 * half_h
-            canvas.ellipse(x, at, 0.66 * half_w, 0.27 * half_h, paint)
+            canvas.ellipse(x, at, 0.7 * half_w, 0.27 * half_h, paint)
 
     def _hull(
         self,
@@ -180,7 +182,7 @@ class Painter:
                 ahead = camera.point(edge, camera.farther(scale, along * length + 0.33), 0.3)[0]
                 canvas.ellipse(x, y, max(abs(ahead - x), 0.5), 0.32 * at, tyre)
         cabin = (camera.farther(scale, 0.1 * length), camera.farther(scale, 0.7 * length))
-        self._hull(CAR, (half - 0.06, waist, height, 0.18), side, cabin, (face, flank))
+        self._hull(CAR, (half - 0.06, waist - 0.3, height, 0.2), side, cabin, (face, flank))
         self._hull(CAR, (half - 0.10, waist, height - 0.1, 0.16), side, cabin, (glass, glass))
         for shift in (-0.65, 0.65):
             self._box(side + shift, scale, (-0.13, 0.0, 0.13, 0.3), tyre)
@@ -284,11 +286,11 @@ class Painter:
             canvas.ellipse(x, y, 0.62 * rx, 0.62 * radius * scale, gap)
 
     def bicycle(self, side: float, scale: float) -> None:
-        """A bicycle, turned by some angle: two wheels, a frame, a handlebar."""
-        reach = self.dice.uniform(0.3, 0.55)
-        self._bicycle(side, scale, reach)
+        """A bicycle, turned by some angle."""
+        self._bicycle(side, scale, self.dice.uniform(0.3, 0.55))
 
     def _bicycle(self, side: float, scale: float, reach: float) -> None:
+        """Two wheels `reach` metres to either side, a frame, a handlebar."""
         point = self.camera.point
         frame = self._paint(BICYCLE, "bicycle", scale)
         self._wheels(side, scale, reach)
@@ -322,7 +324,7 @@ class Painter:
             ),
             trousers,
         )
-        colour = self.style.colour(dice, "shirt")
+        colour = self.style.colour(dice, "vest")
         shirt = self._tint(RIDER, colour, 1.0, scale, "person")
         lean = 0.5 * reach
         canvas.polygon(
@@ -330,7 +332,7 @@ class Painter:
                 point(side - 0.32, scale, 0.92),
                 point(side + 0.16, scale, 0.92),
                 point(side + 0.26 + lean, scale, 1.5),
-                point(side - 0.22 + lean, scale, 1.5),
+                point(side - 0.28 + lean, scale, 1.5),
             ),
             shirt,
         )
@@ -347,5 +349,14 @@ class Painter:
         self._head(RIDER, side + lean + 0.04, scale, 1.64)
 
 
-Placement = tuple[float, float, Callable[[float, float], None]]
-"""Scale, metres to the side, and what to paint there."""
+class Placement(NamedTuple):
+    """One object of a scene, and where it stands."""
+
+    scale: float
+    """Pixels per metre: what is larger is nearer, and hides what is not."""
+    side: float
+    """Metres right of the camera."""
+    paint: Callable[[float, float], None]
+    """A method of Painter."""
+    half: float = 0.4
+    """Half the width of its shadow, in metres."""

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m pipa_fast.prepare`: write datasets to disk in the layouts that loaders expect.
+
+`streets` in GTA5's layout holds the synthetic training scenes (`images/00001.png` and palette
+PNGs of label ids in `labels/00001.png`); in Cityscapes' layout the real scenes of both splits
+(`leftImg8bit/SPLIT/CITY/CITY_000000_000019_leftImg8bit.png` and `gtFine/..._labelIds.png`).
+Pixels without a label are label id 0 (unlabelled) in both.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from .checks import require
+from .data.datasets import build_dataset
+from .data.labels import GTA5_PALETTE, to_label_ids
+from .data.sample import Sample
+from .data.streets import SPLIT_SIZES
+
+LAYOUTS = ("gta5", "cityscapes")
+_CITIES = {"train": ("aachen", "bremen", "zurich"), "val": ("frankfurt", "munster")}
+
+
+class Written(NamedTuple):
+    """What prepare_streets did: files written, and files that were there already, identical."""
+
+    written: int
+    kept: int
+
+
+def prepare_streets(
+    layout: str, out: str | Path, *, count: int | None = None, overwrite: bool = False
+) -> Written:
+    """Write the first `count` scenes of every split (default: all) below `out`.
+
+    A file that exists with the same content is kept, so an interrupted run goes on where it
+    stopped; one with other content is a FileExistsError unless `overwrite`. Raises ValueError for
+    an unknown layout, a count outside 1..400, or an `out` that is not a folder.
+    """
+    require(layout in LAYOUTS, "layout", layout, f"one of {', '.join(LAYOUTS)}")
+    most = SPLIT_SIZES["train"]
+    require(count is None or 1 <= count <= most, "count", count, f"from 1 to {most}")
+    root = Path(out)
+    require(not root.exists() or root.is_dir(), "out", str(out), "a folder, or not there yet")
+    scenes = _gta5(count) if layout == "gta5" else _cityscapes(count)
+    sizes = [SPLIT_SIZES["train"]] if layout == "gta5" else list(SPLIT_SIZES.values())
+    total = sum(size if count is None else min(size, count) for size in sizes)
+    written = kept = 0
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns) as progress:
+        task = progress.add_task(f"streets as {layout}", total=total)
+        for files in scenes:
+            for path, image in files:
+                if _write(root / path, image, overwrite):
+                    written += 1
+                else:
+                    kept += 1
+            progress.advance(task)
+    return Written(written, kept)
+
+
+def _first(style: str, split: str, count: int | None) -> Iterator[tuple[int, Sample]]:
+    scenes = build_dataset(f"streets_{style}", split)
+    for index in range(min(len(scenes), len(scenes) if count is None else count)):
+        yield index, scenes[index]
+
+
+def _gta5(count: int | None) -> Iterator[list[tuple[str, Image.Image]]]:
+    for index, sample in _first("synthetic", "train", count):
+        label = Image.fromarray(to_label_ids(sample.label))
+        label.putpalette(GTA5_PALETTE.tobytes())  # which makes it a palette image
+        name = f"{index + 1:05d}.png"
+        yield [(f"images/{name}", Image.fromarray(sample.image)), (f"labels/{name}", label)]
+
+
+def _cityscapes(count: int | None) -> Iterator[list[tuple[str, Image.Image]]]:
+    for split, cities in _CITIES.items():
+        for index, sample in _first("real", split, count):
+            city = cities[index % len(cities)]
+            stem = f"{split}/{city}/{city}_{index // len(cities):06d}_000019"
+            label = Image.fromarray(to_label_ids(sample.label))
+            yield [
+                (f"leftImg8bit/{stem}_leftImg8bit.png", Image.fromarray(sample.image)),
+                (f"gtFine/{stem}_gtFine_labelIds.png", label),
+            ]
+
+
+def _write(path: Path, image: Image.Image, overwrite: bool) -> bool:
+    """Write one PNG under its name in one go; False where the same image is there already."""
+    if path.exists() and not overwrite:
+        if _same(path, image):
+            return False
+        raise FileExistsError(f"{path} exists with other content; pass --overwrite to replace it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    image.save(partial, format="PNG")
+    os.replace(partial, path)
+    return True
+
+
+def _same(path: Path, image: Image.Image) -> bool:
+    try:
+        with Image.open(path) as there:
+            if there.mode != image.mode or there.getpalette() != image.getpalette():
+                return False
+            return np.array_equal(np.asarray(there), np.asarray(image))
+    except OSError:  # not an image, or a torn one
+        return False
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipa_fast.prepare", description="Write a dataset to disk."
+    )
+    datasets = parser.add_subparsers(dest="dataset", required=True)
+    streets = datasets.add_parser("streets", help="the embedded pair, in a real dataset's layout")
+    streets.add_argument("--layout", required=True, choices=LAYOUTS)
+    streets.add_argument("--out", required=True, help="folder to write below")
+    streets.add_argument("--count", type=int, help="scenes per split (default: all)")
+    streets.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace files with other content (default: stop there; identical ones are kept)",
+    )
+    chosen = parser.parse_args(arguments)
+    try:
+        done = prepare_streets(
+            chosen.layout, chosen.out, count=chosen.count, overwrite=chosen.overwrite
+        )
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{chosen.out}: {done.written} files written, {done.kept} there already")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
