@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Photometric augmentation on the device: colour jitter, grey and blur, drawn image by image.
+
+Every draw is a function of (seed, stream, iteration, image), so that it depends neither on the
+other images of the batch nor on the rank. Nothing is read back to the host.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from kornia.color import rgb_to_grayscale
+from kornia.enhance import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation
+from kornia.filters import filter2d_separable
+from kornia.filters.kernels import get_gaussian_kernel1d
+from torch import Tensor
+
+from pipa_fast.data.random import uniform
+
+# 2 x 4.3 standard deviations at the largest sigma, 1.15 pixels.
+_KERNEL = 11
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Augmentation:
+    """How strongly, and with what probability."""
+
+    brightness: float
+    contrast: float
+    saturation: float
+    hue: float
+    """Largest change: brightness added, contrast and saturation relative, hue in circles."""
+    jitter: float
+    grey: float
+    blur: float
+    """Probabilities, each image for itself."""
+    sigma: tuple[float, float] = (0.15, 1.15)
+    """Standard deviation of the blur [pixels], uniform."""
+
+
+STRONG = Augmentation(
+    brightness=0.2, contrast=0.2, saturation=0.2, hue=0.2, jitter=0.8, grey=0.0, blur=0.5
+)
+"""Of mixed images (DAFormer's `dacs_transforms.py`)."""
+VIEWS = Augmentation(
+    brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, jitter=0.8, grey=0.2, blur=0.5
+)
+"""Of overlapping crops (PiPa, after Lai et al., CVPR 2021)."""
+
+
+def strong_augment(
+    images: Tensor,  # [B, 3, H, W] float RGB in [0, 1]
+    *,
+    seed: int,
+    iteration: Tensor,  # [] int64
+    index: Tensor,  # [B] int64, each image's own number in the step
+    stream: str = "strong",
+    augmentation: Augmentation = STRONG,
+) -> Tensor:  # [B, 3, H, W] in [0, 1]
+    """Change colours and sharpness of every image by its own draw."""
+    if len(images) == 0:
+        return images
+    a = augmentation
+    draw = uniform(seed, stream, iteration, index, 8)
+    change = 2 * draw - 1  # [B, 8] in [-1, 1)
+    jittered = adjust_brightness(images, a.brightness * change[:, 0])
+    jittered = adjust_contrast(jittered, 1 + a.contrast * change[:, 1])
+    jittered = adjust_saturation(jittered, 1 + a.saturation * change[:, 2])
+    jittered = adjust_hue(jittered, 2 * math.pi * a.hue * change[:, 3])
+    result = torch.where(_chosen(draw[:, 4], a.jitter), jittered, images)
+    if a.grey > 0:
+        grey = rgb_to_grayscale(result)
+        result = torch.where(_chosen(draw[:, 5], a.grey), grey, result)
+    if a.blur > 0:
+        sigma = a.sigma[0] + (a.sigma[1] - a.sigma[0]) * draw[:, 6]
+        kernel = get_gaussian_kernel1d(_KERNEL, sigma[:, None].to(images.dtype))
+        blurred = filter2d_separable(result, kernel, kernel)
+        result = torch.where(_chosen(draw[:, 7], a.blur), blurred, result)
+    return result
+
+
+def _chosen(draw: Tensor, probability: float) -> Tensor:
+    return (draw < probability)[:, None, None, None]

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training set: source and target scenes to batches, each a function of the seed and its slot.
+
+A step has world_size * batch_size slots; slot i of iteration k is the same images and crops on any
+rank, in any worker process, and after a resume. Nothing of it needs saving.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from pipa_fast.checks import require
+from pipa_fast.data.batch import Batch
+from pipa_fast.data.crops import crop_pair, random_box, source_box
+from pipa_fast.data.random import generator
+from pipa_fast.data.rare_classes import Images, RareClassSampler, class_counts
+
+
+@dataclass(kw_only=True, slots=True)
+class DataConfig:
+    """Which images a run learns from, and how they are cut. The defaults are for `streets`."""
+
+    source: str = "streets_synthetic"
+    target: str = "streets_real"
+    """Names of datasets, see `data.build_dataset`."""
+    batch_size: int = 4
+    """Images per rank and domain; a step sees world_size times as many."""
+    crop: tuple[int, int] = (64, 128)
+    """Height and width of source and target crops [pixels]."""
+    max_class_share: float = 0.75
+    """A source crop in which one class takes this share is drawn again; 1 takes all crops."""
+    rare_class: bool = True
+    """Draw source images by their rare classes, not uniformly."""
+    rare_class_temperature: float = 0.01
+    min_pixels: int = 50
+    """An image shows a class with more pixels than this; DAFormer has 3000 at 1914 x 1052."""
+    min_crop_ratio: float = 0.5
+    """A crop should show more than this times min_pixels of the class its image was drawn for."""
+    patch_crop: tuple[int, int] = (64, 64)
+    """Height and width of the two overlapping target crops [pixels], multiples of stride."""
+    stride: int = 8
+    """Grid of their corners [pixels], a multiple of the network's stride."""
+    patch_overlap: tuple[float, float] = (0.1, 1.0)
+    """Least and largest intersection over union of the two."""
+    patch_scale: tuple[float, float] = (1.0, 1.0)
+    """The target image is resized by a factor from this range before both are cut."""
+    num_workers: int = 0
+    """Processes that load; 0 loads in the training process. The data are the same."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "stride"):
+            require(getattr(self, name) > 0, f"data.{name}", getattr(self, name), "above 0")
+        require(self.num_workers >= 0, "data.num_workers", self.num_workers, "at least 0")
+        require(min(self.crop) > 0, "data.crop", self.crop, "two positive sizes")
+        require(
+            all(side > 0 and side % self.stride == 0 for side in self.patch_crop),
+            "data.patch_crop",
+            self.patch_crop,
+            f"two positive multiples of data.stride ({self.stride})",
+        )
+        low, high = self.patch_overlap
+        require(0 < low <= high <= 1, "data.patch_overlap", self.patch_overlap, "a range in (0, 1]")
+        low, high = self.patch_scale
+        require(0 < low <= high, "data.patch_scale", self.patch_scale, "a range above 0")
+        share, temperature = self.max_class_share, self.rare_class_temperature
+        require(0 < share <= 1, "data.max_class_share", share, "a share in (0, 1]")
+        require(temperature > 0, "data.rare_class_temperature", temperature, "above 0")
+        for name in ("min_pixels", "min_crop_ratio"):
+            require(getattr(self, name) >= 0, f"data.{name}", getattr(self, name), "at least 0")
+
+
+class TrainingSet(Dataset):
+    """Source and target images of a slot, cut and mirrored.
+
+    Args:
+        source: labelled images. With `config.rare_class`, all its labels are read here.
+        target: images; their labels are never touched.
+        seed: of every choice.
+        with_crops: whether overlapping target crops are cut too.
+        counts: pixels per source image and class, if known already, see `class_counts`.
+    """
+
+    def __init__(
+        self,
+        source: Images,
+        target: Images,
+        config: DataConfig,
+        *,
+        seed: int,
+        with_crops: bool = True,
+        counts: np.ndarray | None = None,
+    ) -> None:
+        for name, images in (("source", source), ("target", target)):
+            require(len(images) > 0, name, "an empty dataset", "at least one image")
+        self.source, self.target = source, target
+        self.config, self.seed, self.with_crops = config, seed, with_crops
+        self.rare: RareClassSampler | None = None
+        if config.rare_class:
+            self.rare = RareClassSampler(
+                class_counts(source) if counts is None else counts,
+                temperature=config.rare_class_temperature,
+                min_pixels=config.min_pixels,
+            )
+
+    def __getitem__(self, slot: tuple[int, int]) -> dict[str, Any]:
+        """Return a slot's entries of a Batch, as numpy arrays; images are uint8 [h, w, 3]."""
+        iteration, index = slot
+        item: dict[str, Any] = {"iteration": iteration, "index": index}
+        item |= self._source(generator(self.seed, "source", iteration, index))
+        target = generator(self.seed, "target", iteration, index)
+        image = self.target[int(target.integers(len(self.target)))].image
+        crop = random_box(image.shape, self.config.crop, target).of(image)
+        item["target_image"] = np.flip(crop, 1) if target.random() < 0.5 else crop
+        if self.with_crops:
+            config = self.config
+            pair = crop_pair(
+                image,
+                config.patch_crop,
+                generator(self.seed, "crops", iteration, index),
+                stride=config.stride,
+                overlap=config.patch_overlap,
+                scale=config.patch_scale,
+            )
+            item |= {"target_crops": pair.crops, "boxes": pair.boxes, "flips": pair.flips}
+        return item
+
+    def _source(self, choice: np.random.Generator) -> dict[str, np.ndarray]:
+        config = self.config
+        if self.rare is None:
+            number, wanted = int(choice.integers(len(self.source))), None
+        else:
+            number, wanted = self.rare.pick(choice)
+        image, label, _ = self.source[number]
+        box = source_box(
+            label,
+            config.crop,
+            choice,
+            max_class_share=config.max_class_share,
+            wanted=wanted,
+            min_pixels=config.min_crop_ratio * config.min_pixels,
+        )
+        image, label = box.of(image), box.of(label)
+        if choice.random() < 0.5:
+            image, label = np.flip(image, 1), np.flip(label, 1)
+        return {"source_image": image, "source_label": label}
+
+    def collate(self, items: list[dict[str, Any]]) -> Batch:
+        """Stack the slots of a step."""
+        with_crops = items if self.with_crops else []
+        no_crops = np.zeros((0, 2, *self.config.patch_crop, 3), np.uint8)
+
+        def stack(name: str, none: np.ndarray) -> Tensor:
+            return torch.from_numpy(np.stack([i[name] for i in with_crops]) if with_crops else none)
+
+        return Batch(
+            iteration=torch.tensor(items[0]["iteration"]),
+            index=torch.tensor([item["index"] for item in items]),
+            source_image=_images(np.stack([item["source_image"] for item in items])),
+            source_label=torch.from_numpy(np.stack([i["source_label"] for i in items])).long(),
+            target_image=_images(np.stack([item["target_image"] for item in items])),
+            target_crops=_images(stack("target_crops", no_crops).numpy()),
+            boxes=stack("boxes", np.zeros((0, 2, 4), np.int64)),
+            flips=stack("flips", np.zeros((0, 2), bool)),
+        )
+
+
+def _images(stacked: np.ndarray) -> Tensor:
+    """Turn uint8 [..., h, w, 3] into float32 [..., 3, h, w] in [0, 1]."""
+    return torch.from_numpy(stacked).movedim(-1, -3).contiguous().float().div_(255)
+
+
+class StepSampler(Sampler):
+    """The slots of one rank, step by step."""
+
+    def __init__(self, start: int, stop: int, batch_size: int, rank: int) -> None:
+        self.start, self.stop = start, stop
+        self.batch_size, self.rank = batch_size, rank
+
+    def __len__(self) -> int:
+        return max(self.stop - self.start, 0)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        first = self.rank * self.batch_size
+        slots = range(first, first + self.batch_size)
+        for iteration in range(self.start, self.stop):
+            yield [(iteration, slot) for slot in slots]
+
+
+def batches(
+    training_set: TrainingSet,
+    *,
+    start: int = 0,
+    iterations: int,
+    rank: int = 0,
+    world_size: int = 1,
+    pin_memory: bool = False,
+) -> Iterator[Batch]:
+    """Yield this rank's batches of the iterations from `start` up to, and without, `iterations`.
+
+    Raises:
+        ValueError: a rank outside the world.
+    """
+    require(0 <= rank < world_size, "rank", rank, f"in 0 ... {world_size - 1}")
+    require(start >= 0, "start", start, "at least 0")
+    config = training_set.config
+    loader = DataLoader(
+        training_set,
+        batch_sampler=StepSampler(start, iterations, config.batch_size, rank),
+        collate_fn=training_set.collate,
+        num_workers=config.num_workers,
+        pin_memory=pin_memory,
+        # The loader seeds its workers from this: nothing here uses it, and without it the loader
+        # would draw from the generator that dropout uses.
+        generator=torch.Generator(),
+    )
+    yield from loader
