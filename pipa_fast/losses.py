@@ -274,6 +274,8 @@ class PatchConsistencyLoss(nn.Module):
             _check_map(name, maps, view_a, integer=True)
         for name, maps in (("confidence_a", confidence_a), ("confidence_b", confidence_b)):
             _check_map(name, maps, view_a, integer=False)
+        check_shape("boxes", boxes, (view_a.shape[0], 2, 4))
+        check_device("boxes", boxes, view_a)
         if seed is None:
             seed = self.step.clone()
             self.step += 1
@@ -324,9 +326,8 @@ class PatchConsistencyLoss(nn.Module):
 def _take(maps: Tensor, index: Tensor, fill: int) -> Tensor:
     """Return values [N] of maps [B, h, w] at `index`, and `fill` where it is -1."""
     flat = maps.flatten()
+    if not flat.dtype.is_floating_point:
+        flat = flat.to(torch.int64)  # uint8 labels have no -1
     if flat.numel() == 0:
         return flat.new_full(index.shape, fill)
-    taken = flat[index.clamp(min=0)]
-    if not taken.dtype.is_floating_point:
-        taken = taken.to(torch.int64)  # uint8 labels have no -1
-    return torch.where(index < 0, fill, taken)
+    return torch.where(index < 0, fill, flat[index.clamp(min=0)])
