@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // pipa_fast._host: what was compiled, what this CPU has, and the kernels' host-side logic for
 // tests.
+#include <pybind11/functional.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""csrc/cpu/pixel_contrast against the equation in float64, on every instruction set that runs."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORE = 255
+# A tile is 6 x 8, 6 x 16 or 12 x 32, a block 96 rows; depth is padded to 4, 8 or 16.
+SIZES = [(0, 8), (1, 8), (2, 5), (5, 1), (6, 64), (7, 130), (16, 512), (96, 64), (97, 8), (97, 33)]
+SIZES += [(192, 16), (301, 130)]
+LAYOUTS = {
+    "even": lambda n: torch.arange(n) % 4,
+    "skewed": lambda n: (torch.rand(n) ** 3 * 19).long(),
+    "one class": lambda n: torch.full((n,), 7),
+    "singletons": lambda n: torch.randperm(n),
+    "a pair and singletons": lambda n: torch.arange(n).clamp(min=1),
+    "ignored": lambda n: torch.full((n,), IGNORE),
+    "some ignored": lambda n: torch.where(torch.rand(n) < 0.3, IGNORE, torch.arange(n) % 3),
+    "far apart": lambda n: torch.tensor([-(2**62), 0, 2**62])[torch.arange(n) % 3],
+}
+
+
+def unit_rows(n: int, d: int) -> Tensor:
+    return F.normalize(torch.randn(n, d), dim=1)
+
+
+def truth(
+    x: Tensor,
+    labels: Tensor,
+    weights: Tensor | None,
+    temperature: float,
+    all_form: bool,
+    dtype: torch.dtype = torch.float64,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, its gradient by autograd, and z, with N x N matrices."""
+    x = x.to(dtype).requires_grad_()
+    n = len(x)
+    live = labels != IGNORE
+    both = live[:, None] & live[None, :]
+    other = ~torch.eye(n, dtype=torch.bool)
+    same = labels[:, None] == labels[None, :]
+    positive = both & same & other
+    denominator = both & (other if all_form else ~same)
+    score = (x @ x.T - 1) / temperature
+    log_z = score.masked_fill(~denominator, -torch.inf).logsumexp(1, keepdim=True)
+    loss = log_z - score if all_form else -F.logsigmoid(score - log_z)
+    loss = loss.masked_fill(~positive | ~denominator.any(1, keepdim=True), 0)
+    count = positive.sum(1)
+    anchor = (torch.ones(n) if weights is None else weights).to(dtype) * (count > 0)
+    share = anchor / anchor.sum() if anchor.any() else anchor
+    total = (share * loss.sum(1) / count.clamp(min=1)).sum()
+    (gradient,) = torch.autograd.grad(total + 0 * x.sum(), x)
+    z = log_z.exp().squeeze(1) * anchor.any()
+    return total.detach(), gradient, z.detach()
+
+
+def run(native, x, labels, weights, temperature, all_form, isa, grad=1.0):
+    """Loss, gradient, z and u of the native operators."""
+    options = (temperature, all_form, IGNORE, isa)
+    loss, z, u = native.pixel_contrast_forward(x, labels, weights, *options)
+    gradient = native.pixel_contrast_backward(
+        torch.tensor(grad), x, labels, weights, z, u, *options
+    )
+    return loss, gradient, z, u
+
+
+def assert_gradient_close(gradient: Tensor, expected: Tensor, allowed: float | Tensor = 0.0):
+    """Element by element, and as one vector: length, direction and bias.
+
+    `allowed` is an error as a vector that is no fault, such as the reference's own in float32.
+    """
+    if not expected.numel():
+        return
+    difference, size = gradient.double() - expected, expected.norm()
+    tolerance = 2e-5 * size + 1.1 * allowed
+    assert difference.norm() <= tolerance
+    assert difference.abs().amax() <= 2e-5 * expected.abs().amax() + 1.1 * allowed
+    assert abs(difference.sum()) <= tolerance * expected.numel() ** 0.5
+    if size > tolerance:
+        assert (gradient.double() * expected).sum() > 0.999 * gradient.double().norm() * size
+
+
+@pytest.mark.parametrize("all_form", [False, True], ids=["negatives", "all"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_loss_and_gradient_are_the_equation(native, isa, layout, all_form):
+    for n, d in SIZES:
+        x, labels = unit_rows(n, d), LAYOUTS[layout](n)
+        for weights in (None, torch.rand(n)):
+            loss, gradient, z, _ = run(native, x, labels, weights, 0.1, all_form, isa)
+            expected, expected_gradient, expected_z = truth(x, labels, weights, 0.1, all_form)
+            # One positive and nothing else: the terms, each 1 / temperature large, cancel exactly.
+            size_is_zero = all_form and not expected_gradient.any()
+            torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
+            assert_gradient_close(gradient, expected_gradient, 2e-5 if size_is_zero else 0)
+            if all_form or layout != "one class":
+                torch.testing.assert_close(z.double(), expected_z, rtol=1e-5, atol=0)
+
+
+def test_nothing_to_sum_is_exactly_zero(native, isa):
+    x = unit_rows(40, 8)
+    for labels in (LAYOUTS["one class"](40), LAYOUTS["singletons"](40), LAYOUTS["ignored"](40)):
+        loss, gradient, _, u = run(native, x, labels, None, 0.1, False, isa)
+        assert loss == 0 and not gradient.any() and not u.any()
+    labels = torch.arange(40) % 2
+    loss, gradient, _, _ = run(native, x, labels, torch.zeros(40), 0.1, False, isa)
+    assert loss == 0 and not gradient.any(), "all weights are zero"
+
+
+@pytest.mark.parametrize("all_form", [False, True], ids=["negatives", "all"])
+@pytest.mark.parametrize("temperature", [2 / 80, 0.07, 2.0])
+def test_any_temperature_that_a_fixed_shift_carries(native, isa, temperature, all_form):
+    # Opposite rows: e is as small as exp(-2 / temperature) wherever the classes differ.
+    side = torch.arange(60) % 2
+    x = F.normalize(
+        torch.where(side == 0, 1.0, -1.0)[:, None] * torch.ones(12) + 0.02 * torch.randn(60, 12),
+        dim=1,
+    )
+    for features, labels in ((x, side), (x, side[torch.randperm(60)]), (unit_rows(60, 12), side)):
+        loss, gradient, _, _ = run(native, features, labels, None, temperature, all_form, isa)
+        expected, expected_gradient, _ = truth(features, labels, None, temperature, all_form)
+        torch.testing.assert_close(loss.double(), expected, rtol=3e-5, atol=1e-30)
+        # Near rows of one class cancel: autograd in float32 errs likewise.
+        in_float = truth(features, labels, None, temperature, all_form, torch.float32)[1]
+        assert_gradient_close(
+            gradient, expected_gradient, 2 * (in_float.double() - expected_gradient).norm()
+        )
+
+
+def test_small_losses_keep_their_relative_accuracy(native, isa):
+    x = F.normalize(torch.eye(8)[torch.arange(64) % 2] + 1e-3 * torch.randn(64, 8), dim=1)
+    labels = torch.arange(64) % 2
+    loss, gradient, _, _ = run(native, x, labels, None, 0.04, False, isa)
+    expected, expected_gradient, _ = truth(x, labels, None, 0.04, False)
+    assert expected < 1e-8
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-4, atol=0)
+    assert_gradient_close(gradient, expected_gradient)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("all_form", [False, True], ids=["negatives", "all"])
+def test_half_types_are_converted_exactly(native, isa, dtype, all_form):
+    x = unit_rows(150, 20).to(dtype)
+    x[0, :3] = torch.tensor([6e-8, -3e-6, 0.0], dtype=dtype)  # subnormal in float16
+    labels = torch.arange(150) % 5
+    # A gradient scaled to meet float16's subnormals, its range and its overflow.
+    for grad in (1e-4, 1.0, 1e8):
+        half = run(native, x, labels, None, 0.1, all_form, isa, grad)
+        full = run(native, x.float(), labels, None, 0.1, all_form, isa, grad)
+        assert half[0] == full[0]
+        assert half[1].dtype == dtype
+        assert torch.equal(half[1], full[1].to(dtype))
+
+
+def test_all_finite_halves_are_read_as_torch_reads_them(native, isa):
+    bits = torch.arange(2**16, dtype=torch.int32).to(torch.int16)
+    for dtype in (torch.float16, torch.bfloat16):
+        values = bits.view(dtype)
+        # One column, one class: the "all" form's gradient of a row is linear in the other rows,
+        # and equal only if every bit pattern was read alike.
+        finite = values[values.abs() <= 1].contiguous()[:, None]
+        picks = finite[:: max(1, len(finite) // 600)].contiguous()
+        labels = torch.zeros(len(picks), dtype=torch.int64)
+        half = native.pixel_contrast_forward(picks, labels, None, 0.5, True, IGNORE, isa)
+        full = native.pixel_contrast_forward(picks.float(), labels, None, 0.5, True, IGNORE, isa)
+        assert all(torch.equal(a, b) for a, b in zip(half, full, strict=True))
+
+
+@pytest.mark.parametrize("all_form", [False, True], ids=["negatives", "all"])
+def test_threads_do_not_change_a_bit(native, isa, all_form, threads):
+    x, labels = unit_rows(1500, 24), LAYOUTS["skewed"](1500)
+    results = []
+    for count in (1, 2, 4, 8, 4, 1):
+        threads(count)
+        results.append(run(native, x, labels, None, 0.1, all_form, isa))
+    for result in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
+    expected, expected_gradient, _ = truth(x, labels, None, 0.1, all_form)
+    torch.testing.assert_close(results[0][0].double(), expected, rtol=1e-5, atol=0)
+    assert_gradient_close(results[0][1], expected_gradient)
+
+
+@pytest.mark.parametrize("all_form", [False, True], ids=["negatives", "all"])
+def test_more_blocks_than_groups(native, host, all_form, threads):
+    # Blocks share groups from MAX_GROUPS on; the first and last rows are checked one by one.
+    n, tau = host.BLOCK_ROWS * (host.MAX_GROUPS + 3) + 11, 0.2
+    x, labels = unit_rows(n, 4), LAYOUTS["skewed"](n)
+    threads(3)
+    loss, gradient, z, u = run(native, x, labels, None, tau, all_form, "")
+    assert torch.isfinite(loss)
+    rows = torch.cat([torch.arange(20), torch.randint(0, n, (60,)), torch.arange(n - 20, n)])
+    picked, everything = x[rows].double(), x.double()
+    e = ((picked @ everything.T - 1) / tau).exp()
+    other = rows[:, None] != torch.arange(n)
+    same = (labels[rows][:, None] == labels) & other
+    used = other if all_form else labels[rows][:, None] != labels
+    torch.testing.assert_close(z[rows].double(), (e * used).sum(1), rtol=1e-5, atol=0)
+    count = torch.bincount(labels)[labels] - 1
+    w = 1.0 / (count.clamp(min=1) * (count > 0).sum())
+    g = e * (u[rows].double()[:, None] + u.double()) * used
+    if all_form:
+        g -= (w[rows][:, None] + w) * same
+    else:
+        z = z.double()
+        g -= same * (w[rows] * z[rows])[:, None] / (z[rows][:, None] + e)
+        g -= same * (w * z) / (z + e)
+    assert_gradient_close(gradient[rows], (g @ everything) / tau)
+
+
+def test_gradient_scales_with_the_gradient_of_the_loss(native, isa):
+    x, labels = unit_rows(50, 16), torch.arange(50) % 3
+    once = run(native, x, labels, None, 0.1, False, isa, 1.0)[1]
+    torch.testing.assert_close(run(native, x, labels, None, 0.1, False, isa, -4.0)[1], -4 * once)
+
+
+@pytest.mark.parametrize("all_form", [False, True], ids=["negatives", "all"])
+def test_nan_is_not_hidden(native, isa, all_form):
+    for row in (0, 99):
+        x = unit_rows(100, 16)
+        x[row, 3] = torch.nan
+        labels = torch.arange(100) % 3
+        loss, gradient, _, _ = run(native, x, labels, None, 0.1, all_form, isa)
+        assert loss.isnan() and gradient.isnan().any()
+
+
+def test_wrong_arguments_are_refused(native):
+    x, labels = unit_rows(8, 4), torch.arange(8) % 2
+    good = dict(weights=None, temperature=0.1, all_form=False, ignore_index=255, isa="")
+
+    def refused(match: str, x: Tensor = x, labels: Tensor = labels, **changed):
+        with pytest.raises(RuntimeError, match=match):
+            native.pixel_contrast_forward(x, labels, **{**good, **changed})
+
+    refused("x must be a contiguous", x=x.T)
+    refused("x must be a contiguous", x=x[0])
+    refused("x must have 1 to 512 columns, got 513", x=torch.zeros(8, 513))
+    refused("x must be float32", x=x.double())
+    refused("labels must be", labels=labels.int())
+    refused("labels must be", labels=labels[:7])
+    refused("weights must be", weights=torch.ones(7))
+    refused("temperature must be at least 0.025", temperature=0.02)
+    refused("temperature must be", temperature=float("nan"))
+    refused("isa must be", isa="sse")
+    with pytest.raises(RuntimeError, match="grad must be"):
+        native.pixel_contrast_backward(
+            torch.ones(2), x, labels, None, torch.ones(8), torch.ones(8), 0.1, False, 255, ""
+        )
+    with pytest.raises(RuntimeError, match="z must be"):
+        native.pixel_contrast_backward(
+            torch.ones(()), x, labels, None, torch.ones(7), torch.ones(8), 0.1, False, 255, ""
+        )
