@@ -97,7 +97,9 @@ def plot(summary: dict[str, Any], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 2.8), dpi=150)
     for row, (_, arm) in enumerate(summary["arms"].items()):
         scores = list(arm["miou"].values())
-        axes.errorbar(arm["miou_mean"], row, xerr=arm["miou_std"], fmt="o", color="#1f5fa8", capsize=4)
+        axes.errorbar(
+            arm["miou_mean"], row, xerr=arm["miou_std"], fmt="o", color="#1f5fa8", capsize=4
+        )
         axes.plot(scores, [row + 0.22] * len(scores), "|", color="#777777", markersize=8)
         label = f"{arm['miou_mean']:.1f} ± {arm['miou_std']:.1f}"
         axes.annotate(label, (max(scores), row), xytext=(10, -3), textcoords="offset points")
@@ -113,20 +115,25 @@ def plot(summary: dict[str, Any], path: Path) -> None:
 
 def main() -> None:
     """Run what is missing and write the summary."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "ablation")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--plot", type=Path, default=None, help="picture; docs/ for the default out")
+    parser.add_argument(
+        "--plot", type=Path, default=None, help="picture; docs/ for the default out"
+    )
     options, overrides = parser.parse_known_args()
     overrides = [word for word in overrides if word != "--"]
     jobs = [(arm, seed) for seed in options.seeds for arm in options.arms]
     with ThreadPoolExecutor(options.jobs) as pool:
         args = [(ARMS[arm], seed, options.runs.resolve(), overrides) for arm, seed in jobs]
         results = list(pool.map(lambda a: run_one(*a), args))
-    runs = {arm: [r for (a, _), r in zip(jobs, results, strict=True) if a == arm] for arm in options.arms}
+    runs = {
+        arm: [r for (a, _), r in zip(jobs, results, strict=True) if a == arm]
+        for arm in options.arms
+    }
     summary = summarise(runs, overrides)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(summary, indent=2) + "\n")

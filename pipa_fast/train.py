@@ -7,12 +7,36 @@ torchrun --standalone --nproc-per-node 2 -m pipa_fast.train --config streets_pip
 
 import logging
 import sys
+from pathlib import Path
 
+import torch
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from pipa_fast.training import distributed
+from pipa_fast.data.datasets import build_dataset
+from pipa_fast.evaluation.report import write_report
+from pipa_fast.models import build_network
+from pipa_fast.training import checkpoint, distributed
 from pipa_fast.training.config import parse
 from pipa_fast.training.trainer import Interrupted, Trainer
+
+
+def report(trainer: Trainer) -> Path:
+    """Write the finished run's report and return its path."""
+    config = trainer.config
+    baseline, initial = config.run.baseline, None
+    if baseline is None:
+        torch.manual_seed(config.seed)
+        initial = build_network(config.model).to(trainer.world.device)
+    return write_report(
+        trainer.run_dir,
+        network=trainer.network,
+        dataset=build_dataset(config.data.target, "val"),
+        teacher=None if trainer.teacher is None else trainer.teacher.network,
+        baseline_dir=baseline,
+        baseline=None if baseline is None else checkpoint.load_run(baseline)[0],
+        initial=initial,
+        device=trainer.world.device,
+    )
 
 
 @record
@@ -24,10 +48,9 @@ def main() -> int:
     try:
         trainer = Trainer(config, world)
         result = trainer.run()
-        if world.is_main and config.run.report:
-            trainer.report()
         if world.is_main:
-            print(f"{config.recipe}: mIoU {result.miou:.2f} -> {trainer.run_dir}")
+            where = report(trainer) if config.run.report else trainer.run_dir
+            print(f"{config.recipe}: mIoU {result.miou:.2f} -> {where}")
     except Interrupted as stop:
         if world.is_main:
             print(

@@ -21,7 +21,7 @@ from pipa_fast.data.random import generator
 from pipa_fast.data.rare_classes import Images, RareClassSampler, class_counts
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True)
 class DataConfig:
     """Which images a run learns from, and how they are cut. The defaults are for `streets`."""
 

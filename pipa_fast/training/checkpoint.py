@@ -51,8 +51,11 @@ def save(run_dir: Path, state: dict[str, Any], iteration: int, *, keep: int = 2)
         torch.save(state, temporary)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        manifest = {"iteration": iteration, "bytes": temporary.stat().st_size}
-        manifest["sha256"] = _sha256(temporary)
+        manifest = {
+            "iteration": iteration,
+            "bytes": temporary.stat().st_size,
+            "sha256": _sha256(temporary),
+        }
         path.with_suffix(".json").unlink(missing_ok=True)
         os.replace(temporary, path)
     finally:

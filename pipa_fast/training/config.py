@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run's settings: typed, from a YAML recipe and command-line overrides, checked before any work."""
+"""A run's settings: a YAML recipe and command-line overrides, typed and checked before any work."""
 
 import difflib
 import json

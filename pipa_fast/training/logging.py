@@ -17,6 +17,8 @@ from rich.progress import (
 )
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from pipa_fast.evaluation.inference import EvalResult
+
 HISTORY = "history.jsonl"
 
 
@@ -43,7 +45,9 @@ class RunLog:
         if active:
             self._keep_history_before(start)
             self.writer = SummaryWriter(str(run_dir), purge_step=start)
-        self.task = self.progress.add_task(run_dir.name, total=iterations, completed=start, losses="")
+        self.task = self.progress.add_task(
+            run_dir.name, total=iterations, completed=start, losses=""
+        )
 
     def _keep_history_before(self, start: int) -> None:
         """Drop records that the resumed run is about to write again."""
@@ -89,12 +93,12 @@ class RunLog:
             scalars | {"lr": lr, "images_per_second": images_per_second},
         )
 
-    def evaluated(self, iteration: int, miou: float, iou: Mapping[str, float]) -> None:
+    def evaluated(self, iteration: int, result: EvalResult) -> None:
         """Record an evaluation's scores [percent]."""
-        self.say(f"step {iteration:6d}  mIoU {miou:.2f}")
+        self.say(f"step {iteration:6d}  mIoU {result.miou:.2f}")
         self._record(
-            {"kind": "eval", "iteration": iteration, "miou": miou, "iou": dict(iou)},
-            {"miou": miou} | {f"iou/{name}": value for name, value in iou.items()},
+            {"kind": "eval", "iteration": iteration, **result.summary()},
+            {"miou": result.miou} | {f"iou/{name}": value for name, value in result.iou.items()},
         )
 
     def _record(self, record: dict[str, Any], scalars: Mapping[str, float]) -> None:

@@ -11,9 +11,7 @@ from pipa_fast.training.config import OptimizerConfig
 logger = logging.getLogger(__name__)
 
 
-def build_optimizer(
-    network: SegmentationNetwork, config: OptimizerConfig
-) -> torch.optim.Optimizer:
+def build_optimizer(network: SegmentationNetwork, config: OptimizerConfig) -> torch.optim.Optimizer:
     """Return AdamW in one fused kernel: apex's on a GPU where it is installed, else torch's."""
     groups = network.parameter_groups(
         lr=config.lr,
@@ -23,7 +21,8 @@ def build_optimizer(
     on_gpu = next(network.parameters()).is_cuda
     if on_gpu:
         try:
-            from apex.optimizers import FusedAdam  # PyPI's `apex` is another project without it
+            # PyPI's `apex` is another project, without this module
+            from apex.optimizers import FusedAdam  # pyright: ignore[reportMissingImports]
         except ImportError:
             logger.debug("apex.optimizers is not installed; using torch's fused AdamW")
         else:

@@ -3,7 +3,12 @@
 
 
 def learning_rate_factor(
-    iteration: int, iterations: int, *, warmup: int = 0, warmup_ratio: float = 1e-6, power: float = 1.0
+    iteration: int,
+    iterations: int,
+    *,
+    warmup: int = 0,
+    warmup_ratio: float = 1e-6,
+    power: float = 1.0,
 ) -> float:
     """Return what multiplies the base rate at `iteration` (0-based) of `iterations`.
 

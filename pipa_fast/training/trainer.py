@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -74,6 +74,7 @@ class Trainer:
             group=world.group,
         )
         self.iteration = 0
+        self.clock = 0.0  # when the losses were last logged
         self.stop_asked = False
 
     def state(self) -> dict[str, Any]:
@@ -134,6 +135,7 @@ class Trainer:
         with log, self._stop_on_signal():
             if self.iteration:
                 log.say(f"resumed {self.run_dir} at step {self.iteration}")
+            self.clock = time.perf_counter()
             for batch in self._batches():
                 losses = self._train_step(batch)
                 self.iteration += 1
@@ -203,7 +205,7 @@ class Trainer:
         if self.iteration % self.config.run.log_every:
             return
         now = time.perf_counter()
-        since, self._clock = getattr(self, "_clock", None), now
+        seconds, self.clock = now - self.clock, now
         values = torch.stack([v.float() for v in losses.values()])
         if self.world.size > 1:
             dist.all_reduce(values)
@@ -213,8 +215,7 @@ class Trainer:
             raise FloatingPointError(f"step {self.iteration}: a loss is not finite: {named}")
         steps = self.config.run.log_every
         images = steps * self.config.data.batch_size * self.world.size
-        speed = images / (now - since) if since is not None else float("nan")
-        log.train(self.iteration, named, self.optimizer.param_groups[0]["lr"], speed)
+        log.train(self.iteration, named, self.optimizer.param_groups[0]["lr"], images / seconds)
 
     def _evaluate(self, dataset: Any, log: RunLog) -> EvalResult:
         result = evaluate(
@@ -224,7 +225,7 @@ class Trainer:
             dtype=self.dtype,
             group=self.world.group,
         )
-        log.evaluated(self.iteration, result.miou, result.iou)
+        log.evaluated(self.iteration, result)
         return result
 
     def _save(self) -> None:
@@ -239,8 +240,7 @@ class Trainer:
         checkpoint.write_results(
             self.run_dir,
             {
-                "miou": result.miou,
-                "iou": result.iou,
+                **result.summary(),
                 "recipe": self.config.recipe,
                 "iteration": self.iteration,
                 "seed": self.config.seed,
@@ -251,18 +251,22 @@ class Trainer:
     def _stop_on_signal(self) -> Iterator[None]:
         """Let the first SIGINT or SIGTERM ask for a stop; a second one acts at once."""
 
-        def ask(number: int, _frame: object) -> None:
-            self.stop_asked = True
-            signal.signal(number, before[number])
-
         before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+
+        def restore() -> None:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+        def ask(_number: int, _frame: object) -> None:
+            self.stop_asked = True
+            restore()
+
         for number in before:
             signal.signal(number, ask)
         try:
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            restore()
 
     def _must_stop(self) -> bool:
         """Whether some rank was asked to stop; all ranks answer alike at the same step."""
@@ -275,7 +279,9 @@ class Trainer:
         return bool(flag.item())
 
 
-def _batch_norm(setting: str, world: World) -> str:
+def _batch_norm(
+    setting: Literal["batch", "frozen", "sync"], world: World
+) -> Literal["batch", "frozen", "sync"]:
     """Several ranks must compute what one rank would: synchronised on GPUs, frozen on CPUs."""
     if setting != "batch" or world.size == 1:
         return setting

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Unsupervised domain adaptation: the teacher, class mixing, the objectives and the step that adds them up."""
+"""Domain adaptation: the teacher, class mixing, the objectives and the step that adds them up."""
 
 from pipa_fast.uda.config import AdaptationConfig
 from pipa_fast.uda.step import AdaptationStep

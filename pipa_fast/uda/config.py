@@ -18,22 +18,24 @@ class SourceConfig:
 
 @dataclass(kw_only=True)
 class MixedConfig:
-    """Cross-entropy on class-mixed images with the teacher's labels (DACS; DAFormer's `dacs.py`)."""
+    """Cross-entropy on class-mixed images with the teacher's labels (DACS)."""
 
     weight: float = 0.0
     average: Literal["all", "valid"] = "all"
     start: int = 0
     """First iteration [steps] at which the term counts."""
     threshold: float = 0.968
-    """A pseudo label is confident at or above this probability; the confident share weighs the batch."""
+    """A pseudo label is confident at or above it; the confident share weighs the batch."""
     augment: bool = True
     """Colour jitter and blur on the mixed image."""
     ignore_top: int = 0
     ignore_bottom: int = 0
-    """Rows [pixels] of the target's pseudo labels that get no weight (rectification strip, ego hood)."""
+    """Rows [pixels] of pseudo labels without weight (rectification strip, ego hood)."""
 
     def __post_init__(self) -> None:
-        require(0 <= self.threshold <= 1, "mixed.threshold", self.threshold, "a probability in [0, 1]")
+        require(
+            0 <= self.threshold <= 1, "mixed.threshold", self.threshold, "a probability in [0, 1]"
+        )
 
 
 @dataclass(kw_only=True)

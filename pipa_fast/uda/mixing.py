@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ClassMix: half of the source's classes are pasted onto target images (Olsson et al., WACV 2021)."""
+"""ClassMix: half of the source's classes pasted onto target images (arXiv 2007.07936)."""
 
 from typing import NamedTuple
 
@@ -40,7 +40,7 @@ def class_masks(
         dist.all_reduce(present, dist.ReduceOp.MAX, group=group)
     scores = uniform(seed, "class_mix", iteration, index, MAX_LABEL)  # [B, 256] in [0, 1)
     scores = torch.where(present.bool(), scores, 2.0)
-    rank = scores.argsort(1, stable=True).argsort(1, stable=True)
+    rank = scores.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
     chosen = rank < (present.sum() + 1) // 2  # [B, 256]
     return chosen.gather(1, labels.flatten(1)).view_as(labels)
 

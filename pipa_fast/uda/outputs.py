@@ -33,7 +33,7 @@ def mean_over_ranks(value: Tensor, group: dist.ProcessGroup | None) -> Tensor:
 
 
 def ramp(iteration: int, start: int, length: int) -> float:
-    """Return the share of a term's weight at `iteration`: 0 before `start`, 1 from `start + length`."""
+    """Return the share of a weight at `iteration`: 0 before `start`, 1 from `start + length`."""
     if iteration < start:
         return 0.0
     return 1.0 if length == 0 else min(1.0, (iteration - start + 1) / length)

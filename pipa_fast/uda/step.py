@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from pipa_fast.data.augmentation import strong_augment
+from pipa_fast.data.augmentation import VIEWS, strong_augment
 from pipa_fast.data.batch import Batch
 from pipa_fast.data.random import uniform
 from pipa_fast.models import Outputs, SegmentationNetwork
@@ -84,10 +84,22 @@ class AdaptationStep:
         else:
             yield
 
-    def _forward(self, images: Tensor, objectives: list[Objective], *, last: bool) -> Outputs:
+    def _forward(
+        self,
+        images: Tensor,
+        objectives: list[Objective],
+        *,
+        last: bool,
+        fused: Tensor | None = None,
+    ) -> Outputs:
         embed = tuple(dict.fromkeys(name for o in objectives for name in o.embed))
         touch = last and isinstance(self.student, DistributedDataParallel)
-        return self.student(images, embed=embed, touch=touch)
+        return self.student(images, embed=embed, touch=touch, fused=fused)
+
+    @torch.no_grad()
+    def _teacher_features(self, images: Tensor) -> Tensor:
+        assert self.teacher is not None, "checked when the step was built"
+        return self.teacher.network.fused(images)
 
     def _step_seed(self, batch: Batch) -> Tensor:
         """Return an int64 seed [] of this run and iteration, the same on every rank."""
@@ -155,10 +167,13 @@ class AdaptationStep:
         if config.augment:
             index = torch.cat((2 * batch.index, 2 * batch.index + 1))
             views = strong_augment(
-                crops, seed=self.seed, iteration=batch.iteration, index=index, stream="views"
+                crops,
+                seed=self.seed,
+                iteration=batch.iteration,
+                index=index,
+                stream="views",
+                augmentation=VIEWS,
             )
-        if config.branch == "teacher":
-            student = self._teacher_embeddings(views)
-        else:
-            student = self._forward(views, objectives, last=last)
+        fused = self._teacher_features(views) if config.branch == "teacher" else None
+        student = self._forward(views, objectives, last=last, fused=fused)
         return self._outputs(batch, student, labels, None, confidence)

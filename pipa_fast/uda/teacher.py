@@ -11,7 +11,7 @@ from pipa_fast.models import SegmentationNetwork
 
 
 def momentum(iteration: int, ceiling: float) -> float:
-    """Return the teacher's momentum before step `iteration`: min(1 - 1/(iteration + 1), ceiling)."""
+    """Return the momentum after `iteration` steps: min(1 - 1/(iteration + 1), ceiling)."""
     return min(1 - 1 / (iteration + 1), ceiling)
 
 

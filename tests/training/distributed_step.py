@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run by test_distributed.py under torchrun: one step of every objective, its loss and gradients."""
+"""Run by test_distributed.py under torchrun: one step's losses and gradients."""
 
 import sys
 

@@ -38,7 +38,9 @@ def dict_without(value):
 def test_override_beats_recipe_and_keeps_its_other_settings():
     config = load(read_recipe("streets_pipa"), ["--adaptation.pixel.temperature", "0.2"])
     assert config.adaptation.pixel.temperature == 0.2
-    assert config.adaptation.pixel.weight == load(read_recipe("streets_pipa")).adaptation.pixel.weight
+    assert (
+        config.adaptation.pixel.weight == load(read_recipe("streets_pipa")).adaptation.pixel.weight
+    )
 
 
 def test_numbers_without_a_dot_are_numbers():

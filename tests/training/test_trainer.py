@@ -103,7 +103,11 @@ def test_a_stopped_run_ends_with_the_bytes_of_the_unbroken_one(tmp_path):
     for name, value in expected.items():
         assert torch.equal(value, found[name]), name
     histories = [
-        [r["loss"] for r in map(json.loads, (tmp_path / n / "streets_pipa/history.jsonl").open()) if r["kind"] == "train"]
+        [
+            r["loss"]
+            for r in map(json.loads, (tmp_path / n / "streets_pipa/history.jsonl").open())
+            if r["kind"] == "train"
+        ]
         for n in ("whole", "broken")
     ]
     assert histories[0] == histories[1]

@@ -18,8 +18,8 @@ def build_objectives(config: AdaptationConfig, model: ModelConfig) -> list[Objec
     if config.mixed.weight > 0:
         objectives.append(MixedCrossEntropy(config.mixed))
     if config.pixel.weight > 0:
-        both = config.pixel.images == "both"
-        groups = ("source", "mixed") if both else (config.pixel.images,)
+        images = config.pixel.images
+        groups = ("source", "mixed") if images == "both" else (images,)
         objectives += [PixelContrast(config.pixel, group) for group in groups]
     if config.patch.weight > 0:
         objectives.append(PatchConsistency(config.patch, model.patch_dim))

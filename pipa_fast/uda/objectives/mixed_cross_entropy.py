@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cross-entropy on class-mixed images, target pixels labelled by the teacher (DACS)."""
 
+from typing import Literal
+
 from torch import Tensor
 
 from pipa_fast.ops import upsampled_cross_entropy
@@ -14,7 +16,7 @@ class MixedCrossEntropy(Objective):
 
     def __init__(self, config: MixedConfig) -> None:
         super().__init__("mixed", "mixed", config.weight, config.start, 0)
-        self.average = config.average
+        self.average: Literal["all", "valid"] = config.average
 
     def forward(self, outputs: StepOutputs) -> Tensor:
         """Return the weighted cross-entropy [nats], over every pixel or over the valid ones."""

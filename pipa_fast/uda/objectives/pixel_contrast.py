@@ -39,6 +39,4 @@ class PixelContrast(Objective):
         if outputs.confidence is not None:
             labels = labels.masked_fill(outputs.confidence < self.confidence, 255)
         predictions = outputs.student.logits.detach().argmax(1)
-        return self.loss(
-            embeddings, labels, predictions, seed=outputs.seed, group=outputs.group
-        )
+        return self.loss(embeddings, labels, predictions, seed=outputs.seed, group=outputs.group)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Supervised cross-entropy on the labelled source images."""
 
+from typing import Literal
+
 from torch import Tensor
 
 from pipa_fast.ops import upsampled_cross_entropy
@@ -14,7 +16,7 @@ class SourceCrossEntropy(Objective):
 
     def __init__(self, config: SourceConfig) -> None:
         super().__init__("source", "source", config.weight, 0, 0)
-        self.average = config.average
+        self.average: Literal["all", "valid"] = config.average
 
     def forward(self, outputs: StepOutputs) -> Tensor:
         """Return the mean cross-entropy [nats]."""
