@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks: encoders, heads, projections."""
+"""Networks: encoders, decode heads, projection heads."""
 
 from pipa_fast.models.config import ModelConfig
 from pipa_fast.models.network import Outputs, SegmentationNetwork, build_network

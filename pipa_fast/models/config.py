@@ -1,45 +1,54 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a network is made of."""
+"""What a segmentation network is made of."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from pipa_fast.checks import require
 
 EncoderName = Literal["streets_s", "mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5"]
+HeadName = Literal["light", "daformer"]
+BatchNorm = Literal["batch", "frozen", "sync"]
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class ModelConfig:
-    """A segmentation network: encoder, head and projection heads."""
+    """Encoder, decode head and projection heads."""
 
-    encoder: EncoderName = "mit_b5"
-    head: Literal["daformer", "light"] = "daformer"
+    encoder: EncoderName = "streets_s"
+    head: HeadName = "light"
     num_classes: int = 19
     weights: str | None = None
-    """Folder or hub name of a Transformers SegFormer encoder; None starts from random weights."""
+    """Weights of a MiT encoder: a folder that transformers saved, or a name on its hub; None draws
+    them at random."""
+    projections: bool = True
+    """Whether there are projection heads, which the contrasts train. Inference never needs them."""
     pixel_dim: int = 256
     patch_dim: int = 128
-    """Channels of the two projections."""
-    projections: bool = True
-    """Whether there are projection heads; training decides it from the objectives."""
-    batch_norm: Literal["batch", "frozen", "sync"] = "batch"
-    """Statistics of batch-norm layers: the batch's, fixed ones, or those of all ranks' batches."""
-    drop_path: float = 0.1
+    """Dimensions of the embeddings for pixel contrast and patch consistency."""
+    batch_norm: BatchNorm = "batch"
+    """"batch": statistics of the rank's batch. "frozen": stored statistics, also in training, so
+    that ranks agree. "sync": of all ranks' batches (GPU only). Only the DAFormer head and the
+    projection heads have such layers."""
     dropout: float = 0.1
-    """Stochastic depth in MiT encoders, and dropout of whole channels in the DAFormer head."""
+    """Of whole channels before the classifier."""
+    drop_path: float = 0.1
+    """Stochastic depth of the last MiT block; earlier ones linearly less."""
 
     def __post_init__(self) -> None:
-        require(self.num_classes > 1, "model.num_classes", self.num_classes, "at least 2")
+        for name, choices in (
+            ("encoder", EncoderName),
+            ("head", HeadName),
+            ("batch_norm", BatchNorm),
+        ):
+            known, value = get_args(choices), getattr(self, name)
+            require(value in known, f"model.{name}", value, f"one of {', '.join(known)}")
+        require(self.num_classes > 0, "model.num_classes", self.num_classes, "a positive count")
         for name in ("pixel_dim", "patch_dim"):
-            dim = getattr(self, name)
-            require(1 <= dim <= 512, f"model.{name}", dim, "a count of channels in 1 … 512")
-        for name in ("drop_path", "dropout"):
-            rate = getattr(self, name)
-            require(0 <= rate < 1, f"model.{name}", rate, "a probability in [0, 1)")
-        require(
-            self.encoder != "streets_s" or self.weights is None,
-            "model.weights",
-            self.weights,
-            "null for the encoder streets_s, which has no published weights",
-        )
+            value = getattr(self, name)
+            require(0 < value <= 512, f"model.{name}", value, "in 1 ... 512, as the ops take it")
+        for name in ("dropout", "drop_path"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"model.{name}", value, "a probability in [0, 1)")
+        if self.encoder == "streets_s":
+            require(self.weights is None, "model.weights", self.weights, "None for streets_s")

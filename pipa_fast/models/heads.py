@@ -1,140 +1,153 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decoder heads: features of several strides to one map, and its classifier."""
+"""Decode heads: an encoder's feature maps to one fused map, and that to logits.
+
+A head's `forward` returns the fused map [B, channels, h, w] at the stride of the finest feature
+map, which the projection heads read too; `classify` turns it into logits.
+"""
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipa_fast.models.config import ModelConfig
-from pipa_fast.models.encoders import MiTEncoder, StreetsEncoder, conv_norm
+from pipa_fast.models.encoders import conv_norm
 
 
-def resize(x: Tensor, like: Tensor) -> Tensor:
-    """Resize [B, C, h, w] to the height and width of `like`, bilinearly."""
+def _resize(x: Tensor, like: Tensor) -> Tensor:
+    """Resize [B, C, h, w] bilinearly to the size of `like`."""
+    if x.shape[2:] == like.shape[2:]:
+        return x
     return F.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=False)
 
 
 class LightHead(nn.Module):
-    """Lateral 1x1 convolutions, summed at stride 4, and one 3x3 convolution."""
+    """Each map is brought to one width, the coarse ones are enlarged, and all are added."""
 
-    def __init__(self, channels: tuple[int, ...], num_classes: int, width: int = 64) -> None:
+    channels: int = 64
+
+    def __init__(self, channels_in: Sequence[int], num_classes: int, dropout: float) -> None:
         super().__init__()
-        low, middle, high = channels
-        self.low = nn.Conv2d(low, width, 2, 2)
-        self.middle = nn.Conv2d(middle, width, 1)
-        self.high = nn.Conv2d(high, width, 1)
-        self.fuse = conv_norm(width, width)
-        self.channels = width
-        self.classifier = nn.Conv2d(width, num_classes, 1)
-
-    def fused(self, features: tuple[Tensor, ...]) -> Tensor:
-        """Return the fused map [B, C, h, w] at stride 4."""
-        low, middle, high = features
-        x = self.middle(middle)
-        return F.relu(self.fuse(x + self.low(low) + resize(self.high(high), x)))
-
-    def classify(self, fused: Tensor) -> Tensor:
-        """Return logits [B, K, h, w] of a fused map."""
-        return self.classifier(fused)
-
-
-class ConvBNReLU(nn.Module):
-    """Convolution, batch norm, ReLU, named as the published checkpoints name them."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, dilation: int = 1, groups: int = 1):
-        super().__init__()
-        padding = dilation * (kernel // 2)
-        self.conv = nn.Conv2d(
-            inputs, outputs, kernel, 1, padding, dilation=dilation, groups=groups, bias=False
+        self.lateral = nn.ModuleList(
+            nn.Conv2d(c, self.channels, 1, bias=False) for c in channels_in
         )
-        self.bn = nn.BatchNorm2d(outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, Cin, h, w] to [B, Cout, h, w]."""
-        return F.relu(self.bn(self.conv(x)))
-
-
-class SeparableConvBNReLU(nn.Module):
-    """A depthwise 3x3 convolution, then a pointwise one."""
-
-    def __init__(self, inputs: int, outputs: int, dilation: int) -> None:
-        super().__init__()
-        self.depthwise_conv = ConvBNReLU(inputs, inputs, 3, dilation, groups=inputs)
-        self.pointwise_conv = ConvBNReLU(inputs, outputs, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, Cin, h, w] to [B, Cout, h, w]."""
-        return self.pointwise_conv(self.depthwise_conv(x))
-
-
-class Embed(nn.Module):
-    """A linear layer over the channels of a map."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.proj = nn.Linear(inputs, outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, Cin, h, w] to [B, Cout, h, w]."""
-        return self.proj(x.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, x.shape[2:])
-
-
-class ASPPFusion(nn.Module):
-    """Parallel convolutions of several dilations over the stacked stages, and a bottleneck."""
-
-    def __init__(self, inputs: int, width: int, dilations: tuple[int, ...]) -> None:
-        super().__init__()
-        self.aspp_modules = nn.ModuleList(
-            ConvBNReLU(inputs, width, 1) if d == 1 else SeparableConvBNReLU(inputs, width, d)
-            for d in dilations
-        )
-        self.bottleneck = ConvBNReLU(len(dilations) * width, width, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, Cin, h, w] to [B, width, h, w]."""
-        return self.bottleneck(torch.cat([branch(x) for branch in self.aspp_modules], 1))
-
-
-class DAFormerHead(nn.Module):
-    """Context-aware fusion of all encoder stages (DAFormer, arXiv 2111.14887, section 3.2).
-
-    Submodules carry the names of the published checkpoints (`decode_head.*`).
-    """
-
-    def __init__(
-        self, channels: tuple[int, ...], num_classes: int, *, width: int = 256, dropout: float = 0.1
-    ) -> None:
-        super().__init__()
-        self.embed_layers = nn.ModuleDict({str(i): Embed(c, width) for i, c in enumerate(channels)})
-        self.fuse_layer = ASPPFusion(len(channels) * width, width, (1, 6, 12, 18))
+        self.norm = nn.GroupNorm(8, self.channels)
+        self.fuse = conv_norm(self.channels, self.channels)
         self.dropout = nn.Dropout2d(dropout)
-        self.channels = width
-        self.conv_seg = nn.Conv2d(width, num_classes, 1)
+        self.conv_seg = nn.Conv2d(self.channels, num_classes, 1)
 
-    def fused(self, features: tuple[Tensor, ...]) -> Tensor:
-        """Return the fused map [B, C, h, w] at the first stage's stride."""
-        embedded = [self.embed_layers[str(i)](x) for i, x in enumerate(features)]
-        first = embedded[0]
-        stacked = torch.cat([first, *(resize(x, first) for x in embedded[1:])], 1)
-        return self.fuse_layer(stacked)
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Fuse feature maps [B, C_i, h_i, w_i] into [B, channels, h_0, w_0]."""
+        maps = [lateral(x) for lateral, x in zip(self.lateral, features, strict=True)]
+        total = maps[0]
+        for x in maps[1:]:
+            total = total + _resize(x, total)
+        return self.fuse(torch.relu(self.norm(total)))
 
     def classify(self, fused: Tensor) -> Tensor:
-        """Return logits [B, K, h, w] of a fused map."""
+        """Return logits [B, K, h, w]."""
         return self.conv_seg(self.dropout(fused))
 
 
-def build_head(
-    config: ModelConfig, encoder: StreetsEncoder | MiTEncoder
-) -> LightHead | DAFormerHead:
-    """Return the head that a ModelConfig names.
+class ConvModule(nn.Module):
+    """Convolution, batch norm and ReLU, with the parameter names of the published checkpoints."""
 
-    Raises:
-        ValueError: the light head reads three stages, those of streets_s.
-    """
-    if config.head == "daformer":
-        return DAFormerHead(encoder.channels, config.num_classes, dropout=config.dropout)
-    if len(encoder.channels) != 3:
-        raise ValueError(
-            f"model.head must be 'daformer' for the encoder {config.encoder}; got 'light'"
+    def __init__(
+        self, channels_in: int, channels: int, size: int, *, dilation: int = 1, groups: int = 1
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            channels_in,
+            channels,
+            size,
+            padding=dilation * (size // 2),
+            dilation=dilation,
+            groups=groups,
+            bias=False,
         )
-    return LightHead(encoder.channels, config.num_classes)
+        self.bn = nn.BatchNorm2d(channels)
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [B, channels, h, w]."""
+        return torch.relu(self.bn(self.conv(x)))
+
+
+class SeparableConvModule(nn.Module):
+    """A dilated convolution of each channel by itself, then one across channels."""
+
+    def __init__(self, channels_in: int, channels: int, *, dilation: int) -> None:
+        super().__init__()
+        self.depthwise_conv = ConvModule(
+            channels_in, channels_in, 3, dilation=dilation, groups=channels_in
+        )
+        self.pointwise_conv = ConvModule(channels_in, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [B, channels, h, w]."""
+        return self.pointwise_conv(self.depthwise_conv(x))
+
+
+class Embedding(nn.Module):
+    """A linear map of every cell's features."""
+
+    def __init__(self, channels_in: int, channels: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(channels_in, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [B, channels, h, w]."""
+        return F.conv2d(x, self.proj.weight[:, :, None, None], self.proj.bias)
+
+
+class SeparableAspp(nn.Module):
+    """Context at several dilations, side by side, then fused (Chen et al., ECCV 2018)."""
+
+    def __init__(self, channels_in: int, channels: int, dilations: Sequence[int]) -> None:
+        super().__init__()
+        self.aspp_modules = nn.ModuleList(
+            ConvModule(channels_in, channels, 1)
+            if dilation == 1
+            else SeparableConvModule(channels_in, channels, dilation=dilation)
+            for dilation in dilations
+        )
+        self.bottleneck = ConvModule(len(dilations) * channels, channels, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [B, channels, h, w]."""
+        return self.bottleneck(torch.cat([module(x) for module in self.aspp_modules], dim=1))
+
+
+class DAFormerHead(nn.Module):
+    """Context-aware fusion of all stages (Hoyer et al., CVPR 2022, section 3.2).
+
+    Modules are named so that `decode_head.*` of a published checkpoint is this head's state dict.
+    """
+
+    channels: int = 256
+
+    def __init__(self, channels_in: Sequence[int], num_classes: int, dropout: float) -> None:
+        super().__init__()
+        self.embed_layers = nn.ModuleList(Embedding(c, self.channels) for c in channels_in)
+        width = self.channels * len(channels_in)
+        self.fuse_layer = SeparableAspp(width, self.channels, (1, 6, 12, 18))
+        self.dropout = nn.Dropout2d(dropout)
+        self.conv_seg = nn.Conv2d(self.channels, num_classes, 1)
+        nn.init.normal_(self.conv_seg.weight, std=0.01)
+        nn.init.zeros_(self.conv_seg.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Fuse feature maps [B, C_i, h_i, w_i] into [B, 256, h_0, w_0]."""
+        maps = [embed(x) for embed, x in zip(self.embed_layers, features, strict=True)]
+        return self.fuse_layer(torch.cat([_resize(x, maps[0]) for x in maps], dim=1))
+
+    def classify(self, fused: Tensor) -> Tensor:
+        """Return logits [B, K, h, w]."""
+        return self.conv_seg(self.dropout(fused))
+
+
+def build_head(config: ModelConfig, channels_in: Sequence[int]) -> LightHead | DAFormerHead:
+    """Return the head that `config` names, for feature maps of these widths."""
+    kind = LightHead if config.head == "light" else DAFormerHead
+    return kind(channels_in, config.num_classes, config.dropout)

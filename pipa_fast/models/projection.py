@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The heads whose outputs are contrasted; inference drops them."""
+"""Projection heads: features to the unit vectors that are contrasted."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Projection(nn.Module):
-    """Convolution, batch norm, ReLU, convolution, then unit vectors (PiPa, section 3.2)."""
+class ProjectionHead(nn.Module):
+    """1x1 convolution, batch norm, ReLU, 1x1 convolution, unit length (PiPa, section 3.2)."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, channels_in: int, dim: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(inputs, inputs, 1),
-            nn.BatchNorm2d(inputs),
-            nn.ReLU(),
-            nn.Conv2d(inputs, outputs, 1),
+            nn.Conv2d(channels_in, channels_in, 1, bias=False),
+            nn.BatchNorm2d(channels_in),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels_in, dim, 1),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, C, h, w] to unit vectors [B, D, h, w], normalised in float32."""
-        y = self.layers(x)
-        return F.normalize(y.float(), dim=1).to(y.dtype)
+    def forward(self, features: Tensor) -> Tensor:
+        """Return float32 [B, dim, h, w] of features [B, C, h, w], each cell of unit length."""
+        # In half precision, squares of small features underflow and rows lose their unit length.
+        return F.normalize(self.layers(features).float(), dim=1)
