@@ -31,7 +31,7 @@ class ModelConfig:
     that ranks agree. "sync": of all ranks' batches (GPU only). Only the DAFormer head and the
     projection heads have such layers."""
     dropout: float = 0.1
-    """Of whole channels before the classifier."""
+    """Of whole channels before the DAFormer head's classifier; the light head has none."""
     drop_path: float = 0.1
     """Stochastic depth of the last MiT block; earlier ones linearly less."""
 

@@ -119,10 +119,7 @@ def _segformer(name: str, size: MitSize, weights: str | None, drop_path: float) 
     from transformers import SegformerConfig, SegformerModel  # takes seconds; only for who needs it
 
     config = SegformerConfig(
-        hidden_sizes=size.hidden_sizes,
-        depths=size.depths,
-        drop_path_rate=drop_path,
-        attn_implementation="sdpa",
+        hidden_sizes=size.hidden_sizes, depths=size.depths, drop_path_rate=drop_path
     )
     if weights is None:
         return SegformerModel(config).train()
@@ -140,11 +137,12 @@ def _segformer(name: str, size: MitSize, weights: str | None, drop_path: float) 
                 f"model.weights must be of {name}, with {key} {ours}; {weights!r} has {theirs}"
             )
     try:
-        model, report = SegformerModel.from_pretrained(
+        loaded: Any = SegformerModel.from_pretrained(
             weights, config=config, dtype=torch.float32, output_loading_info=True
         )
     except (OSError, RuntimeError) as error:
         raise ValueError(f"model.weights {weights!r} do not load into {name}: {error}") from error
+    model, report = loaded
     _check_complete(name, weights, report)
     return model.train()
 

@@ -23,18 +23,20 @@ def _resize(x: Tensor, like: Tensor) -> Tensor:
 
 
 class LightHead(nn.Module):
-    """Each map is brought to one width, the coarse ones are enlarged, and all are added."""
+    """Each map is brought to one width, the coarse ones are enlarged, and all are added.
+
+    Without dropout, whose masks no two numbers of ranks would share.
+    """
 
     channels: int = 64
 
-    def __init__(self, channels_in: Sequence[int], num_classes: int, dropout: float) -> None:
+    def __init__(self, channels_in: Sequence[int], num_classes: int) -> None:
         super().__init__()
         self.lateral = nn.ModuleList(
             nn.Conv2d(c, self.channels, 1, bias=False) for c in channels_in
         )
         self.norm = nn.GroupNorm(8, self.channels)
         self.fuse = conv_norm(self.channels, self.channels)
-        self.dropout = nn.Dropout2d(dropout)
         self.conv_seg = nn.Conv2d(self.channels, num_classes, 1)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
@@ -47,7 +49,7 @@ class LightHead(nn.Module):
 
     def classify(self, fused: Tensor) -> Tensor:
         """Return logits [B, K, h, w]."""
-        return self.conv_seg(self.dropout(fused))
+        return self.conv_seg(fused)
 
 
 class ConvModule(nn.Module):
@@ -149,5 +151,6 @@ class DAFormerHead(nn.Module):
 
 def build_head(config: ModelConfig, channels_in: Sequence[int]) -> LightHead | DAFormerHead:
     """Return the head that `config` names, for feature maps of these widths."""
-    kind = LightHead if config.head == "light" else DAFormerHead
-    return kind(channels_in, config.num_classes, config.dropout)
+    if config.head == "light":
+        return LightHead(channels_in, config.num_classes)
+    return DAFormerHead(channels_in, config.num_classes, config.dropout)
