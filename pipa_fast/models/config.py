@@ -11,7 +11,7 @@ HeadName = Literal["light", "daformer"]
 BatchNorm = Literal["batch", "frozen", "sync"]
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True)
 class ModelConfig:
     """Encoder, decode head and projection heads."""
 
