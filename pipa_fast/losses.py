@@ -204,6 +204,7 @@ class PatchConsistencyLoss(nn.Module):
         bank: keys of earlier steps, or None.
         normalize: False where features are unit vectors already.
         num_pairs: most pairs of matching cells taken from a batch.
+        ignore_index: label of pixels that are neither anchors nor keys, as are negative labels.
         backend: who computes, see `ops.backends`; None for the best.
 
     Source: PiPa (arXiv 2211.07609), section 3.3; the directional mask is that of Lai et al. (CVPR
@@ -220,6 +221,7 @@ class PatchConsistencyLoss(nn.Module):
         normalize: bool = True,
         *,
         num_pairs: int = 1600,
+        ignore_index: int = 255,
         backend: str | None = None,
     ) -> None:
         super().__init__()
@@ -231,7 +233,8 @@ class PatchConsistencyLoss(nn.Module):
         )
         require(num_pairs > 0, "num_pairs", num_pairs, "above 0")
         self.confidence_threshold, self.bank = confidence_threshold, bank
-        self.normalize, self.num_pairs, self.backend = normalize, num_pairs, backend
+        self.normalize, self.num_pairs = normalize, num_pairs
+        self.ignore_index, self.backend = ignore_index, backend
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     def forward(
@@ -253,8 +256,7 @@ class PatchConsistencyLoss(nn.Module):
 
         Args:
             view_a, view_b: [B, D, h, w] float, features of the first and second crops.
-            labels_a, labels_b: [B, H, W] integers, pseudo labels, resized to h, w; negative ones
-                are no class.
+            labels_a, labels_b: [B, H, W] integers, pseudo labels, resized to h, w.
             confidence_a, confidence_b: [B, H, W] float, their probabilities, resized too.
             boxes: [B, 2, 4] y0 x0 y1 x1 of the crops in image pixels, see `ops.overlap_pairs`.
             flips: [B, 2] bool, which crops are mirrored.
@@ -266,16 +268,9 @@ class PatchConsistencyLoss(nn.Module):
         Raises:
             ValueError: a shape, dtype or device that does not fit.
         """
-        check_rank("view_a", view_a, "B D h w")
-        check_float("view_a", view_a)
-        check_shape("view_b", view_b, tuple(view_a.shape))
+        maps = (labels_a, labels_b, confidence_a, confidence_b)
+        _check_views(view_a, view_b, maps, boxes, weights)
         size = (view_a.shape[2], view_a.shape[3])
-        for name, maps in (("labels_a", labels_a), ("labels_b", labels_b)):
-            _check_map(name, maps, view_a, integer=True)
-        for name, maps in (("confidence_a", confidence_a), ("confidence_b", confidence_b)):
-            _check_map(name, maps, view_a, integer=False)
-        check_shape("boxes", boxes, (view_a.shape[0], 2, 4))
-        check_device("boxes", boxes, view_a)
         if seed is None:
             seed = self.step.clone()
             self.step += 1
@@ -296,10 +291,10 @@ class PatchConsistencyLoss(nn.Module):
         )
         anchors, keys = torch.cat(rows), torch.cat((rows[1], rows[0])).detach()
         labels = torch.cat((label_b, label_a))  # of the keys, and so of what is compared with them
+        labels = labels.masked_fill(labels == self.ignore_index, -1)
         sure, own = torch.cat((sure_b, sure_a)), torch.cat((sure_a, sure_b))
         counts = ((sure > self.confidence_threshold) & (sure > own)).to(torch.float32)
         if weights is not None:
-            check_shape("weights", weights, (view_a.shape[0],))
             image = (pairs[0].clamp(min=0) // max(1, size[0] * size[1])).repeat(2)
             counts = counts * weights[image] if weights.numel() else counts
         bank, bank_labels = self._negatives(keys, labels)
@@ -321,6 +316,27 @@ class PatchConsistencyLoss(nn.Module):
         if self.training:
             self.bank.push(keys, labels)
         return self.bank.keys.to(keys.dtype), self.bank.labels
+
+
+def _check_views(
+    view_a: Tensor,
+    view_b: Tensor,
+    maps: tuple[Tensor, Tensor, Tensor, Tensor],
+    boxes: Tensor,
+    weights: Tensor | None,
+) -> None:
+    check_rank("view_a", view_a, "B D h w")
+    check_float("view_a", view_a)
+    check_shape("view_b", view_b, tuple(view_a.shape))
+    for name, given in zip(
+        ("labels_a", "labels_b", "confidence_a", "confidence_b"), maps, strict=True
+    ):
+        _check_map(name, given, view_a, integer=name.startswith("labels"))
+    check_shape("boxes", boxes, (view_a.shape[0], 2, 4))
+    check_device("boxes", boxes, view_a)
+    if weights is not None:
+        check_shape("weights", weights, (view_a.shape[0],))
+        check_device("weights", weights, view_a)
 
 
 def _take(maps: Tensor, index: Tensor, fill: int) -> Tensor:

@@ -239,6 +239,17 @@ def test_anchor_is_compared_under_the_surer_label():
     )
 
 
+@pytest.mark.parametrize("none", [255, -1])
+def test_pixels_without_a_label_take_no_part(none):
+    view_a, view_b, labels_a, labels_b, boxes, flips = views()
+    bank = FeatureBank(1000, 8)
+    loss_fn = PatchConsistencyLoss(bank=bank, num_pairs=1000)
+    args = (sure(labels_a, 0.5), sure(labels_b, 0.95), boxes, flips)
+    nothing = torch.full_like(labels_a, none)
+    assert loss_fn(view_a, view_b, nothing, nothing, *args) == 0
+    assert (bank.labels == -1).all()
+
+
 def test_bank_stores_in_training_only():
     *maps, labels_a, labels_b, boxes, flips = views()
     args = (*maps, labels_a, labels_b, sure(labels_a, 0.5), sure(labels_b, 0.95), boxes, flips)
