@@ -14,7 +14,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
@@ -107,7 +107,14 @@ class BuildNative(Builder):
             stacklevel=1,
         )
         self.extensions = []
-        self.distribution.ext_modules = []
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": BuildNative})
+# Through the mapping, kernels/ is packaged from an sdist too, and from a copy of the tree that lost
+# the link pipa_fast/kernels. The link serves what the mapping cannot: PYTHONPATH and type checkers.
+KERNELS = "pipa_fast.kernels"
+setup(
+    packages=sorted({*find_packages(include=["pipa_fast", "pipa_fast.*"]), KERNELS}),
+    package_dir={KERNELS: "kernels"},
+    ext_modules=extensions(),
+    cmdclass={"build_ext": BuildNative},
+)

@@ -32,7 +32,11 @@ py::dict compiled() {
     if (pipa::isa_compiled(isa)) variants.push_back(pipa::isa_name(isa));
   result["isa"] = variants;
   result["version"] = PIPA_FAST_VERSION;
+#if defined(__clang__)
   result["compiler"] = __VERSION__;
+#else
+  result["compiler"] = "GCC " __VERSION__;
+#endif
   result["cuda"] = false;
   return result;
 }

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is installed, what this machine has, and which backend of each op can run and why not.
+
+python -m pipa_fast.info
+"""
+
+import importlib
+import importlib.metadata
+import platform
+import sys
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+import pipa_fast
+from pipa_fast.ops.backends import OPS, backends_explained
+
+LIBRARIES = (
+    "numpy",
+    "transformers",
+    "kornia",
+    "Pillow",
+    "jsonargparse",
+    "tensorboard",
+    "matplotlib",
+    "safetensors",
+    "nvtx",
+    "triton",
+)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of pipa_fast, Python, torch and libraries; "absent" for a missing one."""
+    found = {
+        "pipa_fast": pipa_fast.__version__,
+        "python": f"{platform.python_version()} ({platform.system()} {platform.machine()})",
+        "torch": f"{torch.__version__}, CUDA {torch.version.cuda or 'none'}",
+    }
+    for library in LIBRARIES:
+        try:
+            found[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            found[library] = "absent"
+    return found
+
+
+def machine() -> dict[str, str]:
+    """Return threads, instruction sets and GPUs that kernels can use here."""
+    found = {"threads": str(torch.get_num_threads())}
+    try:
+        host = importlib.import_module("pipa_fast._host")
+    except ImportError:
+        pass
+    else:
+        found["CPU"] = ", ".join(name for name, has in host.cpu_features().items() if has)
+    for index in range(torch.cuda.device_count()):
+        name = torch.cuda.get_device_name(index)
+        major, minor = torch.cuda.get_device_capability(index)
+        found[f"cuda:{index}"] = f"{name}, sm_{major}{minor}"
+    if not torch.cuda.is_available():
+        built = torch.version.cuda is not None
+        found["GPU"] = "none" if built else "none that this torch can use: it is built without CUDA"
+    return found
+
+
+def extensions() -> dict[str, str]:
+    """Return what was compiled into each native module, or why it does not load."""
+    found = {}
+    for module in ("_C", "_host"):
+        try:
+            loaded = importlib.import_module(f"pipa_fast.{module}")
+        except ImportError as error:
+            found[f"pipa_fast.{module}"] = f"absent: {error}"
+            continue
+        found[f"pipa_fast.{module}"] = "loaded"
+        if module == "_host":
+            compiled = loaded.compiled()
+            found["variants"] = f"{', '.join(compiled['isa'])}; best here {loaded.best_isa()}"
+            found["compiler"] = compiled["compiler"]
+            found["CUDA kernels"] = "built" if compiled["cuda"] else "not built"
+            if compiled["version"] != pipa_fast.__version__:
+                found["pipa_fast._host"] = (
+                    f"built for {compiled['version']}: run "
+                    "`pip install --no-build-isolation -e .` again"
+                )
+    return found
+
+
+def devices() -> list[str]:
+    """Return the kinds of device whose backends are of interest here."""
+    return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
+def backends() -> list[tuple[str, str, str, str]]:
+    """Return (op, device, backend, why it cannot run or "") for every op, best backend first."""
+    return [
+        (op, device, backend, reason)
+        for op in OPS
+        for device in devices()
+        for backend, reason in backends_explained(op, device).items()
+    ]
+
+
+def report() -> list[tuple[str, list[str], list[list[str]]]]:
+    """Return all of it as (title, columns, rows)."""
+    pairs = [("versions", versions()), ("machine", machine()), ("native extensions", extensions())]
+    tables = [
+        (title, ["name", "value"], [list(row) for row in found.items()]) for title, found in pairs
+    ]
+    rows = [
+        [op, device, backend, "no" if reason else "yes", reason]
+        for op, device, backend, reason in backends()
+    ]
+    return [*tables, ("backends", ["op", "device", "backend", "runs", "why not"], rows)]
+
+
+def plain(tables: list[tuple[str, list[str], list[list[str]]]]) -> str:
+    """Return tables as text: one line a row, columns padded, nothing cut, for logs and issues."""
+    lines: list[str] = []
+    for title, _, rows in tables:
+        widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+        lines.append(f"# {title}")
+        for row in rows:
+            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+            lines.append("  ".join(cells).rstrip())
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print the report: coloured tables on a terminal, plain text elsewhere."""
+    tables = report()
+    if not sys.stdout.isatty():
+        print(plain(tables), end="")
+        return
+    console = Console()
+    for title, columns, rows in tables:
+        table = Table(*columns, title=title, title_justify="left")
+        for row in rows:
+            table.add_row(*map(Text, row), style="dim" if "no" in row else None)
+        console.print(table)
+
+
+if __name__ == "__main__":
+    main()
