@@ -65,7 +65,8 @@ class AdaptationStep:
             with self._reduce_only(last=group == groups[-1]):
                 with trace_range(f"forward:{group}"), self.autocast():
                     outputs = self.make[group](batch, mine, last=group == groups[-1])
-                total = torch.zeros((), device=batch.source_image.device)
+                # DDP waits for a gradient of every parameter; some groups' losses reach only a few
+                total = 0 * outputs.student.logits.float().sum()
                 for objective in mine:
                     with trace_range(f"objective:{objective.name}"):
                         value = objective(outputs)
