@@ -2,8 +2,10 @@
 """Builds the native extensions; everything else of the package is in pyproject.toml.
 
     python setup.py build_ext --inplace                  # rebuild what changed; errors are errors
-    pip install --no-build-isolation -e .                # uses the torch that is installed
+    pip install --no-build-isolation -e .                # with the torch that is installed
     PIPA_FAST_CUDA=1 pip install --no-build-isolation .  # refuses to build without CUDA kernels
+
+Without isolation the build's own tools must be there: pip install "setuptools>=84" ninja pybind11
 
 Where the extensions cannot be built, `pip install` says why and installs the package without them:
 it then runs on the "reference" backend. `python -m pipa_fast.info` shows what is there.

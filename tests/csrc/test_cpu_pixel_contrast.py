@@ -128,6 +128,20 @@ def test_any_temperature_that_a_fixed_shift_carries(native, isa, temperature, al
         )
 
 
+def test_exponential_and_logarithm_are_good_to_a_few_ulp(native, isa):
+    # The first row's only negative is the second, its positive itself again: z is one e and the
+    # loss one softplus. At temperature 2 rounding of the cosine hardly counts.
+    labels, weights, worst = torch.tensor([0, 1, 0]), torch.tensor([1.0, 0, 0]), torch.zeros(2)
+    for angle in torch.linspace(0, torch.pi, 400, dtype=torch.float64):
+        second = torch.stack([angle.cos(), angle.sin()]).float()
+        x = torch.stack([torch.tensor([1.0, 0.0]), second, torch.tensor([1.0, 0.0])])
+        loss, z, _ = native.pixel_contrast_forward(x, labels, weights, 2.0, False, IGNORE, isa)
+        e = ((x[1, 0].double() - 1) / 2).exp()
+        error = torch.stack([z[0] / e - 1, loss / e.log1p() - 1]).abs()
+        worst = torch.maximum(worst, error)
+    assert worst[0] < 3e-7 and worst[1] < 4e-7
+
+
 def test_small_losses_keep_their_relative_accuracy(native, isa):
     x = F.normalize(torch.eye(8)[torch.arange(64) % 2] + 1e-3 * torch.randn(64, 8), dim=1)
     labels = torch.arange(64) % 2
