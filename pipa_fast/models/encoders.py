@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pipa_fast.checks import require
 from pipa_fast.models.config import ModelConfig
 
 logger = logging.getLogger(__name__)
@@ -123,13 +124,12 @@ def _segformer(name: str, size: MitSize, weights: str | None, drop_path: float) 
     )
     if weights is None:
         return SegformerModel(config).train()
+    expected = "a folder that transformers saved or a name on its hub"
     try:
         stored, _ = SegformerConfig.get_config_dict(weights)
     except (OSError, ValueError) as error:
-        raise ValueError(
-            "model.weights must be a folder that transformers saved or a name on its hub; got "
-            f"{weights!r}: {error}"
-        ) from error
+        raise ValueError(f"model.weights must be {expected}; got {weights!r}: {error}") from error
+    require(bool(stored), "model.weights", weights, expected)
     for key in ("model_type", "hidden_sizes", "depths"):
         ours, theirs = getattr(config, key), stored.get(key)
         if theirs is None or tuple(theirs) != tuple(ours):
