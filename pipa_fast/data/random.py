@@ -4,6 +4,7 @@
 A stream is the name of what is chosen, so that no two choices share their numbers.
 """
 
+import functools
 import hashlib
 
 import numpy as np
@@ -29,6 +30,11 @@ def generator(seed: int, stream: str, iteration: int, index: int) -> np.random.G
     return np.random.default_rng(np.random.SeedSequence(entropy))
 
 
+@functools.cache
+def _start(seed: int, stream: str) -> int:
+    return int(generator(seed, stream, 0, 0).integers(2**62))
+
+
 def uniform(
     seed: int,
     stream: str,
@@ -40,7 +46,6 @@ def uniform(
 
     Row i depends on `index[i]` and not on which other images are in the batch.
     """
-    start = int(generator(seed, stream, 0, 0).integers(2**62))
-    own = start + iteration * _MAX_INDEX + index
+    own = _start(seed, stream) + iteration * _MAX_INDEX + index
     bits = position_hash(own, len(index), n, index.device)
     return (bits >> 8).to(torch.float32) * 2.0**-24

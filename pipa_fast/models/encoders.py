@@ -43,16 +43,15 @@ class StreetsEncoder(nn.Module):
     common statistics.
     """
 
-    channels: tuple[int, ...] = (48, 96, 96)
+    channels: tuple[int, ...] = (48, 80, 96)
     strides: tuple[int, ...] = (4, 8, 16)
 
     def __init__(self) -> None:
         super().__init__()
         self.stem = conv_norm(3, 24, stride=2)
         stages, before = [], 24
-        for channels, depth in zip(self.channels, (1, 1, 0), strict=True):
-            blocks = [Residual(channels) for _ in range(depth)]
-            stages.append(nn.Sequential(conv_norm(before, channels, stride=2), *blocks))
+        for channels in self.channels:
+            stages.append(nn.Sequential(conv_norm(before, channels, stride=2), Residual(channels)))
             before = channels
         self.stages = nn.ModuleList(stages)
 

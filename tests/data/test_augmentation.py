@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+import dataclasses
+
+import pytest
+import torch
+
+from pipa_fast.data.augmentation import STRONG, VIEWS, Augmentation, strong_augment
+
+NOTHING = Augmentation(
+    brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, jitter=0.0, grey=0.0, blur=0.0
+)
+
+
+def images(batch=8, size=(16, 24)):
+    return torch.rand(batch, 3, *size, generator=torch.Generator().manual_seed(3))
+
+
+def augment(x, *, index=None, iteration=5, seed=0, augmentation=STRONG, **options):
+    index = torch.arange(len(x)) if index is None else index
+    return strong_augment(
+        x,
+        seed=seed,
+        iteration=torch.tensor(iteration),
+        index=index,
+        augmentation=augmentation,
+        **options,
+    )
+
+
+def only(**settings):
+    return dataclasses.replace(NOTHING, **settings)
+
+
+@pytest.mark.parametrize("augmentation", [STRONG, VIEWS])
+def test_any_split_of_the_batch_gives_the_same_images(augmentation):
+    x = images()
+    whole = augment(x, augmentation=augmentation)
+    for part in ([0, 1, 2], [3], [7, 4, 6, 5]):
+        found = augment(x[part], index=torch.tensor(part), augmentation=augmentation)
+        torch.testing.assert_close(found, whole[part], rtol=0, atol=1e-6)
+
+
+def test_every_argument_changes_the_draw():
+    x = images()
+    whole = augment(x)
+    others = [augment(x, iteration=6), augment(x, seed=1), augment(x, stream="other")]
+    assert all(not torch.equal(whole, other) for other in others)
+
+
+@pytest.mark.parametrize("augmentation", [STRONG, VIEWS])
+def test_images_stay_images(augmentation):
+    x = torch.cat([images(), torch.zeros(4, 3, 16, 24), torch.ones(4, 3, 16, 24)])
+    out = augment(x, augmentation=augmentation)
+    assert out.shape == x.shape and out.dtype == x.dtype
+    assert out.min() >= 0 and out.max() <= 1 and torch.isfinite(out).all()
+
+
+def test_shares_of_images_that_change():
+    x = images(1).expand(2000, -1, -1, -1)[..., :4, :6].contiguous()
+    x = torch.nn.functional.pad(x, (6, 6, 6, 6), mode="replicate")
+
+    def changed(out):
+        return (out != x).flatten(1).any(1).float().mean().item()
+
+    assert changed(augment(x, augmentation=only(jitter=0.8, brightness=0.2))) == pytest.approx(
+        0.8, abs=0.04
+    )
+    assert changed(augment(x, augmentation=only(blur=0.5, sigma=(1.0, 1.0)))) == pytest.approx(
+        0.5, abs=0.04
+    )
+    assert changed(augment(x, augmentation=only(grey=0.2))) == pytest.approx(0.2, abs=0.04)
+    assert torch.equal(augment(x, augmentation=NOTHING), x)
+
+
+def test_each_image_has_its_own_draw():
+    x = images(1).expand(16, -1, -1, -1)
+    out = augment(x, augmentation=only(jitter=1.0, brightness=0.2))
+    assert len({round(float(image.mean()), 6) for image in out}) == 16
+
+
+def test_brightness_contrast_and_saturation_are_what_they_say():
+    x = images(400, (4, 4)) * 0.2 + 0.4
+    shift = augment(x, augmentation=only(jitter=1.0, brightness=0.2)) - x
+    assert shift.flatten(1).std(1).max() < 1e-5
+    assert -0.2 <= shift.min() < -0.19 and 0.19 < shift.max() <= 0.2
+    factor = augment(x, augmentation=only(jitter=1.0, contrast=0.2)) / x
+    assert factor.flatten(1).std(1).max() < 1e-5
+    assert 0.8 <= factor.min() < 0.81 and 1.19 < factor.max() <= 1.2
+    spread = x.amax(1) - x.amin(1)
+    out = augment(x, augmentation=only(jitter=1.0, saturation=0.2))
+    ratio = (out.amax(1) - out.amin(1)) / spread
+    assert 0.79 <= ratio.min() < 0.82 and 1.18 < ratio.max() <= 1.21
+    torch.testing.assert_close(out.amax(1), x.amax(1), rtol=0, atol=1e-4)
+
+
+def test_hue_turns_and_leaves_grey_alone():
+    red = torch.tensor([0.8, 0.2, 0.2]).view(1, 3, 1, 1).expand(64, 3, 4, 4).contiguous()
+    out = augment(red, augmentation=only(jitter=1.0, hue=0.2))
+    torch.testing.assert_close(out.amax(1), red.amax(1), rtol=0, atol=1e-4)
+    assert out[:, 1].std() > 0.05 and out[:, 2].std() > 0.05
+    grey = torch.full((8, 3, 4, 4), 0.5)
+    torch.testing.assert_close(augment(grey, augmentation=only(jitter=1.0, hue=0.2)), grey)
+
+
+def test_blur_is_a_gaussian_of_sigma_pixels():
+    point = torch.zeros(1, 3, 25, 25)
+    point[..., 12, 12] = 1
+    out = augment(point, augmentation=only(blur=1.0, sigma=(1.15, 1.15)))[0, 0].double()
+    distance = (torch.arange(25) - 12).double()
+    one = torch.exp(-(distance**2) / (2 * 1.15**2))
+    expected = one[:, None] * one[None, :] / one.sum() ** 2
+    torch.testing.assert_close(out, expected, rtol=1e-3, atol=2e-5)
+
+
+def test_grey_has_three_equal_channels():
+    out = augment(images(), augmentation=only(grey=1.0))
+    assert torch.equal(out[:, 0], out[:, 1]) and torch.equal(out[:, 0], out[:, 2])
+
+
+def test_no_images():
+    assert augment(images(0)).shape == (0, 3, 16, 24)

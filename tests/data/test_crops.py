@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+import torch
+
+from pipa_fast import ops
+from pipa_fast.data.crops import (
+    Box,
+    crop_pair,
+    iou_of_offsets,
+    overlapping_boxes,
+    random_box,
+    source_box,
+)
+
+SIZE, STRIDE = (24, 32), 8
+
+
+def coordinates(height, width):
+    """An image that says where each pixel lies: y, x, 0."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([y, x, np.zeros_like(y)], -1).astype(np.uint8)
+
+
+def iou(a: Box, b: Box):
+    def pixels(box):
+        return {(y, x) for y in range(box.y0, box.y1) for x in range(box.x0, box.x1)}
+
+    return len(pixels(a) & pixels(b)) / len(pixels(a) | pixels(b))
+
+
+def pair(seed, image=None, **settings):
+    image = coordinates(48, 80) if image is None else image
+    return crop_pair(image, SIZE, np.random.default_rng(seed), stride=STRIDE, **settings)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_crops_are_what_their_boxes_and_flips_say(seed):
+    image = coordinates(48, 80)
+    found = pair(seed)
+    assert found.crops.shape == (2, *SIZE, 3) and found.boxes.dtype == np.int64
+    for crop, (y0, x0, y1, x1), flip in zip(found.crops, found.boxes, found.flips, strict=True):
+        expected = image[y0:y1, x0:x1]
+        np.testing.assert_array_equal(crop, expected[:, ::-1] if flip else expected)
+        assert y0 % STRIDE == x0 % STRIDE == 0 and (y1 - y0, x1 - x0) == SIZE
+
+
+def test_matched_cells_look_at_the_same_place():
+    """The whole chain: crops of a coordinate image, pooled to cells, matched by the op."""
+    found = [pair(seed) for seed in range(12)]
+    crops = torch.from_numpy(np.stack([p.crops for p in found])).double()  # [B, 2, c, c', 3]
+    cells = torch.nn.functional.avg_pool2d(crops.flatten(0, 1).movedim(-1, 1), STRIDE)
+    cells = cells.unflatten(0, (len(found), 2))[:, :, :2].movedim(2, -1)  # [B, 2, h, w, (y, x)]
+    a, b = ops.overlap_pairs(
+        torch.from_numpy(np.stack([p.boxes for p in found])),
+        torch.from_numpy(np.stack([p.flips for p in found])),
+        crop_size=SIZE,
+        stride=STRIDE,
+        num_pairs=1000,
+        seed=0,
+    )
+    a, b = a[a >= 0], b[b >= 0]
+    assert len(a) > 12
+    first, second = (cells[:, view].reshape(-1, 2) for view in (0, 1))
+    assert torch.equal(first[a], second[b])
+    flips = np.stack([p.flips for p in found])
+    assert {tuple(f) for f in flips.tolist()} == {
+        (i, j) for i in (True, False) for j in (True, False)
+    }
+
+
+@pytest.mark.parametrize("overlap", [(0.1, 1.0), (0.3, 0.5), (1.0, 1.0)])
+def test_overlap_is_in_its_range(overlap):
+    for seed in range(30):
+        boxes = overlapping_boxes(
+            (48, 80), SIZE, np.random.default_rng(seed), stride=STRIDE, overlap=overlap
+        )
+        assert overlap[0] <= iou(*boxes) <= overlap[1]
+
+
+def test_iou_of_offsets():
+    dy, dx = np.mgrid[-24:25:8, -40:41:8]
+    found = iou_of_offsets(dy, dx, SIZE)
+    for y, x, value in zip(dy.flat, dx.flat, found.flat, strict=True):
+        assert value == pytest.approx(iou(Box(50, 50, 74, 82), Box(50 + y, 50 + x, 74 + y, 82 + x)))
+
+
+def test_boxes_reach_every_place_and_overlap():
+    seen = [pair(seed, overlap=(0.01, 1.0)).boxes for seed in range(400)]
+    corners = {tuple(box[:2]) for boxes in seen for box in boxes.tolist()}
+    assert corners == {(y, x) for y in range(0, 25, 8) for x in range(0, 49, 8)}
+
+
+def test_scale_resizes_the_image_before_both_crops():
+    """Boxes are of the resized image: its coordinates there are the image's times the factor."""
+    for seed in range(8):
+        found = pair(seed, scale=(2.0, 2.0))
+        assert found.boxes[:, 2].max() <= 96 and found.boxes[:, 3].max() <= 160
+        for crop, (y0, x0, _, _), flip in zip(found.crops, found.boxes, found.flips, strict=True):
+            crop = crop[:, ::-1] if flip else crop
+            y, x = np.mgrid[: SIZE[0], : SIZE[1]]
+            inner = (slice(2, -2), slice(2, -2))  # bilinear, and clamped at the image's border
+            assert abs(crop[..., 0] - (y + y0) / 2)[inner].max() <= 1
+            assert abs(crop[..., 1] - (x + x0) / 2)[inner].max() <= 1
+    assert max(pair(seed, scale=(0.5, 2.0)).boxes.max() for seed in range(40)) > 100
+    small = pair(0, scale=(0.1, 0.1)).boxes  # never smaller than a crop
+    assert small.tolist() == [[0, 0, 24, 32], [0, 0, 24, 32]]
+
+
+def test_source_crop_shows_the_class_it_is_for():
+    label = np.zeros((40, 40), np.uint8)
+    label[:8, :8] = 5
+    for seed in range(20):
+        box = source_box(label, (20, 20), np.random.default_rng(seed), wanted=5, min_pixels=10.0)
+        plain = source_box(label, (20, 20), np.random.default_rng(seed))
+        tried = np.random.default_rng(seed)
+        boxes = [random_box(label.shape, (20, 20), tried) for _ in range(10)]
+        counts = [(b.of(label) == 5).sum() for b in boxes]
+        first = next((i for i, n in enumerate(counts) if n > 10), 9)
+        assert box == boxes[first] and plain == boxes[0]
+
+
+def test_source_crop_avoids_one_class_alone():
+    label = np.zeros((40, 40), np.uint8)
+    label[:, 20:] = 1
+    shares = []
+    for seed in range(20):
+        box = source_box(label, (10, 10), np.random.default_rng(seed), max_class_share=0.75)
+        shares.append(max((box.of(label) == c).mean() for c in (0, 1)))
+    assert np.mean(np.array(shares) < 0.75) > 0.5
+    ignored = np.full((40, 40), 255, np.uint8)
+    source_box(ignored, (10, 10), np.random.default_rng(0), max_class_share=0.75)
+
+
+def test_errors_name_the_argument():
+    generator = np.random.default_rng(0)
+    with pytest.raises(ValueError, match=r"crop must be .* no larger than the image, \(48, 80\)"):
+        random_box((48, 80, 3), (64, 64), generator)
+    with pytest.raises(ValueError, match="patch_crop must be"):
+        pair(0, image=coordinates(16, 80))
+    with pytest.raises(ValueError, match="patch_overlap must be reached"):
+        pair(0, image=coordinates(24, 32), overlap=(0.1, 0.5))
