@@ -53,6 +53,7 @@ def test_export_is_the_network_that_never_had_projections(encoder, head, batch_n
     # One seed: the segmentation part starts the same, with projections or without.
     for name, parameter in plain.named_parameters():
         assert torch.equal(parameter, network.get_parameter(name)), name
+    assert exported.training
     plain.load_state_dict(exported.state_dict())
     for module in (network, exported, plain):
         module.eval()
