@@ -43,13 +43,13 @@ class StreetsEncoder(nn.Module):
     common statistics.
     """
 
-    channels: tuple[int, ...] = (48, 80, 96)
+    channels: tuple[int, ...] = (32, 64, 96)
     strides: tuple[int, ...] = (4, 8, 16)
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = conv_norm(3, 24, stride=2)
-        stages, before = [], 24
+        self.stem = conv_norm(3, 16, stride=2)
+        stages, before = [], 16
         for channels in self.channels:
             stages.append(nn.Sequential(conv_norm(before, channels, stride=2), Residual(channels)))
             before = channels

@@ -28,7 +28,7 @@ class LightHead(nn.Module):
     Without dropout, whose masks no two numbers of ranks would share.
     """
 
-    channels: int = 64
+    channels: int = 48
 
     def __init__(self, channels_in: Sequence[int], num_classes: int) -> None:
         super().__init__()
