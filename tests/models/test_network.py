@@ -156,12 +156,13 @@ def test_autocast(encoder, head, dtype):
 
 
 def test_length_of_tiny_features_is_taken_in_float32():
-    head = build().projections["pixel"]
+    network = build()
+    head = network.projections["pixel"]
     with torch.no_grad():
         for parameter in head.layers[3].parameters():
             parameter.mul_(1e-6)
     with torch.autocast("cpu", torch.float16):
-        rows = head(torch.rand(1, 64, 2, 2))
+        rows = head(torch.rand(1, network.head.channels, 2, 2))
     torch.testing.assert_close(rows.norm(dim=1), torch.ones(1, 2, 2))
 
 
