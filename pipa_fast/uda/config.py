@@ -28,6 +28,8 @@ class MixedConfig:
     """A pseudo label is confident at or above it; the confident share weighs the batch."""
     augment: bool = True
     """Colour jitter and blur on the mixed image."""
+    jitter: float = 0.2
+    """Strength of the jitter: brightness, contrast, saturation and hue change by up to this."""
     ignore_top: int = 0
     ignore_bottom: int = 0
     """Rows [pixels] of pseudo labels without weight (rectification strip, ego hood)."""

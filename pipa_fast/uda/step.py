@@ -7,13 +7,14 @@ backpropagated as soon as its losses are known, so that one group's activations 
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from pipa_fast.data.augmentation import VIEWS, strong_augment
+from pipa_fast.data.augmentation import STRONG, VIEWS, strong_augment
 from pipa_fast.data.batch import Batch
 from pipa_fast.data.random import uniform
 from pipa_fast.models import Outputs, SegmentationNetwork
@@ -47,6 +48,10 @@ class AdaptationStep:
         self.student, self.teacher, self.objectives = student, teacher, objectives
         self.config, self.seed, self.group = config, seed, group
         self.autocast = autocast
+        strength = config.mixed.jitter
+        self.jitter = replace(
+            STRONG, brightness=strength, contrast=strength, saturation=strength, hue=strength
+        )
         self.make = {"source": self._source, "mixed": self._mixed, "patch": self._patch}
 
     def __call__(
@@ -65,8 +70,7 @@ class AdaptationStep:
             with self._reduce_only(last=group == groups[-1]):
                 with trace_range(f"forward:{group}"), self.autocast():
                     outputs = self.make[group](batch, mine, last=group == groups[-1])
-                # DDP waits for a gradient of every parameter; some groups' losses reach only a few
-                total = 0 * outputs.student.logits.float().sum()
+                total = torch.zeros((), device=batch.source_image.device)
                 for objective in mine:
                     with trace_range(f"objective:{objective.name}"):
                         value = objective(outputs)
@@ -154,7 +158,11 @@ class AdaptationStep:
             images = mixed.images
             if config.augment:
                 images = strong_augment(
-                    images, seed=self.seed, iteration=batch.iteration, index=batch.index
+                    images,
+                    seed=self.seed,
+                    iteration=batch.iteration,
+                    index=batch.index,
+                    augmentation=self.jitter,
                 )
             confidence = confidence.masked_fill(mask, 1.0)
         student = self._forward(images, objectives, last=last)
