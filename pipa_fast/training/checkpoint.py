@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 import yaml
-from safetensors.torch import load_file, save_file
 
 from pipa_fast.models import SegmentationNetwork, build_network
 from pipa_fast.training.config import Config, from_dict
@@ -105,13 +105,8 @@ def load_newest(run_dir: Path) -> dict[str, Any] | None:
 def export(run_dir: Path, network: SegmentationNetwork) -> Path:
     """Write the network without its projection heads, for evaluation and exchange."""
     path = run_dir / EXPORTED
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     state = {k: v.detach().cpu().contiguous() for k, v in network.export().state_dict().items()}
-    try:
-        save_file(state, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, safetensors.torch.save(state))
     return path
 
 
@@ -132,7 +127,7 @@ def load_run(run_dir: Path | str) -> tuple[SegmentationNetwork, Config]:
             raise ValueError(f"run must be a folder with {name}; got {str(run_dir)!r}")
     config = from_dict(yaml.safe_load((run_dir / "config.yaml").read_text()))
     network = build_network(config.model).export()
-    state = load_file(run_dir / EXPORTED)
+    state = safetensors.torch.load_file(run_dir / EXPORTED)
     missing, unexpected = network.load_state_dict(state, strict=False)
     if missing or unexpected:
         raise ValueError(
