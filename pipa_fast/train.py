@@ -9,8 +9,11 @@ import logging
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch.distributed.elastic.multiprocessing.errors import record
+from torch.utils.tensorboard.writer import SummaryWriter
 
 from pipa_fast.data.datasets import build_dataset
 from pipa_fast.evaluation.report import write_report
@@ -27,7 +30,7 @@ def report(trainer: Trainer) -> Path:
     if baseline is None:
         torch.manual_seed(config.seed)
         initial = build_network(config.model).to(trainer.world.device)
-    return write_report(
+    path = write_report(
         trainer.run_dir,
         network=trainer.network,
         dataset=build_dataset(config.data.target, "val"),
@@ -37,6 +40,12 @@ def report(trainer: Trainer) -> Path:
         initial=initial,
         device=trainer.world.device,
     )
+    with (
+        SummaryWriter(str(trainer.run_dir)) as writer,
+        Image.open(path.with_name("panels.png")) as p,
+    ):
+        writer.add_image("panels", np.asarray(p), trainer.iteration, dataformats="HWC")
+    return path
 
 
 @record
@@ -46,6 +55,8 @@ def main() -> int:
     config = parse()
     world = distributed.start(config.device)
     try:
+        if config.run.baseline is not None:
+            checkpoint.load_run(config.run.baseline)  # a wrong folder is told now, not after hours
         trainer = Trainer(config, world)
         result = trainer.run()
         if world.is_main:

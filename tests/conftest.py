@@ -21,3 +21,27 @@ def seeds():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def few_scenes(monkeypatch):
+    """Training sees two scenes of each dataset: the loop is tested, not the streets."""
+    from pipa_fast import train
+    from pipa_fast.data.datasets import build_dataset
+    from pipa_fast.training import trainer
+
+    class Few:
+        def __init__(self, name, split):
+            self.whole = build_dataset(name, split)
+            self.eval_classes = self.whole.eval_classes
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            if not 0 <= index < 2:
+                raise IndexError(index)
+            return self.whole[index]
+
+    monkeypatch.setattr(trainer, "build_dataset", Few)
+    monkeypatch.setattr(train, "build_dataset", Few)

@@ -24,27 +24,7 @@ TINY = {
 }
 
 
-@pytest.fixture(autouse=True)
-def few_scenes(monkeypatch):
-    """Evaluate two scenes and learn from eight: the loop is tested, not the streets."""
-    from pipa_fast.training import trainer
-
-    build = trainer.build_dataset
-
-    class Few:
-        def __init__(self, name, split):
-            self.whole = build(name, split)
-            self.eval_classes = self.whole.eval_classes
-
-        def __len__(self):
-            return 2
-
-        def __getitem__(self, index):
-            if not 0 <= index < 2:
-                raise IndexError(index)
-            return self.whole[index]
-
-    monkeypatch.setattr(trainer, "build_dataset", Few)
+pytestmark = pytest.mark.usefixtures("few_scenes")
 
 
 def trainer_for(folder, recipe="streets_pipa", **changes):

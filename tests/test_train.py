@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import sys
+
+import pytest
+
+from pipa_fast import train
+
+TINY = ["--iterations", "2", "--data.crop", "[32, 32]", "--data.patch_crop", "[32, 32]"]
+
+
+pytestmark = pytest.mark.usefixtures("few_scenes")
+
+
+def command_line(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["train", *words])
+    return train.main()
+
+
+def test_two_recipes_and_their_report(tmp_path, monkeypatch, capsys):
+    here = ["--run.dir", str(tmp_path), *TINY]
+    assert command_line(monkeypatch, "--config", "streets_source", *here) == 0
+    source = tmp_path / "streets_source"
+    words = ["--config", "streets_pipa", *here, "--run.baseline", str(source)]
+    assert command_line(monkeypatch, *words) == 0
+    report = tmp_path / "streets_pipa" / "report.html"
+    assert str(report) in capsys.readouterr().out
+    text = report.read_text()
+    assert "source-only" in text and "teacher" in text
+    results = json.loads((tmp_path / "streets_pipa" / "results.json").read_text())
+    assert results.keys() == {"miou", "iou", "recipe", "iteration", "seed"}
+
+
+def test_a_missing_baseline_is_told_before_training(tmp_path, monkeypatch, capsys):
+    words = ["--config", "streets_source", "--run.dir", str(tmp_path), *TINY]
+    assert command_line(monkeypatch, *words, "--run.baseline", str(tmp_path / "no")) == 2
+    assert "run must be a folder with config.yaml" in capsys.readouterr().err
+    assert not (tmp_path / "streets_source").exists()
