@@ -53,7 +53,8 @@ def test_a_run_leaves_what_it_promises(tmp_path):
     assert (results["recipe"], results["iteration"], results["seed"]) == ("streets_pipa", 6, 0)
     records = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     assert [r["iteration"] for r in records if r["kind"] == "train"] == [2, 4, 6]
-    assert records[0]["loss"].keys() == {"source", "mixed", "pixel", "patch"}
+    names = {"source", "mixed", "pixel_source", "pixel_mixed", "patch"}
+    assert records[0]["loss"].keys() == names
     assert list(folder.glob("events.out.tfevents.*"))
     network, config = checkpoint.load_run(folder)
     assert config == trainer.config
