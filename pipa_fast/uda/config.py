@@ -56,6 +56,8 @@ class PixelConfig:
     num_anchors: int | Literal["all"] = 1024
     confidence: float = 0.968
     """Target pixels in mixed images are anchors only at or above this teacher confidence."""
+    weigh_by_confidence: bool = False
+    """Weigh them by that confidence too, relative to source pixels, which weigh 1."""
 
     def __post_init__(self) -> None:
         require(self.temperature > 0, "pixel.temperature", self.temperature, "a positive number")

@@ -92,6 +92,18 @@ def test_the_releases_branch_does_not():
             assert torch.equal(value, release[name]), name
 
 
+def test_confidence_weighs_target_pixels_on_request():
+    values = []
+    for weigh in (False, True):
+        pixel = PixelConfig(
+            weight=0.1, images="mixed", confidence=0.0, weigh_by_confidence=weigh, num_anchors="all"
+        )
+        _, step = a_step(AdaptationConfig(mixed=EVERYTHING["mixed"], pixel=pixel))
+        values.append(step(a_batch(), 0))
+    assert torch.equal(values[0]["mixed"], values[1]["mixed"])
+    assert values[0]["pixel"] != values[1]["pixel"]
+
+
 def test_an_objective_waits_for_its_start():
     config = AdaptationConfig(pixel=PixelConfig(weight=0.1, start=5))
     _, step = a_step(config)

@@ -24,6 +24,7 @@ class PixelContrast(Objective):
         name = "pixel" if config.images != "both" else f"pixel_{group}"
         super().__init__(name, group, config.weight, config.start, config.ramp)
         self.confidence = config.confidence
+        self.weigh = config.weigh_by_confidence
         self.loss = PixelContrastLoss(
             temperature=config.temperature,
             base_temperature=config.base_temperature,
@@ -36,7 +37,11 @@ class PixelContrast(Objective):
         """Return the contrast [nats] over sampled or all pixels of the group."""
         embeddings, labels = outputs.student.pixel, outputs.labels
         assert embeddings is not None, "the step asks for the embeddings that an objective names"
+        weights = None
         if outputs.confidence is not None:
+            weights = outputs.confidence if self.weigh else None
             labels = labels.masked_fill(outputs.confidence < self.confidence, 255)
         predictions = outputs.student.logits.detach().argmax(1)
-        return self.loss(embeddings, labels, predictions, seed=outputs.seed, group=outputs.group)
+        return self.loss(
+            embeddings, labels, predictions, weights=weights, seed=outputs.seed, group=outputs.group
+        )
