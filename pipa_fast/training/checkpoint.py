@@ -73,6 +73,20 @@ def found(run_dir: Path) -> list[Path]:
     return sorted((p for p in paths if p.with_suffix(".json").is_file()), reverse=True)
 
 
+def clear(run_dir: Path) -> int:
+    """Remove what an earlier run of the folder left; return how many checkpoints there were.
+
+    Else its later checkpoints would outlive the new run's and be what it resumes from.
+    """
+    old = list((run_dir / "checkpoints").glob("step-*.pt"))
+    for path in old:
+        path.with_suffix(".json").unlink(missing_ok=True)
+        path.unlink()
+    for name in (EXPORTED, "results.json"):
+        (run_dir / name).unlink(missing_ok=True)
+    return len(old)
+
+
 def load(path: Path) -> dict[str, Any]:
     """Return a checkpoint's state after checking its size and SHA-256.
 

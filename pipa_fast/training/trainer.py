@@ -135,6 +135,10 @@ class Trainer:
         with log, self._stop_on_signal():
             if self.iteration:
                 log.say(f"resumed {self.run_dir} at step {self.iteration}")
+            elif self.world.is_main and (old := checkpoint.clear(self.run_dir)):
+                log.say(
+                    f"{self.run_dir}: starting anew, {old} checkpoints of an earlier run removed"
+                )
             self.clock = time.perf_counter()
             for batch in self._batches():
                 losses = self._train_step(batch)

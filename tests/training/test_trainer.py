@@ -94,6 +94,23 @@ def test_a_stopped_run_ends_with_the_bytes_of_the_unbroken_one(tmp_path):
     assert histories[0] == histories[1]
 
 
+def test_a_run_started_anew_resumes_from_itself(tmp_path):
+    trainer_for(tmp_path, "streets_source").run()
+    again = trainer_for(tmp_path, "streets_source", seed=1)
+    take = again._train_step
+
+    def stop_after_one(batch):
+        again.stop_asked = True
+        return take(batch)
+
+    again._train_step = stop_after_one
+    with pytest.raises(Interrupted, match="step 1"):
+        again.run()
+    state = checkpoint.load_newest(tmp_path / "streets_source")
+    assert state is not None and (state["iteration"], state["config"]["seed"]) == (1, 1)
+    assert not (tmp_path / "streets_source" / "results.json").exists()
+
+
 def test_other_settings_do_not_resume(tmp_path):
     trainer_for(tmp_path, "streets_source", iterations=3).run()
     other = trainer_for(tmp_path, "streets_source", iterations=4, run={"resume": "auto"})
