@@ -2,6 +2,7 @@
 """The house's own rules: sizes, licence lines, the arrow of imports, and documents that hold."""
 
 import ast
+import json
 import os
 import re
 from pathlib import Path
@@ -164,6 +165,14 @@ def test_ci_runs_what_people_run():
     assert os.access(script, os.X_OK)
     assert re.search(r"^make .*\blint\b", script.read_text(), re.MULTILINE)
     assert re.search(r"^make test\b", script.read_text(), re.MULTILINE)
+
+
+def test_readme_shows_the_committed_ablation():
+    path = ROOT / "bench" / "results" / "streets_ablation.json"
+    readme = (ROOT / "README.md").read_text()
+    for arm in json.loads(path.read_text())["arms"].values():
+        row = f"| `{arm['recipe']}` | {arm['miou_mean']:.1f} ± {arm['miou_std']:.1f} |"
+        assert row in readme, row
 
 
 def test_readme_code_runs():
