@@ -19,7 +19,12 @@ from rich.table import Table
 from torch import nn
 
 from pipa_fast.data.datasets import build_dataset
-from pipa_fast.evaluation.command_line import add_inference_arguments, device_of, window_of
+from pipa_fast.evaluation.command_line import (
+    add_inference_arguments,
+    device_of,
+    run_command,
+    window_of,
+)
 from pipa_fast.evaluation.inference import EvalResult, evaluate
 from pipa_fast.evaluation.report import write_report
 
@@ -168,13 +173,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the process's exit code. A bad one exits with 2."""
-    cli = parser()
-    options = cli.parse_args(argv)
-    try:
-        run(options, Console())
-    except (ValueError, OSError) as error:
-        cli.error(str(error))
-    return 0
+    return run_command(parser(), run, argv)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,12 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
-from pipa_fast.evaluation.command_line import add_inference_arguments, device_of, window_of
+from pipa_fast.evaluation.command_line import (
+    add_inference_arguments,
+    device_of,
+    run_command,
+    window_of,
+)
 from pipa_fast.evaluation.inference import SlidingWindow, evaluating, predict_logits, to_batch
 from pipa_fast.evaluation.panels import colorize, overlay
 
@@ -146,13 +151,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the process's exit code. A bad one exits with 2."""
-    cli = parser()
-    options = cli.parse_args(argv)
-    try:
-        run(options, Console())
-    except (ValueError, OSError) as error:
-        cli.error(str(error))
-    return 0
+    return run_command(parser(), run, argv)
 
 
 if __name__ == "__main__":

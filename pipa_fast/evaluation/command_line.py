@@ -2,9 +2,11 @@
 """Options that evaluate and predict have in common."""
 
 import argparse
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from pipa_fast.evaluation.inference import SlidingWindow
 
@@ -47,3 +49,17 @@ def device_of(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ValueError(f"--device must be one that works here; got {name!r}: {reason}") from error
     return torch.device(name)
+
+
+def run_command(
+    cli: argparse.ArgumentParser,
+    run: Callable[[argparse.Namespace, Console], None],
+    argv: Sequence[str] | None,
+) -> int:
+    """Parse and run; return the exit code. What `run` finds wrong exits with 2, as a bad option."""
+    options = cli.parse_args(argv)
+    try:
+        run(options, Console())
+    except (ValueError, OSError) as error:
+        cli.error(str(error))
+    return 0
