@@ -19,7 +19,7 @@ from pipa_fast.data.datasets import build_dataset
 from pipa_fast.evaluation.report import write_report
 from pipa_fast.models import build_network
 from pipa_fast.training import checkpoint, distributed
-from pipa_fast.training.config import parse
+from pipa_fast.training.config import Config, parse
 from pipa_fast.training.trainer import Interrupted, Trainer
 
 
@@ -48,6 +48,17 @@ def report(trainer: Trainer) -> Path:
     return path
 
 
+def run(config: Config, world: distributed.World) -> None:
+    """Train, and let the first rank write the report."""
+    if config.run.baseline is not None:
+        checkpoint.load_run(config.run.baseline)  # a wrong folder is told now, not after hours
+    trainer = Trainer(config, world)
+    result = trainer.run()
+    if world.is_main:
+        where = report(trainer) if config.run.report else trainer.run_dir
+        print(f"{config.recipe}: mIoU {result.miou:.2f} -> {where}")
+
+
 @record
 def main() -> int:
     """Run the command line; return the process's exit code."""
@@ -55,13 +66,7 @@ def main() -> int:
     config = parse()
     world = distributed.start(config.device)
     try:
-        if config.run.baseline is not None:
-            checkpoint.load_run(config.run.baseline)  # a wrong folder is told now, not after hours
-        trainer = Trainer(config, world)
-        result = trainer.run()
-        if world.is_main:
-            where = report(trainer) if config.run.report else trainer.run_dir
-            print(f"{config.recipe}: mIoU {result.miou:.2f} -> {where}")
+        run(config, world)
     except Interrupted as stop:
         if world.is_main:
             print(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ranks: start and end of the process group, and what one rank knows of the others."""
 
+import gc
 import os
 from dataclasses import dataclass
 from datetime import timedelta
@@ -55,6 +56,12 @@ def start(device: str = "auto", timeout: timedelta = timedelta(minutes=10)) -> W
 
 
 def end() -> None:
-    """Leave the process group, if there is one."""
+    """Leave the process group, if there is one.
+
+    Call it when nothing that used the group is alive: a DistributedDataParallel keeps the group,
+    and with it gloo's threads, which may still be dropping the last collective's tensors. One that
+    asks for the interpreter's lock while the interpreter shuts down aborts the process.
+    """
     if dist.is_initialized():
+        gc.collect()
         dist.destroy_process_group()

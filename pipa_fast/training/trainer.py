@@ -3,6 +3,7 @@
 
 import contextlib
 import functools
+import inspect
 import signal
 import time
 from collections.abc import Iterator
@@ -60,10 +61,7 @@ class Trainer:
         )
         student: nn.Module = self.network
         if world.size > 1:
-            ids = [world.local_rank] if world.device.type == "cuda" else None
-            student = DistributedDataParallel(
-                self.network, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            student = _distributed(self.network, world)
         self.step = AdaptationStep(
             student,  # type: ignore[arg-type]
             self.teacher,
@@ -281,6 +279,19 @@ class Trainer:
         flag = torch.tensor(float(self.stop_asked), device=self.world.device)
         dist.all_reduce(flag, dist.ReduceOp.MAX)
         return bool(flag.item())
+
+
+def _distributed(network: nn.Module, world: World) -> nn.Module:
+    """Wrap the student. Its buffers stay as they are: BN is frozen or synchronised."""
+    # torch 2.13 renamed the option.
+    known = inspect.signature(DistributedDataParallel).parameters
+    sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    return DistributedDataParallel(
+        network,
+        device_ids=[world.local_rank] if world.device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        **{sync: False},  # type: ignore[arg-type]
+    )
 
 
 def _batch_norm(

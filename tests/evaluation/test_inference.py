@@ -18,6 +18,7 @@ from pipa_fast.evaluation.inference import (
     predict_logits,
     to_batch,
 )
+from pipa_fast.training import distributed
 
 
 class Positions(nn.Module):
@@ -168,7 +169,7 @@ def _score_on_rank(rank: int, folder: Path, network, dataset) -> None:
     torch.save((result.miou, result.confusion.matrix, seen), folder / f"{rank}.pt")
     alone = evaluate(network, dataset, shard=False)
     assert torch.equal(alone.confusion.matrix, result.confusion.matrix)
-    dist.destroy_process_group()
+    distributed.end()
 
 
 def test_two_ranks_share_the_images_and_agree(network, dataset, tmp_path):

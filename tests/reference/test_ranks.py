@@ -7,6 +7,7 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 from pipa_fast import losses, ops
+from pipa_fast.training import distributed
 
 # How many rows each rank holds, and a class that only the first rank has.
 SPLITS = {2: [(5, 9), (8, 0), (0, 0)], 3: [(4, 1, 7), (0, 6, 3)]}
@@ -90,17 +91,21 @@ def check_modules(rank, world, group):
     torch.testing.assert_close(net.weight.grad, whole_net.weight.grad, rtol=1e-5, atol=1e-6)
 
 
+def check(rank, world):
+    group = dist.new_group(list(range(world)))
+    if rank < world:
+        check_ops(rank, world, group)
+        check_modules(rank, world, group)
+
+
 def work(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=3
     )
     for world in (2, 3):
-        group = dist.new_group(list(range(world)))
-        if rank < world:
-            check_ops(rank, world, group)
-            check_modules(rank, world, group)
-    dist.destroy_process_group()
+        check(rank, world)
+    distributed.end()
 
 
 def test_group_is_one_loss(tmp_path):
