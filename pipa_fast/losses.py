@@ -204,6 +204,8 @@ class PatchConsistencyLoss(nn.Module):
         bank: keys of earlier steps, or None.
         normalize: False where features are unit vectors already.
         num_pairs: most pairs of matching cells taken from a batch.
+        bank_confidence: probability that a key needs to be a negative. An unsure key's label is
+            often wrong, and then it pushes away an anchor of its own class.
         ignore_index: label of pixels that are neither anchors nor keys, as are negative labels.
         backend: who computes, see `ops.backends`; None for the best.
 
@@ -221,6 +223,7 @@ class PatchConsistencyLoss(nn.Module):
         normalize: bool = True,
         *,
         num_pairs: int = 1600,
+        bank_confidence: float = 0.0,
         ignore_index: int = 255,
         backend: str | None = None,
     ) -> None:
@@ -228,11 +231,14 @@ class PatchConsistencyLoss(nn.Module):
         self.temperature = check_temperature(temperature)
         known = 0 <= confidence_threshold <= 1
         require(known, "confidence_threshold", confidence_threshold, "a probability in [0, 1]")
+        known = 0 <= bank_confidence <= 1
+        require(known, "bank_confidence", bank_confidence, "a probability in [0, 1]")
         require(
             bank is None or isinstance(bank, FeatureBank), "bank", bank, "a FeatureBank or None"
         )
         require(num_pairs > 0, "num_pairs", num_pairs, "above 0")
         self.confidence_threshold, self.bank = confidence_threshold, bank
+        self.bank_confidence = bank_confidence
         self.normalize, self.num_pairs = normalize, num_pairs
         self.ignore_index, self.backend = ignore_index, backend
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
@@ -297,7 +303,9 @@ class PatchConsistencyLoss(nn.Module):
         if weights is not None:
             image = (pairs[0].clamp(min=0) // max(1, size[0] * size[1])).repeat(2)
             counts = counts * weights[image] if weights.numel() else counts
-        bank, bank_labels = self._negatives(keys, labels)
+        bank, bank_labels = self._negatives(
+            keys, labels.masked_fill(sure < self.bank_confidence, -1)
+        )
         return ops.patch_consistency(
             anchors,
             keys,

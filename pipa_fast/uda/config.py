@@ -82,6 +82,8 @@ class PatchConfig:
     """Matching cells taken from the overlaps of a batch [pairs]."""
     bank: int = 9600
     """Keys kept from earlier steps [rows]."""
+    bank_confidence: float = 0.0
+    """Only keys of at least this teacher confidence are kept; the paper keeps all."""
     augment: bool = True
     """Photometric augmentation of the student's crops, drawn separately for each of the two."""
     branch: Literal["student", "teacher"] = "student"

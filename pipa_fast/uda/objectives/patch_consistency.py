@@ -30,6 +30,7 @@ class PatchConsistency(Objective):
             bank=FeatureBank(config.bank, dim),
             normalize=False,
             num_pairs=config.num_pairs,
+            bank_confidence=config.bank_confidence,
         )
 
     def forward(self, outputs: StepOutputs) -> Tensor:
