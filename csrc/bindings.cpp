@@ -15,6 +15,8 @@
 #include "cpu/packed.h"
 #include "cpu/patch_consistency.h"
 #include "cpu/pixel_contrast.h"
+#include "cpu/pseudo_labels.h"
+#include "cpu/upsampled_cross_entropy.h"
 
 namespace {
 
@@ -166,6 +168,79 @@ std::tuple<Tensor, Tensor> patch_consistency_forward(Tensor anchors, Tensor posi
   return {loss, grad};
 }
 
+pipa::Upsampling upsampling(const Tensor& logits, int64_t height, int64_t width) {
+  STD_TORCH_CHECK(logits.is_cpu() && logits.dim() == 4 && logits.is_contiguous(),
+                  "logits must be a contiguous CPU tensor [B, K, h, w], got ", logits.dim(),
+                  " dimensions");
+  for (int64_t axis = 1; axis < 4; ++axis)
+    STD_TORCH_CHECK(logits.size(axis) > 0, "logits must have K, h, w > 0");
+  STD_TORCH_CHECK(height >= 0 && width >= 0, "size must not be negative");
+  // Classes, rows and columns are counted in 32 bits within the kernels, and so are tasks.
+  const int64_t limit = INT32_MAX / 64;
+  for (int64_t length :
+       {logits.size(0), logits.size(1), logits.size(2), logits.size(3), height, width})
+    STD_TORCH_CHECK(length < limit, "logits and size must be shorter than ", limit,
+                    " along each axis, got ", length);
+  return {logits.const_data_ptr(),
+          dtype_of(logits, "logits"),
+          logits.size(0),
+          logits.size(1),
+          logits.size(2),
+          logits.size(3),
+          height,
+          width};
+}
+
+void check_pixels(const Tensor& tensor, ScalarType dtype, const pipa::Upsampling& maps,
+                  const char* name) {
+  STD_TORCH_CHECK(tensor.is_cpu() && tensor.dim() == 3 && tensor.is_contiguous() &&
+                      tensor.size(0) == maps.images && tensor.size(1) == maps.height &&
+                      tensor.size(2) == maps.width && tensor.scalar_type() == dtype,
+                  name, " must be a contiguous CPU tensor [", maps.images, ", ", maps.height, ", ",
+                  maps.width, "] of ", dtype == ScalarType::Long ? "int64" : "float32");
+}
+
+std::tuple<Tensor, Tensor> upsampled_cross_entropy_forward(Tensor logits, Tensor labels,
+                                                           std::optional<Tensor> weights,
+                                                           int64_t ignore_index, bool all_pixels,
+                                                           bool gradient, std::string isa) {
+  const pipa::Isa chosen = choose(isa);
+  STD_TORCH_CHECK(labels.dim() == 3, "labels must be [B, H, W], got ", labels.dim(), " dimensions");
+  const pipa::Upsampling maps = upsampling(logits, labels.size(1), labels.size(2));
+  check_pixels(labels, ScalarType::Long, maps, "labels");
+  if (weights) check_pixels(*weights, ScalarType::Float, maps, "weights");
+  const pipa::UpsampledCrossEntropy problem{maps, labels.const_data_ptr<int64_t>(),
+                                            weights ? weights->const_data_ptr<float>() : nullptr,
+                                            ignore_index, all_pixels};
+  const pipa::Parallel parallel = threads();
+  Tensor loss = floats({});
+  Tensor slope =
+      gradient ? floats({maps.images, maps.classes, maps.low_height, maps.low_width}) : floats({0});
+  Tensor scratch =
+      floats({pipa::upsampled_cross_entropy_scratch(maps, chosen, parallel.threads, gradient)});
+  int64_t wrong = 0;
+  const bool right = pipa::upsampled_cross_entropy_forward(
+      problem, chosen, parallel, scratch.mutable_data_ptr<float>(), loss.mutable_data_ptr<float>(),
+      gradient ? slope.mutable_data_ptr<float>() : nullptr, &wrong);
+  STD_TORCH_CHECK(right, "labels must be classes 0 to ", maps.classes - 1, " or ignore_index ",
+                  ignore_index, ", got ", wrong);
+  return {loss, slope};
+}
+
+std::tuple<Tensor, Tensor, Tensor> pseudo_labels(Tensor logits, int64_t height, int64_t width,
+                                                 double threshold, std::string isa) {
+  const pipa::Isa chosen = choose(isa);
+  const pipa::Upsampling maps = upsampling(logits, height, width);
+  const pipa::Parallel parallel = threads();
+  Tensor labels = torch::stable::empty({maps.images, height, width}, ScalarType::Long);
+  Tensor confidence = floats({maps.images, height, width}), fraction = floats({});
+  Tensor scratch = floats({pipa::pseudo_labels_scratch(maps, chosen, parallel.threads)});
+  pipa::pseudo_labels(maps, static_cast<float>(threshold), chosen, parallel,
+                      scratch.mutable_data_ptr<float>(), labels.mutable_data_ptr<int64_t>(),
+                      confidence.mutable_data_ptr<float>(), fraction.mutable_data_ptr<float>());
+  return {labels, confidence, fraction};
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY(pipa_fast_cpu, m) {
@@ -179,12 +254,20 @@ STABLE_TORCH_LIBRARY(pipa_fast_cpu, m) {
       "patch_consistency_forward(Tensor anchors, Tensor positives, Tensor bank, "
       "Tensor anchor_labels, Tensor bank_labels, Tensor? weights, float temperature, str isa) "
       "-> (Tensor loss, Tensor dx)");
+  m.def(
+      "upsampled_cross_entropy_forward(Tensor logits, Tensor labels, Tensor? weights, "
+      "int ignore_index, bool all_pixels, bool gradient, str isa) -> (Tensor loss, Tensor slope)");
+  m.def(
+      "pseudo_labels(Tensor logits, int height, int width, float threshold, str isa) "
+      "-> (Tensor labels, Tensor confidence, Tensor confident_fraction)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pipa_fast_cpu, CPU, m) {
   m.impl("pixel_contrast_forward", TORCH_BOX(&pixel_contrast_forward));
   m.impl("pixel_contrast_backward", TORCH_BOX(&pixel_contrast_backward));
   m.impl("patch_consistency_forward", TORCH_BOX(&patch_consistency_forward));
+  m.impl("upsampled_cross_entropy_forward", TORCH_BOX(&upsampled_cross_entropy_forward));
+  m.impl("pseudo_labels", TORCH_BOX(&pseudo_labels));
 }
 
 // An empty module: importing it loads the library, which registers the operators.

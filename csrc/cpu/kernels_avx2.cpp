@@ -6,4 +6,5 @@
 #define PIPA_LANES 8
 #define PIPA_TILE_ROWS 6
 #include "cpu/kernels_body.h"
+#include "cpu/upsample_body.h"
 #endif

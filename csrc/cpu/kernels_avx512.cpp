@@ -6,4 +6,5 @@
 #define PIPA_LANES 16
 #define PIPA_TILE_ROWS 12
 #include "cpu/kernels_body.h"
+#include "cpu/upsample_body.h"
 #endif

@@ -5,6 +5,7 @@
 #define PIPA_LANES 4
 #define PIPA_TILE_ROWS 6
 #include "cpu/kernels_body.h"
+#include "cpu/upsample_body.h"
 
 namespace pipa {
 
@@ -15,6 +16,15 @@ const Kernels& kernels_for(Isa isa) {
 #endif
   (void)isa;
   return portable::kernels;
+}
+
+const UpsampleKernels& upsample_kernels_for(Isa isa) {
+#if defined(__x86_64__)
+  if (isa == Isa::avx512) return avx512::upsample_kernels;
+  if (isa == Isa::avx2) return avx2::upsample_kernels;
+#endif
+  (void)isa;
+  return portable::upsample_kernels;
 }
 
 }  // namespace pipa

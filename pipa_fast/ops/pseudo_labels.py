@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labels and confidence from a teacher's logits, upsampled a band of rows at a time."""
+"""Labels and confidence from a teacher's logits, upsampled on the way."""
 
 from typing import Any
 
@@ -7,9 +7,19 @@ import torch
 from torch import Tensor
 
 from pipa_fast.checks import require
-from pipa_fast.ops._bands import bands, upsample
 from pipa_fast.ops._checks import check_float, check_rank
-from pipa_fast.ops.backends import LIBRARY, kernel_range
+from pipa_fast.ops.backends import (
+    LIBRARY,
+    Backend,
+    Problem,
+    absent,
+    choose,
+    cpu_why_not,
+    kernel_range,
+    reference_why_not,
+    row_of,
+)
+from pipa_fast.reference import pseudo_labels as reference
 
 
 def pseudo_labels(
@@ -24,7 +34,8 @@ def pseudo_labels(
 
     Returns:
         labels [B, H, W] int64, their probability [B, H, W] and the share [] of all pixels that are
-        confident, both as float32 (float64 for float64). The full-size logits are never stored.
+        confident, both as float32 (float64 for float64). But for the reference backend, the
+        full-size logits are never stored.
 
     Raises:
         ValueError: a shape, dtype or number that does not fit.
@@ -36,29 +47,34 @@ def pseudo_labels(
     require(min(logits.shape[1:]) > 0, "logits", tuple(logits.shape), "[B, K, h, w], K, h, w > 0")
     require(len(size) == 2 and min(size) > 0, "size", tuple(size), "two positive lengths (H, W)")
     require(0 <= threshold <= 1, "threshold", threshold, "a probability in [0, 1]")
-    return torch.ops.pipa_fast.pseudo_labels(logits.detach(), *size, float(threshold))
+    problem = Problem(logits.device.type, logits.dtype)
+    backend = choose("pseudo_labels", BACKENDS, problem, None)
+    return torch.ops.pipa_fast.pseudo_labels(logits.detach(), *size, float(threshold), backend)
 
 
 LIBRARY.define(
-    "pseudo_labels(Tensor logits, SymInt height, SymInt width, float threshold)"
+    "pseudo_labels(Tensor logits, SymInt height, SymInt width, float threshold, str backend)"
     " -> (Tensor labels, Tensor confidence, Tensor confident_fraction)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
 
-def _forward(
+def _cpu_forward(
     logits: Tensor, height: int, width: int, threshold: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    labels, confidence, share = _fake_forward(logits, height, width, threshold)
+    return torch.ops.pipa_fast_cpu.pseudo_labels(logits.contiguous(), height, width, threshold, "")
+
+
+BACKENDS = (
+    Backend("cpu", cpu_why_not, _cpu_forward, absent),
+    Backend("reference", reference_why_not, reference.forward, absent),
+)
+
+
+def _forward(logits: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    *settings, backend = rest
     with kernel_range("pseudo_labels", logits.device):
-        for band in bands(logits.shape, (height, width), confidence):
-            full = upsample(logits, band, width)
-            best, labels[:, band.rows] = full.max(1)
-            # The maximum's probability is 1 / Σ exp(logit - maximum).
-            full.sub_(best[:, None]).exp_()
-            torch.reciprocal(full.sum(1), out=confidence[:, band.rows])
-        share = (confidence >= threshold).sum() / max(1, confidence.numel())
-    return labels, confidence, share.to(confidence.dtype)
+        return row_of(BACKENDS, backend).forward(logits, *settings)
 
 
 def _fake_forward(logits: Tensor, height: int, width: int, *_: Any) -> tuple[Tensor, ...]:

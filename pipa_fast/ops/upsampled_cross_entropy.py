@@ -1,16 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cross-entropy of logits upsampled to the labels' size, a band of rows at a time."""
+"""Cross-entropy of logits upsampled to the labels' size, in one sweep over the pixels."""
 
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pipa_fast.checks import require
-from pipa_fast.ops._bands import bands, upsample, upsample_transposed
 from pipa_fast.ops._checks import check_float, check_rank, integers, pixel_weights
-from pipa_fast.ops.backends import LIBRARY, kernel_range, refuse_second_derivative
+from pipa_fast.ops.backends import (
+    LIBRARY,
+    Backend,
+    Problem,
+    choose,
+    cpu_why_not,
+    kernel_range,
+    reference_why_not,
+    refuse_second_derivative,
+    row_of,
+)
+from pipa_fast.reference import upsampled_cross_entropy as reference
 
 
 def upsampled_cross_entropy(
@@ -23,8 +32,8 @@ def upsampled_cross_entropy(
 ) -> Tensor:
     """Upsample logits to the labels (bilinear, align_corners=False) and take the cross-entropy.
 
-    The full-size logits are never stored, neither here nor for the backward pass, which upsamples
-    again.
+    But for the reference backend, the full-size logits are never stored. The gradient by the small
+    logits is found on the way, where it is wanted, and is what waits for the backward pass.
 
     Args:
         logits: [B, K, h, w] float; taken as they are under autocast.
@@ -40,6 +49,7 @@ def upsampled_cross_entropy(
 
     Raises:
         ValueError: a shape, dtype or device that does not fit, or an unknown average.
+        RuntimeError, IndexError: on a CPU, a label that is neither a class nor `ignore_index`.
     """
     check_float("logits", logits)
     check_rank("logits", logits, "B K h w")
@@ -50,74 +60,69 @@ def upsampled_cross_entropy(
     wide = torch.promote_types(logits.dtype, torch.float32)
     weights = pixel_weights(weights, logits, shape, wide)
     require(average in ("valid", "all"), "average", average, '"valid" or "all"')
+    problem = Problem(logits.device.type, logits.dtype)
+    backend = choose("upsampled_cross_entropy", BACKENDS, problem, None)
+    gradient = logits.requires_grad and torch.is_grad_enabled()
     loss, _ = torch.ops.pipa_fast.upsampled_cross_entropy(
-        logits, labels, weights, ignore_index, average == "all"
+        logits, labels, weights, ignore_index, average == "all", gradient, backend
     )
     return loss
 
 
+# The slope is dloss/dlogits [B, K, h, w], as wide as the loss; empty without `gradient`.
 LIBRARY.define(
     "upsampled_cross_entropy(Tensor logits, Tensor labels, Tensor? weights, int ignore_index,"
-    " bool all_pixels) -> (Tensor loss, Tensor count)",
+    " bool all_pixels, bool gradient, str backend) -> (Tensor loss, Tensor slope)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 LIBRARY.define(
-    "upsampled_cross_entropy_backward(Tensor grad, Tensor logits, Tensor labels, Tensor? weights,"
-    " Tensor count, int ignore_index) -> Tensor",
+    "upsampled_cross_entropy_backward(Tensor grad, Tensor logits, Tensor slope, str backend)"
+    " -> Tensor",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
 
-def _forward(
-    logits: Tensor, labels: Tensor, weights: Tensor | None, ignore_index: int, all_pixels: bool
-) -> tuple[Tensor, Tensor]:
-    dtype = torch.promote_types(logits.dtype, torch.float32)
-    size = (labels.shape[1], labels.shape[2])
-    loss = logits.new_zeros((), dtype=dtype)
-    with kernel_range("upsampled_cross_entropy", logits.device):
-        for band in bands(logits.shape, size, loss):
-            full = upsample(logits, band, size[1])
-            own = labels[:, band.rows]
-            if weights is None:
-                loss += F.cross_entropy(full, own, ignore_index=ignore_index, reduction="sum")
-            else:
-                each = F.cross_entropy(full, own, ignore_index=ignore_index, reduction="none")
-                loss += (each * weights[:, band.rows]).sum()
-        count = torch.full_like(loss, labels.numel())
-        if not all_pixels:
-            count = (labels != ignore_index).sum().to(dtype)
-        count = count.clamp(min=1)
-        return loss / count, count
-
-
-def _backward(
-    grad: Tensor,
+def _cpu_forward(
     logits: Tensor,
     labels: Tensor,
     weights: Tensor | None,
-    count: Tensor,
     ignore_index: int,
-) -> Tensor:
-    size, width = (labels.shape[1], labels.shape[2]), logits.shape[3]
-    gradient = logits.new_zeros(logits.shape, dtype=count.dtype)
-    scale = grad / count
-    with kernel_range("upsampled_cross_entropy_backward", logits.device):
-        for band in bands(logits.shape, size, count):
-            own = labels[:, None, band.rows]
-            valid = own != ignore_index
-            factor = scale * valid
-            if weights is not None:
-                factor = factor * weights[:, None, band.rows]
-            # softmax minus one at the label, times each pixel's factor, in one buffer
-            slope = upsample(logits, band, size[1]).softmax(1).mul_(factor)
-            slope.scatter_add_(1, own.masked_fill(~valid, 0), -factor)
-            gradient[:, :, band.source] += upsample_transposed(slope, band, width)
-    return gradient.to(logits.dtype)
+    all_pixels: bool,
+    gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    return torch.ops.pipa_fast_cpu.upsampled_cross_entropy_forward(
+        logits.contiguous(),
+        labels.contiguous(),
+        None if weights is None else weights.contiguous(),
+        ignore_index,
+        all_pixels,
+        gradient,
+        "",
+    )
 
 
-def _fake_forward(logits: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    loss = logits.new_empty((), dtype=torch.promote_types(logits.dtype, torch.float32))
-    return loss, torch.empty_like(loss)
+BACKENDS = (
+    Backend("cpu", cpu_why_not, _cpu_forward, reference.backward),
+    Backend("reference", reference_why_not, reference.forward, reference.backward),
+)
+
+
+def _forward(logits: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    *settings, backend = rest
+    with kernel_range("upsampled_cross_entropy", logits.device):
+        return row_of(BACKENDS, backend).forward(logits, *settings)
+
+
+def _backward(grad: Tensor, logits: Tensor, slope: Tensor, backend: str) -> Tensor:
+    with kernel_range("upsampled_cross_entropy_backward", grad.device):
+        return row_of(BACKENDS, backend).backward(grad, logits, slope)
+
+
+def _fake_forward(logits: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    gradient = rest[-2]
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    shape = logits.shape if gradient else (0,)
+    return logits.new_empty((), dtype=dtype), logits.new_empty(shape, dtype=dtype)
 
 
 def _fake_backward(grad: Tensor, logits: Tensor, *_: Any) -> Tensor:
@@ -125,19 +130,22 @@ def _fake_backward(grad: Tensor, logits: Tensor, *_: Any) -> Tensor:
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    logits, labels, weights, ctx.ignore_index, _ = inputs
-    ctx.mark_non_differentiable(output[1])
+    logits, *_, ctx.gradient, ctx.backend = inputs
+    slope = output[1]
+    ctx.mark_non_differentiable(slope)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(logits, labels, weights, output[1])
+    ctx.save_for_backward(logits, slope)
 
 
 def _gradient(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-    gradient = None
+    result = None
     if grad is not None and ctx.needs_input_grad[0]:
-        gradient = torch.ops.pipa_fast.upsampled_cross_entropy_backward(
-            grad, *ctx.saved_tensors, ctx.ignore_index
+        if not ctx.gradient:
+            raise RuntimeError("upsampled_cross_entropy was called with gradient=False")
+        result = torch.ops.pipa_fast.upsampled_cross_entropy_backward(
+            grad, *ctx.saved_tensors, ctx.backend
         )
-    return gradient, None, None, None, None
+    return result, *[None] * 6
 
 
 LIBRARY.impl("upsampled_cross_entropy", _forward, "CompositeExplicitAutograd")

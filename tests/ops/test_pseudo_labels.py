@@ -1,39 +1,61 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The banded labels against upsample-then-softmax, and what the op promises."""
+"""The labels on each backend against upsample-then-softmax, and what the op promises."""
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.library import opcheck
 
 from pipa_fast import ops
-from pipa_fast.ops import _bands
-from pipa_fast.reference.pseudo_labels import pseudo_labels as reference
+
+BACKENDS = ops.backends("pseudo_labels", "cpu")
+SIZES = [
+    ((4, 6), (16, 24)),
+    ((5, 7), (13, 30)),
+    ((6, 5), (6, 5)),
+    ((8, 9), (3, 5)),
+    ((1, 1), (4, 3)),
+]
 
 
-@pytest.mark.parametrize("elements", [1, 2**20])
-@pytest.mark.parametrize(
-    ("small", "full"), [((4, 6), (16, 24)), ((5, 7), (13, 30)), ((6, 5), (6, 5)), ((8, 9), (3, 5))]
-)
-def test_values(monkeypatch, small, full, elements):
-    monkeypatch.setattr(_bands, "ELEMENTS_CPU", elements)
-    logits = 3 * torch.randn(3, 5, *small, dtype=torch.float64)
+@pytest.fixture(autouse=True, params=BACKENDS)
+def backend(request, monkeypatch):
+    monkeypatch.setenv("PIPA_FAST_BACKEND", request.param)
+    return request.param
+
+
+def truth(logits, size, threshold):
+    full = F.interpolate(logits.double(), size, mode="bilinear", align_corners=False)
+    confidence, labels = full.softmax(1).max(1)
+    return labels, confidence, (confidence >= threshold).double().mean()
+
+
+@pytest.mark.parametrize(("small", "full"), SIZES)
+def test_values(small, full):
+    logits = 3 * torch.randn(3, 5, *small)
     labels, confidence, share = ops.pseudo_labels(logits, size=full, threshold=0.8)
-    expected = reference(logits, size=full, threshold=0.8)
+    expected = truth(logits, full, 0.8)
     assert labels.shape == confidence.shape == (3, *full) and labels.dtype == torch.int64
     assert torch.equal(labels, expected[0])
-    torch.testing.assert_close(confidence, expected[1])
-    torch.testing.assert_close(share, expected[2])
+    torch.testing.assert_close(confidence.double(), expected[1], rtol=2e-6, atol=0)
+    torch.testing.assert_close(share.double(), expected[2])
     assert 0 < share < 1
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_dtypes_are_widened_first(dtype):
-    logits = (3 * torch.randn(2, 5, 4, 4)).to(dtype).requires_grad_()
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str
+)
+def test_dtypes_are_widened_first(dtype, monkeypatch):
+    if dtype == torch.float64:
+        monkeypatch.delenv("PIPA_FAST_BACKEND")  # the reference's own
+    logits = (3 * torch.randn(2, 5, 4, 4, dtype=torch.float64)).to(dtype).requires_grad_()
     labels, confidence, share = ops.pseudo_labels(logits, size=(8, 8), threshold=0.5)
-    exact = reference(logits.double(), size=(8, 8), threshold=0.5)
-    assert confidence.dtype == share.dtype == torch.float32 and not confidence.requires_grad
+    exact = truth(logits, (8, 8), 0.5)
+    wide = torch.promote_types(dtype, torch.float32)
+    assert confidence.dtype == share.dtype == wide and not confidence.requires_grad
     assert torch.equal(labels, exact[0])
-    torch.testing.assert_close(confidence.double(), exact[1], rtol=1e-5, atol=1e-6)
+    rtol = 1e-14 if dtype == torch.float64 else 2e-6
+    torch.testing.assert_close(confidence.double(), exact[1], rtol=rtol, atol=0)
 
 
 def test_threshold_is_inclusive():
@@ -42,10 +64,24 @@ def test_threshold_is_inclusive():
     assert ops.pseudo_labels(logits, size=(2, 2), threshold=0.51)[2] == 0
 
 
-def test_opcheck_and_compile():
+def test_of_equal_classes_the_first_is_taken():
+    logits = torch.randn(1, 1, 3, 4).expand(1, 6, 3, 4)
+    labels, confidence, _ = ops.pseudo_labels(logits, size=(5, 9), threshold=0.5)
+    assert not labels.any()
+    torch.testing.assert_close(confidence, torch.full((1, 5, 9), 1 / 6))
+
+
+def test_nan_is_not_hidden():
+    logits = torch.randn(1, 5, 3, 4)
+    logits[0, 3] = torch.nan
+    labels, confidence, share = ops.pseudo_labels(logits, size=(6, 8), threshold=0.0)
+    assert confidence.isnan().all() and (labels >= 0).all() and (labels < 5).all() and share == 0
+
+
+def test_opcheck_and_compile(backend):
     for images in (2, 0):
         logits = torch.randn(images, 5, 3, 4)
-        opcheck(torch.ops.pipa_fast.pseudo_labels.default, (logits, 6, 8, 0.9))
+        opcheck(torch.ops.pipa_fast.pseudo_labels.default, (logits, 6, 8, 0.9, backend))
 
     def label(logits):
         return ops.pseudo_labels(logits, size=(6, 8), threshold=0.9)
