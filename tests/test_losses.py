@@ -269,6 +269,17 @@ def test_bank_stores_in_training_only():
     assert all(torch.equal(v, before[k]) for k, v in loss_fn.state_dict().items())
 
 
+def test_bank_takes_only_confident_keys():
+    *maps, labels_a, labels_b, boxes, flips = views()
+    bank = FeatureBank(2000, 8)
+    loss_fn = PatchConsistencyLoss(bank=bank, num_pairs=1000, bank_confidence=0.9)
+    loss_fn(*maps, labels_a, labels_b, sure(labels_a, 0.5), sure(labels_b, 0.95), boxes, flips)
+    index, _ = ops.overlap_pairs(boxes, flips, crop_size=(24, 32), stride=4, num_pairs=1000, seed=0)
+    assert int((bank.labels >= 0).sum()) == int((index >= 0).sum()) > 0  # one view's, not both's
+    loss_fn(*maps, labels_a, labels_b, sure(labels_a, 0.5), sure(labels_b, 0.8), boxes, flips)
+    assert int((bank.labels >= 0).sum()) == int((index >= 0).sum())
+
+
 def test_weights_per_image():
     *maps, labels_a, labels_b, boxes, flips = views(images=3)
     args = [*maps, labels_a, labels_b, sure(labels_a, 0.5), sure(labels_b, 0.95), boxes, flips]
@@ -314,6 +325,7 @@ def test_patch_consistency_bad_arguments():
     for name, settings in (
         ("temperature", {"temperature": -1}),
         ("confidence_threshold", {"confidence_threshold": 90}),
+        ("bank_confidence", {"bank_confidence": -0.1}),
         ("bank", {"bank": 9600}),
         ("num_pairs", {"num_pairs": 0}),
     ):

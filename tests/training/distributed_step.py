@@ -17,7 +17,14 @@ DENSE = {
     "adaptation": {
         "mixed": {"threshold": 0.05},
         "pixel": {"num_anchors": "all", "images": "both", "weight": 0.5, "confidence": 0.0},
-        "patch": {"confidence_threshold": 0.0, "num_pairs": 4096, "weight": 0.5},
+        "patch": {
+            "confidence_threshold": 0.0,
+            "bank_confidence": 0.0,
+            "num_pairs": 4096,
+            "weight": 0.5,
+            "start": 0,
+            "ramp": 0,
+        },
     },
 }
 

@@ -14,6 +14,8 @@ SMALL = ["--iterations", "400", "--run.log_every", "100", "--run.eval_every", "1
 SMALL += ["--run.report", "false", "--run.checkpoint_every", "1000", "--run.resume", "auto"]
 SMALL += ["--data.crop", "[32, 32]", "--data.patch_crop", "[32, 32]", "--data.batch_size", "2"]
 SMALL += ["--adaptation.mixed.threshold", "0.5", "--adaptation.patch.confidence_threshold", "0.3"]
+SMALL += ["--adaptation.patch.bank_confidence", "0.3", "--adaptation.patch.start", "0"]
+SMALL += ["--adaptation.patch.ramp", "0"]
 
 
 def start(folder):

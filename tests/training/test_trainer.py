@@ -18,7 +18,14 @@ TINY = {
     "adaptation": {
         "mixed": {"threshold": 0.05},
         "pixel": {"num_anchors": 64},
-        "patch": {"num_pairs": 64, "bank": 128, "confidence_threshold": 0.05},
+        "patch": {
+            "num_pairs": 64,
+            "bank": 128,
+            "confidence_threshold": 0.05,
+            "bank_confidence": 0.05,
+            "start": 0,
+            "ramp": 0,
+        },
     },
     "run": {"log_every": 2, "eval_every": 100, "checkpoint_every": 3, "report": False},
 }
