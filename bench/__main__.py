@@ -93,7 +93,12 @@ def expectations(rows: Sequence[dict[str, Any]], s: Settings) -> dict[str, float
     """
     found: dict[str, float] = {}
     for row in rows:  # small sizes first
-        same = (row["op"], row["variant"], row["dtype"], row["d"]) == (s.op, s.variant, s.dtype, s.d)
+        same = (row["op"], row["variant"], row["dtype"], row["d"]) == (
+            s.op,
+            s.variant,
+            s.dtype,
+            s.d,
+        )
         if not same or row["n"] >= s.n or row["mode"] not in ("both", "forward"):
             continue
         growth = s.n / row["n"] * (1 if s.op == "patch_consistency" else s.n / row["n"])

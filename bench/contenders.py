@@ -18,6 +18,7 @@ TITLES = {
     "triton": "pipa_fast, Triton",
     "cuda": "pipa_fast, CUDA C++",
     "reference": "pipa_fast, reference",
+    "torch": "pipa_fast, in torch",
 }
 
 
@@ -38,31 +39,36 @@ def peers_of(op: str) -> dict[str, Peer]:
     return import_module(f"bench.peers.{op}").PEERS
 
 
+def backends(op: str, device: torch.device) -> list[str]:
+    """Return our backends that can run an op; "torch" for an op that leaves no choice."""
+    choice = "backend" in inspect.signature(getattr(ops, op)).parameters
+    return ops.backends(op, device) if choice else ["torch"]
+
+
 def backend(op: str, name: str) -> Contender:
-    """Return a backend of ours; ops without a choice take no `backend`."""
+    """Return a backend of ours."""
     function = getattr(ops, op)
-    if "backend" in inspect.signature(function).parameters:
+    if name != "torch":
         function = partial(function, backend=name)
-    # The reference compares some rows at a time, but keeps those whole.
     return Contender(name, TITLES.get(name, name), True, lambda: function)
 
 
 def contenders(
     op: str,
     device: torch.device,
-    backends: Sequence[str] | None = None,
+    ours: Sequence[str] | None = None,
     peers: Sequence[str] | None = None,
 ) -> list[Contender]:
     """Return the contenders named; None: every backend that can run here, every peer.
 
     Raises ValueError for a name that is not known or cannot run on the device.
     """
-    runnable, known = ops.backends(op, device), peers_of(op)
-    for what, names, there in (("backends", backends, runnable), ("peers", peers, known)):
+    runnable, known = backends(op, device), peers_of(op)
+    for what, names, there in (("backends", ours, runnable), ("peers", peers, known)):
         unknown = sorted(set(names or ()) - set(there))
         if unknown:
             raise ValueError(f"{what} of {op} here: {', '.join(there)}; got {', '.join(unknown)}")
-    found = [backend(op, name) for name in (runnable if backends is None else backends)]
+    found = [backend(op, name) for name in (runnable if ours is None else ours)]
     for name in known if peers is None else peers:
         peer = known[name]
         found.append(

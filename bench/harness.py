@@ -251,9 +251,7 @@ def measure(
         calls[MM] = timed(product(problem), device, "product")
     for contender in contenders:
         name = contender.name
-        columns[name], function = examine(
-            problem, contender, true, effort, expected.get(name, 0.0)
-        )
+        columns[name], function = examine(problem, contender, true, effort, expected.get(name, 0.0))
         if function is None:
             continue
         calls[name] = lambda f=function: step(problem, f).ms

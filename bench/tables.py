@@ -56,27 +56,29 @@ def heading(row: dict[str, Any]) -> str:
 
 
 def comparisons(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return lines that put each of ours beside the product and each peer, and name who failed."""
-    lines = []
+    """Return lines that put each of ours beside the product and the peers, and say who failed."""
     timed = {(r["contender"], r["mode"]): r for r in rows if r["status"] == "ok"}
     modes = ("graph", "both") if any(mode == "both" for _, mode in timed) else ("forward",)
+    lines = []
     for (name, mode), row in timed.items():
-        if not row["ours"] or mode not in modes:
+        if not row["ours"] or mode not in modes or name == "reference":
             continue
-        parts = []
+        others = [
+            r for (who, m), r in timed.items() if m == mode and who != name and m != "product"
+        ]
+        lines.append(f"{name}, {mode}:")
         if row["products"] is not None:
-            parts.append(f"{row['products']:.2f} x one torch.mm")
-        for (peer, other), theirs in timed.items():
-            if peer != name and other == mode and other != "product":
-                ratio = theirs["p50_ms"] / row["p50_ms"]
-                parts.append(f"{ratio:.2f} x faster than {peer}{memory_ratio(theirs, row)}")
-        lines.append(f"{name}, {mode}: " + ("; ".join(parts) or "nothing to compare with"))
-    lines += [f"{r['contender']}: {r['status']}" for r in rows if r["status"] != "ok"]
-    return lines
-
-
-def memory_ratio(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
-    """Return how much more memory they take, where both are known."""
-    if not theirs.get("peak_bytes") or not ours.get("peak_bytes"):
-        return ""
-    return f" ({theirs['peak_bytes'] / ours['peak_bytes']:.1f} x the memory)"
+            forward = timed.get((name, "forward"), row)["products"]
+            lines[-1] += f" {row['products']:.2f} products (forward {forward:.2f})"
+        faster = [f"{r['contender']} {r['p50_ms'] / row['p50_ms']:.1f}" for r in others]
+        if faster:
+            lines.append(f"  times as fast as: {', '.join(faster)}")
+        own = row.get("peak_bytes")
+        less = [
+            f"{r['contender']} {r['peak_bytes'] / own:.1f}"
+            for r in others
+            if own and r.get("peak_bytes")
+        ]
+        if less:
+            lines.append(f"  times less memory than: {', '.join(less)}")
+    return lines + [f"{r['contender']}: {r['status']}" for r in rows if r["status"] != "ok"]

@@ -168,5 +168,6 @@ PEERS = {
         keops,
         0,
         lambda settings: needs("pykeops"),
+        compiled=True,
     ),
 }

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes how large the rounding errors are: every backend and dtype beside the eager formula.
+
+python -m bench.precision --output docs/precision.md
+
+Both are compared with float64 on the same, already rounded, inputs. The exit status is 1 where ours
+errs more than 1.1 times as much as the eager formula plus TOLERANCE.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bench.contenders import backends, peers_of
+from bench.machine import cpu_flags, device_name
+from bench.precision_cases import CASES, DTYPES, Case
+from pipa_fast import ops
+
+FACTOR = 1.1
+# Loss (relative), gradient (relative L2) and bias that rounding may add to the eager formula's.
+# The losses are float32's whatever the features are; the gradient is rounded to the features' dtype.
+TOLERANCE = {
+    torch.float32: (1e-6, 2e-6, 1e-6),
+    torch.float16: (1e-6, 5e-5, 1e-5),
+    torch.bfloat16: (1e-6, 4e-4, 1e-4),
+}
+
+
+class Errors(NamedTuple):
+    """Of one contender against float64."""
+
+    loss: float  # |L - L*| / |L*|, or |L - L*| where |L*| < 1e-3
+    gradient: float  # ‖g - g*‖ / s
+    angle: float  # 1 - cosine of g and g*; 0 where g* is nothing beside s
+    bias: float  # (g - g*)·g* / (s ‖g*‖): positive where the gradient is too long
+
+    @property
+    def finite(self) -> bool:
+        """Whether the contender gave numbers."""
+        return all(map(math.isfinite, self))
+
+
+@dataclass(frozen=True)
+class Line:
+    """One case in one dtype."""
+
+    case: Case
+    dtype: torch.dtype
+    eager: Errors
+    ours: dict[str, Errors | str]  # of each backend, or why it did not run
+
+    def too_large(self) -> list[str]:
+        """Return which of our errors are above the bar."""
+        found = []
+        for name, errors in self.ours.items():
+            if isinstance(errors, str):
+                continue
+            if not errors.finite:
+                found.append(f"{self.title}: {name} is not finite")
+            bars = zip(("loss", "gradient", "bias"), TOLERANCE[self.dtype], strict=True)
+            for what, tolerance in bars:
+                own, theirs = abs(getattr(errors, what)), abs(getattr(self.eager, what))
+                bar = FACTOR * theirs + tolerance if math.isfinite(theirs) else 10 * tolerance
+                if own > bar:
+                    found.append(f"{self.title}: {name}'s {what} error {own:.1e} > {bar:.1e}")
+        return found
+
+    @property
+    def title(self) -> str:
+        """What was computed."""
+        return f"{self.case.title}, {short(self.dtype)}"
+
+
+def short(dtype: torch.dtype) -> str:
+    """Return a dtype's name."""
+    return str(dtype).removeprefix("torch.")
+
+
+def call(function: Callable[..., Tensor], x: Tensor, arguments: dict[str, Any]) -> tuple:
+    """Return a loss and its gradient in float64."""
+    leaf = x.detach().requires_grad_()
+    loss = function(leaf, **arguments)
+    return loss.detach().double(), torch.autograd.grad(loss, leaf)[0].double()
+
+
+def compare(found: tuple, true: tuple, temperature: float) -> Errors:
+    """Return the errors. The gradient's scale s is ‖g*‖, or a thousandth of what the pull of the
+    positives alone amounts to where that is more: a gradient that cancels has no relative error."""
+    (loss, g), (true_loss, true_g) = found, true
+    norm = float(true_g.norm())
+    scale = max(norm, 1e-3 / (temperature * math.sqrt(len(g))))
+    magnitude = float(true_loss.abs())
+    error = float((loss - true_loss).abs()) / (magnitude if magnitude >= 1e-3 else 1.0)
+    angle = bias = 0.0
+    if norm > 1e-3 * scale:
+        angle = 1 - float((g * true_g).sum()) / max(float(g.norm()) * norm, 1e-300)
+        bias = float(((g - true_g) * true_g).sum()) / (norm * scale)
+    gradient = float((g - true_g).norm()) / scale
+    if not bool(torch.isfinite(g).all()):
+        angle = bias = gradient = math.nan
+    return Errors(error, gradient, angle, bias)
+
+
+def measure(case: Case, dtype: torch.dtype, device: torch.device) -> Line:
+    """Return the errors of eager and of every backend in one case."""
+    x, arguments = case.make(device)
+    x = x.to(dtype)
+    same = {k: rounded(v, dtype) for k, v in arguments.items()}
+    wide = {k: rounded(v, torch.float64) for k, v in same.items()}
+    function = getattr(ops, case.op)
+    temperature = arguments["temperature"]
+    true = call(lambda x, **k: function(x, **k, backend="reference"), x.double(), wide)
+    # As the released code: float32 whatever the features are, and the gradient in their dtype.
+    eager = peers_of(case.op)["eager"].make()
+    known = {k: v for k, v in same.items() if k != "ignore_index"}
+    theirs = call(lambda x, **k: eager(x.float(), **k), x, known)
+    ours: dict[str, Errors | str] = {}
+    for name in backends(case.op, device):
+        try:
+            found = call(lambda x, b=name, **k: function(x, **k, backend=b), x, same)
+        except ValueError as error:
+            ours[name] = str(error)
+        else:
+            ours[name] = compare(found, true, temperature)
+    return Line(case, dtype, compare(theirs, true, temperature), ours)
+
+
+def rounded(value: Any, dtype: torch.dtype) -> Any:
+    """Return a tensor of numbers in a dtype, anything else as it is."""
+    floats = isinstance(value, Tensor) and value.is_floating_point()
+    return value.to(dtype) if floats else value
+
+
+def cell(errors: Errors | str) -> str:
+    """Return a table's cell."""
+    if isinstance(errors, str):
+        return "cannot run"
+    if not errors.finite:
+        return "NaN or inf"
+    loss, gradient, angle, bias = errors
+    return f"{loss:.0e} · {gradient:.0e} · {abs(angle):.0e} · {bias:+.0e}"
+
+
+def tables(lines: Sequence[Line]) -> list[str]:
+    """Return the Markdown tables, one for each op and form."""
+    text, names = [], list(lines[0].ours)
+    for group in dict.fromkeys(line.case.group for line in lines):
+        members = [line for line in lines if line.case.group == group]
+        text += ["", f"## {group}", ""]
+        text += [
+            f"| case | dtype | eager | {' | '.join(names)} |",
+            "|---|---|" + "---|" * (1 + len(names)),
+        ]
+        for line in members:
+            cells = [cell(line.eager), *(cell(line.ours[name]) for name in names)]
+            text.append(f"| {line.case.title} | {short(line.dtype)} | {' | '.join(cells)} |")
+    return text
+
+
+def document(lines: Sequence[Line], device: torch.device, command: str) -> str:
+    """Return docs/precision.md."""
+    nan = [
+        line
+        for line in lines
+        if not line.eager.finite
+        and any(isinstance(e, Errors) and e.finite for e in line.ours.values())
+    ]
+    wrong = [text for line in lines for text in line.too_large()]
+    bars = [
+        f"| {short(d)} | {loss:.0e} | {gradient:.0e} | {bias:.0e} |"
+        for d, (loss, gradient, bias) in TOLERANCE.items()
+    ]
+    where = f"{device_name(device)} ({', '.join(cpu_flags())}), torch {torch.__version__}"
+    text = [
+        "# Precision",
+        "",
+        f"Written by `{command}` on {where}; do not edit. The command fails where a bar does not hold.",
+        "",
+        "Each cell holds four errors against float64 on the same, already rounded, inputs: the loss"
+        " (relative; absolute below 0.001), the gradient (relative L2), its direction (1 - cosine) and its"
+        " signed bias (how much too long it is along the true one, relative). A gradient that cancels is"
+        " measured beside 0.001/(τ√N) instead, a thousandth of what the positives' pull amounts to.",
+        "",
+        "`eager` is the published formula (`bench/peers`), computed in float32 whatever the dtype of the"
+        " features is, as the released code does; its gradient is rounded to that dtype, like ours.",
+        "",
+        f"The bar: each of our errors is at most {FACTOR} times eager's plus",
+        "",
+        "| dtype | loss | gradient | bias |",
+        "|---|---|---|---|",
+        *bars,
+        "",
+        "and where eager gives no number, at most ten times that tolerance.",
+        "",
+        f"**{len(lines)} lines; "
+        + (f"above the bar: {len(wrong)}.**" if wrong else "every one is within the bar.**"),
+        *(f"\n- {text}" for text in wrong),
+        "",
+        "Where the eager formula gives NaN or inf and ours does not:",
+        "",
+        *[f"- {title}" for title in dict.fromkeys(f"{x.case.group}: {x.case.title}" for x in nan)],
+        *tables(lines),
+    ]
+    return "\n".join(text) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure every case, write the document, and return whether a bar was missed."""
+    parser = argparse.ArgumentParser(prog="python -m bench.precision", description=__doc__)
+    parser.add_argument("--output", type=Path, required=True, help="the Markdown file")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=list(DTYPES))
+    parser.add_argument(
+        "--max-rows", type=int, help="leave out larger cases, shrink the usual ones"
+    )
+    args = parser.parse_args(argv)
+    device, cases = torch.device(args.device), list(CASES)
+    command = "python -m bench.precision --output docs/precision.md"
+    if args.max_rows:
+        cases = [replace(case, n=min(case.n, args.max_rows)) for case in cases]
+        command = f"python -m bench.precision --max-rows {args.max_rows}"
+    lines = [measure(case, DTYPES[d], device) for case in cases for d in args.dtypes]
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(document(lines, device, command))
+    wrong = [text for line in lines for text in line.too_large()]
+    for text in wrong:
+        print(text, file=sys.stderr)
+    print(f"{len(lines)} lines, {len(wrong)} above the bar -> {args.output}")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
