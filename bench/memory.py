@@ -9,6 +9,7 @@ buffers); pages of one call less than a megabyte are noise.
 The gradient [N, D] is in it; inputs are not.
 """
 
+import contextlib
 import ctypes
 import gc
 import json
@@ -60,10 +61,8 @@ def status_bytes(key: str) -> int:
 def trim() -> None:
     """Give freed memory back to the system, so that what is used again shows."""
     gc.collect()
-    try:
+    with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-    except (OSError, AttributeError):  # another C library
-        pass
 
 
 def start_mark() -> int:

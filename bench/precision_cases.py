@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The inputs that `bench.precision` tries: temperatures, class balances, sizes, adversarial rows."""
+"""The inputs that `bench.precision` tries: temperatures, balances, sizes, adversarial rows."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -67,8 +67,9 @@ def half_in_one(n: int, g: Generator) -> Tensor:
 
 
 def pairs(n: int, g: Generator) -> Tensor:
-    """Classes of two."""
-    return (torch.arange(n) // 2)[torch.randperm(n, generator=g)]
+    """Classes of two; no class is 255, the label that is ignored."""
+    classes = torch.arange(n) // 2
+    return (classes + (classes >= 255))[torch.randperm(n, generator=g)]
 
 
 def with_single(n: int, g: Generator) -> Tensor:
@@ -92,6 +93,16 @@ class Case:
     temperature: float = 0.1
     rows: Rows = random_rows
     labels: Labels = skewed
+
+    @property
+    def repeated(self) -> bool:
+        """Whether rows repeat, so that a sum's terms are alike and none of their errors cancel."""
+        return self.rows in (equal_rows, opposite_rows)
+
+    @property
+    def terms(self) -> int:
+        """How many terms the sums have."""
+        return self.n if self.op == "pixel_contrast" else KEYS
 
     @property
     def group(self) -> str:
@@ -127,7 +138,7 @@ def usual() -> Iterator[Case]:
     ):
         yield Case(title, labels=labels)
     for n in (67, 256, 2048):
-        yield Case(f"N = {n}", n=n)
+        yield Case(f"N = {n}", n=n, labels=balanced)
     for temperature in (0.03, 0.1, 1.0):
         end = f", temperature {temperature}"
         case = Case("", temperature=temperature)
