@@ -33,8 +33,8 @@ TOLERANCE = {
 }
 
 
-# Where rows repeat, a sum of M like terms errs by up to M ε/2 of itself, in whatever order it is
-# taken one after another; half of that is allowed, measured as the gradient is.
+# Where rows repeat, a sum of M like terms taken one after another errs by up to M ε/2 of itself.
+# Half of that is allowed, beside the pull of the positives: the sums amount to that.
 EPSILON = torch.finfo(torch.float32).eps
 CANCELLED = 1e-5  # a gradient this small beside the positives' pull has no relative error
 
@@ -62,6 +62,7 @@ class Line:
     dtype: torch.dtype
     eager: Errors
     ours: dict[str, Errors | str]  # of each backend, or why it did not run
+    pull: float = 1.0  # of the positives, in units of what the gradient's errors are measured by
 
     def too_large(self) -> list[str]:
         """Return which of our errors are above the bar."""
@@ -82,7 +83,7 @@ class Line:
         """Return what each of our errors may have beyond the eager formula's."""
         found = dict(zip(("loss", "gradient", "bias"), TOLERANCE[self.dtype], strict=True))
         if self.case.repeated:
-            alike = self.case.terms * EPSILON / 4
+            alike = self.case.terms * EPSILON / 4 * max(1.0, self.pull)
             found |= {k: max(found[k], alike) for k in ("gradient", "bias")}
         return found
 
@@ -104,18 +105,22 @@ def call(function: Callable[..., Tensor], x: Tensor, arguments: dict[str, Any]) 
     return loss.detach().double(), torch.autograd.grad(loss, leaf)[0].double()
 
 
+def scales(true_g: Tensor, temperature: float) -> tuple[float, float]:
+    """Return what errors of a gradient are measured by, and the pull of the positives alone."""
+    norm, pull = float(true_g.norm()), 1 / (temperature * math.sqrt(len(true_g)))
+    return (norm if norm > CANCELLED * pull else pull), pull
+
+
 def compare(found: tuple, true: tuple, temperature: float) -> Errors:
     """Return the errors of (loss, gradient)."""
     (loss, g), (true_loss, true_g) = found, true
-    norm, pull = float(true_g.norm()), 1 / (temperature * math.sqrt(len(g)))
-    there = norm > CANCELLED * pull
-    scale = norm if there else pull
-    magnitude = float(true_loss.abs())
+    scale, _ = scales(true_g, temperature)
+    norm, magnitude = float(true_g.norm()), float(true_loss.abs())
     error = float((loss - true_loss).abs()) / (magnitude if magnitude >= 1e-3 else 1.0)
     if not bool(torch.isfinite(g).all()):
         return Errors(error, math.nan, math.nan, math.nan)
     angle = bias = 0.0
-    if there:
+    if norm == scale:
         angle = 1 - float((g * true_g).sum()) / max(float(g.norm()) * norm, 1e-300)
         bias = float(((g - true_g) * true_g).sum()) / norm**2
     return Errors(error, float((g - true_g).norm()) / scale, angle, bias)
@@ -142,7 +147,8 @@ def measure(case: Case, dtype: torch.dtype, device: torch.device) -> Line:
             ours[name] = str(error)
         else:
             ours[name] = compare(found, true, temperature)
-    return Line(case, dtype, compare(theirs, true, temperature), ours)
+    scale, pull = scales(true[1], temperature)
+    return Line(case, dtype, compare(theirs, true, temperature), ours, pull / scale)
 
 
 def rounded(value: Any, dtype: torch.dtype) -> Any:
@@ -194,7 +200,7 @@ The bar: each of our errors is at most {factor} times eager's plus
 
 and where eager gives no number, at most ten times that. Where rows repeat (all equal, opposite),
 each sum has M like terms whose rounding errors do not cancel: there gradient and bias may err by
-M ε/4, half of the worst case, ε = 1.2e-7."""
+M ε/4, half of the worst case (ε = 1.2e-7), of 1/(τ√N) or of the gradient's norm if that is more."""
 
 
 def document(lines: Sequence[Line], device: torch.device, command: str) -> str:
