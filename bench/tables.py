@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bench's rows as a person reads them: a table, and how much faster ours is than whom."""
+"""A bench's rows as a person reads them: a table, and how much faster ours is than whom.
 
+python -m bench.tables rows.json [more.json]      # the same again, as Markdown
+"""
+
+import json
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE
@@ -82,3 +88,48 @@ def comparisons(rows: Sequence[dict[str, Any]]) -> list[str]:
         if less:
             lines.append(f"  times less memory than: {', '.join(less)}")
     return lines + [f"{r['contender']}: {r['status']}" for r in rows if r["status"] != "ok"]
+
+
+def problems(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Return the rows of each problem."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(heading(row), []).append(row)
+    return list(found.values())
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the rows of one problem as Markdown."""
+    lines = [
+        f"**{heading(rows[0])}**",
+        "",
+        "| contender | ms | p20 to p80 | products | of mm | MB |",
+    ]
+    lines.append("|---|---|---|---|---|---|")
+    for row in rows:
+        if row["status"] != "ok":
+            lines.append(f"| {row['contender']} | {row['status']} | | | | |")
+            continue
+        cells = [
+            f"{row['contender']}, {row['mode']}",
+            f"{row['p50_ms']:.3g}",
+            f"{row['p20_ms']:.3g} to {row['p80_ms']:.3g}",
+            number(row["products"], ".2f"),
+            number(row["fraction"], ".0%"),
+            number(row.get("peak_bytes"), ".1f", 1e-6),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *(f"- {line.strip()}" for line in comparisons(rows)), ""])
+
+
+def main() -> None:
+    """Print the rows of the files that are named."""
+    rows = [
+        json.loads(line) for path in sys.argv[1:] for line in Path(path).read_text().splitlines()
+    ]
+    for members in problems(rows):
+        print(markdown(members))
+
+
+if __name__ == "__main__":
+    main()
