@@ -1,95 +1,179 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Times the ops on this machine, every backend that can run here beside one matrix product.
+"""Times ops on this machine: every backend that can run here, its peers, and one matrix product.
 
-python -m bench                                # all ops, a minute or so
-python -m bench pixel_contrast --n 8192 --d 256 --seconds 30
-python -m bench --save                         # also writes bench/results/DEVICE/OP.json
+python -m bench                                          # all ops at their own sizes
+python -m bench pixel_contrast --sizes 1024 8192 --dims 128 --peers eager compile
+python -m bench pixel_contrast --variants all --peers metric_learning
+python -m bench patch_consistency --peers none --json rows.json --plot rows.png
+python -m bench --save                                   # bench/results/DEVICE/OP.json and .png
+
+A contender is checked against float64 before it is timed. bench/results/README.md tells the
+columns of the rows; `python -m bench.plot` draws them again.
 """
 
 import argparse
 import json
 import re
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
 
-from bench.harness import machine, measure
+from bench import tables
+from bench.contenders import contenders
+from bench.harness import Effort, measure
+from bench.machine import cap_memory, machine
+from bench.plot import plot
+from bench.problem import DTYPES, OPS, Settings
 
-OPS = ("pixel_contrast", "patch_consistency")
 RESULTS = Path(__file__).parent / "results"
 
 
-def main() -> None:
-    """Run the command line."""
+def arguments() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    usual = Effort()
     parser = argparse.ArgumentParser(
-        prog="python -m bench", description="Times the ops against one matrix product."
+        prog="python -m bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("ops", nargs="*", metavar="OP", help=f"some of: {', '.join(OPS)}; or all")
-    parser.add_argument("--n", type=int, nargs="+", help="rows (default: the op's own sizes)")
-    parser.add_argument("--d", type=int, nargs="+", default=[64, 256], help="columns")
-    parser.add_argument("--seconds", type=float, default=8, help="time for each size")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--save", action="store_true", help="write bench/results/DEVICE/OP.json")
-    args = parser.parse_args()
-    unknown = set(args.ops) - set(OPS)
+    add = parser.add_argument
+    add("ops", nargs="*", metavar="OP", help=f"some of: {', '.join(OPS)}; or all")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--backends", nargs="+", help="default: all that can run here; none for none")
+    add("--peers", nargs="+", help="default: all that can run here; none for none")
+    add("--sizes", "--n", type=int, nargs="+", help="n (default: the op's own)")
+    add("--dims", "--d", type=int, nargs="+", help="d (default: the op's own)")
+    add("--dtypes", nargs="+", default=["float32"], choices=list(DTYPES))
+    add("--variants", nargs="+", help="forms of the op (default: its first)")
+    add("--temperature", type=float, default=0.1)
+    add("--seed", type=int, default=0)
+    add("--threads", type=int, help="of the CPU (default: torch's)")
+    add("--seconds", type=float, default=usual.seconds, help="of timing for each size [s]")
+    add("--warmup", type=float, default=usual.warmup, help="for each contender [s]")
+    add("--repeats", type=int, default=usual.repeats, help="of each contender, at least")
+    add("--limit", type=float, default=usual.limit, help="leave out who would need more a call [s]")
+    add("--memory", action=argparse.BooleanOptionalAction, default=True, help="measure it too")
+    add("--json", type=Path, help="write the rows there, one JSON object a line")
+    add("--plot", type=Path, help="draw time and memory against n there")
+    add("--save", action="store_true", help="both, as bench/results/DEVICE/OP.json and .png")
+    return parser
+
+
+def problems(op: str, args: argparse.Namespace) -> Iterator[Settings]:
+    """Yield what the command line asks of an op, small sizes first."""
+    module = import_module(f"bench.{op}")
+    unknown = set(args.variants or ()) - set(module.VARIANTS)
     if unknown:
-        parser.error(f"no bench of {', '.join(sorted(unknown))}; there are {', '.join(OPS)}")
+        known = ", ".join(module.VARIANTS) or "none"
+        raise ValueError(f"variants of {op}: {known}; got {', '.join(sorted(unknown))}")
+    for variant in args.variants or module.VARIANTS[:1]:
+        for dtype in args.dtypes:
+            for d in args.dims or module.DIMS:
+                for n in sorted(args.sizes or module.SIZES):
+                    yield Settings(
+                        op=op,
+                        n=n,
+                        d=d,
+                        device=args.device,
+                        dtype=dtype,
+                        seed=args.seed,
+                        variant=variant,
+                        temperature=args.temperature,
+                    )
 
-    device = torch.device(args.device)
-    where = machine(device)
-    console = Console()
-    console.print(", ".join(f"{key} {value}" for key, value in where.items()))
-    for op in args.ops or OPS:
-        module = import_module(f"bench.{op}")
-        rows = []
-        for n in args.n or module.SIZES:
-            for d in args.d:
-                problem = module.problem(n, d, device=device, seed=0)
-                rows += [where | row for row in measure(op, problem, seconds=args.seconds)]
-        console.print(table(op, rows))
-        if args.save:
-            console.print(f"written to {save(op, where['device'], rows)}")
 
+def expectations(rows: Sequence[dict[str, Any]], s: Settings) -> dict[str, float]:
+    """Return how long a call should take [s], by the largest smaller size: work grows as its pairs.
 
-def table(op: str, rows: list[dict[str, Any]]) -> Table:
-    """Return the rows as a table that fits 80 columns."""
-    caption = (
-        "products: time in units of one torch.mm of that size\n"
-        "spread: (p80 - p20) / ms; error: the larger of the two against float64"
-    )
-    made = Table(title=op, caption=caption, box=SIMPLE, padding=(0, 1, 0, 0))
-    for column in ("backend", "mode"):
-        made.add_column(column, no_wrap=True)
-    for column in ("NxMxD", "ms", "spread", "products", "GFLOP/s", "error"):
-        made.add_column(column, justify="right", no_wrap=True)
-    for row in rows:
-        right = row["loss_error"] is not None
-        made.add_row(
-            row["backend"],
-            row["mode"],
-            f"{row['n']}x{row['m']}x{row['d']}",
-            f"{row['p50_ms']:.2f}",
-            f"{(row['p80_ms'] - row['p20_ms']) / row['p50_ms']:.0%}",
-            f"{row['products']:.2f}",
-            f"{row['gflops']:.1f}",
-            f"{max(row['loss_error'], row['grad_error']):.0e}" if right else "",
+    A contender that did not fit or was too slow at a smaller size is not tried again.
+    """
+    found: dict[str, float] = {}
+    for row in rows:  # small sizes first
+        same = (row["op"], row["variant"], row["dtype"], row["d"]) == (
+            s.op,
+            s.variant,
+            s.dtype,
+            s.d,
         )
-    return made
+        if not same or row["n"] >= s.n or row["mode"] not in ("both", "forward"):
+            continue
+        growth = s.n / row["n"] * (1 if s.op == "patch_consistency" else s.n / row["n"])
+        if row["status"].startswith("too slow"):
+            found[row["contender"]] = float("inf")
+        elif row["mode"] == "both" or row["op"] == "pseudo_labels":
+            found[row["contender"]] = row.get("p50_ms", 0) * 1e-3 * growth
+    return found
 
 
-def save(op: str, device: str, rows: list[dict[str, Any]]) -> Path:
-    """Write the rows as JSON lines and return the file."""
-    folder = RESULTS / re.sub(r"[^\w.-]+", "_", device)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{op}.json"
+def chosen(names: list[str] | None) -> list[str] | None:
+    """Return the names asked for: [] for "none", None for all."""
+    return [] if names == ["none"] else names
+
+
+def run(op: str, args: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
+    """Measure all that is asked of an op, and return its rows."""
+    device = torch.device(args.device)
+    effort = Effort(args.seconds, args.warmup, args.repeats, args.limit, args.memory)
+    taking_part = contenders(op, device, chosen(args.backends), chosen(args.peers))
+    where, rows = machine(device), []
+    for settings in problems(op, args):
+        new = measure(settings, taking_part, effort, expectations(rows, settings))
+        new = [where | row for row in new]
+        rows += new
+        console.print(tables.table(new))
+        for line in tables.comparisons(new):
+            console.print(line, highlight=False)
+        if args.json:  # after each size: a run that is stopped leaves what it has
+            write(args.json, rows)
+    return rows
+
+
+def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows as JSON lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+
+
+def result_path(op: str, device: str) -> Path:
+    """Return where `--save` puts an op's rows."""
+    return RESULTS / re.sub(r"[^\w.-]+", "_", device).strip("_") / f"{op}.json"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = arguments()
+    args = parser.parse_args(argv)
+    if unknown := sorted(set(args.ops) - set(OPS)):
+        parser.error(f"no bench of {', '.join(unknown)}; there are {', '.join(OPS)}")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    console, where = Console(), machine(torch.device(args.device))
+    console.print(", ".join(f"{key} {value}" for key, value in where.items()), highlight=False)
+    rows = []
+    try:
+        for op in args.ops or OPS:
+            found = run(op, args, console)
+            rows += found
+            if args.save:
+                path = result_path(op, where["device"])
+                write(path, found)
+                plot(found, path.with_suffix(".png"))
+                console.print(f"-> {path} and .png")
+    except ValueError as error:
+        parser.error(str(error))
+    if args.json:
+        write(args.json, rows)
+        console.print(f"-> {args.json}")
+    if args.plot:
+        plot(rows, args.plot)
+        console.print(f"-> {args.plot}")
 
 
 if __name__ == "__main__":
+    if "cuda" not in arguments().parse_args().device:
+        cap_memory()
     main()

@@ -1,128 +1,338 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Times a problem's backends beside one matrix product, in turns, and says how right they are."""
+"""Checks contenders against float64, then times those that are right, in turns.
 
-import platform
-import subprocess
+One call of a contender is a training step's: forward with a graph, then backward; the three modes
+come from the same calls. A contender that is wrong, or does not fit, gets a row that says so and
+no time.
+"""
+
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pipa_fast import ops
+from bench.contenders import Contender
+from bench.machine import available_bytes
+from bench.memory import peak_of_process, without_memory
+from bench.problem import Problem, Settings, make, relative
+
+# What is another function and not merely rounded: the relative errors of value and gradient that
+# are refused. docs/precision.md holds what rounding may do.
+WRONG = {"float32": (1e-5, 1e-4), "float16": (2e-3, 1e-2), "bfloat16": (1e-2, 5e-2)}
+BAND = 2**28  # elements of the divisor's output: larger products are taken in bands of rows
+GRAPH_ROWS = 8192  # up to here a GPU also replays forward and backward as a CUDA graph
+MM = "torch.mm"
 
 
-class Problem(NamedTuple):
-    """One size of an op, ready to run."""
+class Effort(NamedTuple):
+    """How long to measure."""
 
-    loss: Callable[[Tensor, str], Tensor]  # features and a backend's name -> []
-    features: Tensor  # [N, D] float32 unit rows: what takes a gradient
-    keys: Tensor  # [M, D] float32 unit rows: the product's other side
-    passes: dict[str, int]  # products [N, D] x [D, M] that "forward" and "full" amount to
-
-
-def unit_rows(n: int, d: int, generator: torch.Generator) -> Tensor:
-    """Return [n, d] random rows of length one."""
-    return torch.nn.functional.normalize(torch.randn(n, d, generator=generator), dim=1)
+    seconds: float = 20  # of timing for a problem, all contenders together
+    warmup: float = 0.3  # seconds of calls before the first that counts, each contender
+    repeats: int = 5  # at least so many calls; three where a call takes over a second
+    limit: float = 60  # a contender whose one call would take longer [s] is left out
+    memory: bool = True  # measure peak memory (on a CPU: in a process of its own)
 
 
-def measure(op: str, problem: Problem, *, seconds: float) -> list[dict[str, Any]]:
-    """Return a row for the product and for each backend and mode, with times and errors.
+class Outcome(NamedTuple):
+    """What one call gave."""
 
-    Every backend runs in turn, round after round, so that a busy machine slows all alike. The
-    product writes to memory set aside before, so that it is the arithmetic alone.
-    """
-    x, keys = problem.features, problem.keys
-    product = torch.empty(len(x), len(keys), device=x.device)
-    calls: dict[tuple[str, str], Callable[[], Any]] = {
-        ("torch.mm", "product"): lambda: torch.mm(x, keys.T, out=product)
+    value: Any
+    gradient: Tensor | None
+    ms: dict[str, float]  # of each mode
+
+
+class Clock:
+    """Marks points of time on the device, and returns the spans between them."""
+
+    def __init__(self, device: torch.device):
+        self.cuda, self.marks = device.type == "cuda", []
+
+    def mark(self) -> None:
+        """Remember now, or on a GPU where its queue is."""
+        if self.cuda:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self.marks.append(event)
+        else:
+            self.marks.append(time.perf_counter())
+
+    def spans(self) -> list[float]:
+        """Return the milliseconds from each mark to the next, once the work is done."""
+        pairs = list(zip(self.marks[:-1], self.marks[1:], strict=True))
+        if self.cuda:
+            torch.cuda.synchronize()
+            return [a.elapsed_time(b) for a, b in pairs]
+        return [(b - a) * 1e3 for a, b in pairs]
+
+
+def step(problem: Problem, function: Callable[..., Any]) -> Outcome:
+    """Call a contender once, forward and backward."""
+    leaf = problem.features.detach().requires_grad_(problem.differentiable)
+    clock, gradient = Clock(leaf.device), None
+    clock.mark()
+    value = function(leaf, **problem.arguments)
+    clock.mark()
+    if problem.differentiable:
+        (gradient,) = torch.autograd.grad(value, leaf)
+        clock.mark()
+        value = value.detach()
+    spans = clock.spans()
+    ms = dict(zip(("forward", "backward"), spans, strict=False))
+    return Outcome(value, gradient, ms | {"both": sum(spans)})
+
+
+def truth(problem: Problem) -> Outcome:
+    """Return what the float64 reference gives for the same, already rounded, inputs."""
+    wide = {
+        name: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v
+        for name, v in problem.arguments.items()
     }
-    errors = {}
-    for backend in ops.backends(op, x.device):
-        calls[backend, "forward"] = lambda b=backend: problem.loss(x, b)
-        calls[backend, "full"] = lambda b=backend: gradient(problem, x, b)
-        errors[backend] = error(problem, backend)
-    times = interleave(calls, x.device, seconds)
-
-    floor = times["torch.mm", "product"][1]
-    rows = []
-    for (backend, mode), (p20, p50, p80, repeats) in times.items():
-        flops = 2 * len(x) * len(keys) * x.shape[1] * problem.passes.get(mode, 1)
-        loss_error, grad_error = errors.get(backend, (None, None))
-        rows.append(
-            {"op": op, "backend": backend, "mode": mode, "n": len(x), "m": len(keys)}
-            | {"d": x.shape[1], "dtype": str(x.dtype).removeprefix("torch.")}
-            | {"p20_ms": p20, "p50_ms": p50, "p80_ms": p80, "repeats": repeats}
-            | {"products": p50 / floor, "gflops": flops / p50 * 1e-6}
-            | {"loss_error": loss_error, "grad_error": grad_error}
-        )
-    return rows
+    leaf = problem.features.detach().double().requires_grad_(problem.differentiable)
+    value = problem.truth(leaf, **wide)
+    if not problem.differentiable:
+        return Outcome(value, None, {})
+    return Outcome(value.detach(), torch.autograd.grad(value, leaf)[0], {})
 
 
-def gradient(problem: Problem, x: Tensor, backend: str) -> tuple[Tensor, Tensor]:
-    """Return the loss [] and its gradient [N, D]."""
-    leaf = x.detach().requires_grad_()
-    loss = problem.loss(leaf, backend)
-    return loss.detach(), torch.autograd.grad(loss, leaf)[0]
+def refusal(problem: Problem, errors: dict[str, Any]) -> str:
+    """Return why a contender with these errors is wrong, "" for one that is right."""
+    for (what, error), bar in zip(
+        errors.items(), WRONG[problem.settings.dtype], strict=len(errors) == 2
+    ):
+        if error is not None and not error <= bar:  # not a number is wrong too
+            return f"wrong: {what} {error:.1e}"
+    return ""
 
 
-def error(problem: Problem, backend: str) -> tuple[float, float]:
-    """Return the relative errors of a backend's loss and gradient against the float64 reference."""
-    loss, grad = gradient(problem, problem.features, backend)
-    true_loss, true_grad = gradient(problem, problem.features.double(), "reference")
-    return (
-        float((loss - true_loss).abs() / true_loss.abs()),
-        float((grad - true_grad).norm() / true_grad.norm()),
-    )
+def check(problem: Problem, function: Callable[..., Any], true: Outcome) -> tuple[str, dict]:
+    """Call a contender once; return "ok" or what is wrong, and its errors against the truth."""
+    found = step(problem, function)
+    errors = {"value_error": problem.value_error(found.value, true.value), "grad_error": None}
+    if found.gradient is not None and true.gradient is not None:
+        errors["grad_error"] = relative(found.gradient, true.gradient)
+    return refusal(problem, errors) or "ok", errors
+
+
+def examine(
+    problem: Problem, contender: Contender, true: Outcome, effort: Effort, expected: float
+) -> tuple[dict[str, Any], Callable[..., Any] | None]:
+    """Return a contender's columns, and its function where it may be timed."""
+    settings, device = problem.settings, problem.features.device
+    free, need = available_bytes(device), contender.pair_bytes * problem.pairs
+    found: dict[str, Any] = {"status": contender.why_not(settings), "peak_bytes": None}
+    if found["status"]:
+        return found, None
+    if need > free:
+        return found | {"status": f"out of memory: needs some {need / 2**30:.0f} GiB"}, None
+    if expected > effort.limit:
+        return found | {"status": f"too slow: some {expected:.0f} s a call"}, None
+    if effort.memory and device.type == "cpu":
+        found |= peak_of_process(settings, contender.name, torch.get_num_threads())
+        if found["status"] != "ok":
+            return found, None
+    try:
+        function = contender.make()
+        if device.type == "cuda":
+            step(problem, function)  # loads and compiles, so that the next call shows the memory
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats(device)
+            before = torch.cuda.memory_allocated(device)
+        found["status"], errors = check(problem, function, true)
+        if device.type == "cuda" and effort.memory:
+            found["peak_bytes"] = torch.cuda.max_memory_allocated(device) - before
+    except Exception as error:  # a peer's, of any kind: the others go on
+        if without_memory(error):
+            return found | {"status": "out of memory"}, None
+        return found | {"status": f"failed: {type(error).__name__}: {str(error)[:200]}"}, None
+    return found | errors, function if found["status"] == "ok" else None
+
+
+def product(problem: Problem) -> Callable[[], Any]:
+    """Return the divisor: one torch.mm into memory set aside, in bands where it is very large.
+
+    On a CPU it is float32's, which 16-bit inputs are measured by too.
+    """
+    assert problem.product is not None
+    a, b = (x.float() if x.device.type == "cpu" else x for x in problem.product)
+    height = max(1, min(len(a), BAND // max(1, len(b))))
+    out = torch.empty(height, len(b), dtype=a.dtype, device=a.device)
+    bands = a.split(height)
+
+    def run() -> None:
+        for rows in bands:
+            torch.mm(rows, b.T, out=out[: len(rows)])
+
+    return run
+
+
+def timed(run: Callable[[], Any], device: torch.device, mode: str) -> Callable[[], dict]:
+    """Return a call that runs something and returns its time under one mode's name [ms]."""
+
+    def once() -> dict[str, float]:
+        clock = Clock(device)
+        clock.mark()
+        run()
+        clock.mark()
+        return {mode: clock.spans()[0]}
+
+    return once
+
+
+def graphed(problem: Problem, function: Callable[..., Any]) -> Callable[[], Any] | None:
+    """Return the replay of forward and backward as a CUDA graph; None where it can't be caught."""
+    graph = torch.cuda.CUDAGraph()
+    leaf = problem.features.detach().clone().requires_grad_()
+    try:
+        with torch.cuda.graph(graph):
+            torch.autograd.grad(function(leaf, **problem.arguments), leaf)
+    except RuntimeError:
+        torch.cuda.synchronize()
+        return None
+    return graph.replay
 
 
 def interleave(
-    calls: dict[tuple[str, str], Callable[[], Any]], device: torch.device, seconds: float
-) -> dict[tuple[str, str], tuple[float, float, float, int]]:
-    """Run every call in turn for `seconds` in all and return its 20, 50, 80 % quantiles [ms]."""
+    calls: dict[str, Callable[[], dict[str, float]]],
+    effort: Effort,
+    between: Callable[[], Any] = lambda: None,
+) -> dict[str, dict[str, list[float]]]:
+    """Return the times [ms] of each call's modes, the calls taken in turns.
 
-    def once(call: Callable[[], Any]) -> float:
-        start = time.perf_counter()
+    A B A B …: a busy moment meets all alike. A call that is ahead of the others by more than its
+    own length waits, so that slow ones don't use up the time. `between` runs before each.
+    """
+    for call in calls.values():
+        end = time.perf_counter() + effort.warmup
         call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return (time.perf_counter() - start) * 1e3
+        while time.perf_counter() < end:
+            call()
+    samples: dict[str, dict[str, list[float]]] = {name: {} for name in calls}
+    spent, counts = dict.fromkeys(calls, 0.0), dict.fromkeys(calls, 0)
 
-    for call in calls.values():  # the first call loads code and sets memory aside
-        once(call)
-    samples: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(next(iter(samples.values()))) < 5:
-        for key, call in calls.items():
-            samples[key].append(once(call))
-    quantiles = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
-    result = {}
-    for key, values in samples.items():
-        p20, p50, p80 = torch.tensor(values, dtype=torch.float64).quantile(quantiles).tolist()
-        result[key] = (p20, p50, p80, len(values))
-    return result
+    def lacking(name: str) -> bool:
+        slow = spent[name] > 1.0 * max(1, counts[name])
+        return counts[name] < (min(3, effort.repeats) if slow else effort.repeats)
+
+    end = time.perf_counter() + effort.seconds
+    while time.perf_counter() < end or any(map(lacking, calls)):
+        for name, call in calls.items():
+            own = spent[name] / max(1, counts[name])
+            late = time.perf_counter() >= end
+            if not lacking(name) and (late or spent[name] > min(spent.values()) + own):
+                continue
+            between()
+            start = time.perf_counter()
+            for mode, ms in call().items():
+                samples[name].setdefault(mode, []).append(ms)
+            spent[name] += time.perf_counter() - start
+            counts[name] += 1
+    return samples
 
 
-def machine(device: torch.device) -> dict[str, Any]:
-    """Return what a timing depends on besides the problem."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    root = Path(__file__).parent
-    git = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+def measure(
+    settings: Settings,
+    contenders: Sequence[Contender],
+    effort: Effort,
+    expected: dict[str, float] | None = None,
+) -> list[dict[str, Any]]:
+    """Return rows: the product's, and for each contender one a mode, or one that says why not.
+
+    `expected` holds how long a call of a contender should take [s], where that is known.
+    """
+    problem, expected = make(settings), expected or {}
+    true = truth(problem)
+    device = problem.features.device
+    calls: dict[str, Callable[[], dict[str, float]]] = {}
+    columns: dict[str, dict[str, Any]] = {}
+    if problem.product is not None:
+        calls[MM] = timed(product(problem), device, "product")
+    for contender in contenders:
+        name = contender.name
+        columns[name], function = examine(problem, contender, true, effort, expected.get(name, 0.0))
+        if function is None:
+            continue
+        calls[name] = lambda f=function: step(problem, f).ms
+        if device.type == "cuda" and problem.differentiable and settings.n <= GRAPH_ROWS:
+            replay = graphed(problem, function)
+            if replay is not None:
+                calls[f"{name} graph"] = timed(replay, device, "graph")
+    del true
+    samples = interleave(calls, effort, cold_cache(device))
+    return rows(problem, contenders, columns, samples)
+
+
+def cold_cache(device: torch.device) -> Callable[[], Any]:
+    """Return what empties a GPU's L2 cache before a call, as a training step would have."""
+    if device.type != "cuda":
+        return lambda: None
+    size = 2 * torch.cuda.get_device_properties(device).L2_cache_size
+    return torch.empty(max(size, 2**20), dtype=torch.uint8, device=device).zero_
+
+
+def quantiles(values: list[float]) -> dict[str, float]:
+    """Return the columns of a list of times [ms]."""
+    cuts = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
+    found = torch.tensor(values, dtype=torch.float64).quantile(cuts).tolist()
+    return dict(zip(("p20_ms", "p50_ms", "p80_ms"), found, strict=True)) | {"repeats": len(values)}
+
+
+def rows(
+    problem: Problem,
+    contenders: Sequence[Contender],
+    columns: dict[str, dict[str, Any]],
+    samples: dict[str, dict[str, list[float]]],
+) -> list[dict[str, Any]]:
+    """Return one row for each thing timed or refused; bench/results/README.md tells the columns."""
+    s = problem.settings
+    base = {"op": s.op, "variant": s.variant, "dtype": s.dtype, "n": s.n, "d": s.d, "seed": s.seed}
+    base |= problem.facts
+    made, floor = [], None
+    if MM in samples:
+        times = quantiles(samples[MM]["product"])
+        floor, a = times["p50_ms"], problem.product[0] if problem.product else None
+        flop = 2 * problem.pairs * s.d
+        made.append(
+            base
+            | {"contender": MM, "title": "one torch.mm", "ours": False, "mode": "product"}
+            | {"status": "ok", "product_dtype": product_dtype(a), "flop": flop}
+            | {"gflops": flop / floor * 1e-6, "products": 1.0, "fraction": 1.0}
+            | times
+        )
+    for contender in contenders:
+        head = {"contender": contender.name, "title": contender.title, "ours": contender.ours}
+        head = base | head | columns[contender.name]
+        if contender.name not in samples:
+            made.append(head | {"mode": problem.modes[-1]})
+            continue
+        found = {m: samples[contender.name][m] for m in problem.modes}
+        found |= samples.get(f"{contender.name} graph", {})
+        for mode, values in found.items():
+            times = quantiles(values)
+            row = head | {"mode": mode} | times
+            if mode != problem.modes[-1]:
+                row["peak_bytes"] = None  # it is that of the whole call
+            made.append(row | rates(problem, mode, times["p50_ms"], floor))
+    return made
+
+
+def product_dtype(a: Tensor | None) -> str:
+    """Return in which dtype the divisor computes."""
+    wide = a is None or a.device.type == "cpu"
+    return "float32" if wide else str(a.dtype).removeprefix("torch.")
+
+
+def rates(problem: Problem, mode: str, ms: float, floor: float | None) -> dict[str, Any]:
+    """Return useful work, its rate, and both beside the product's."""
+    flop = problem.flop("both" if mode == "graph" else mode)
+    if flop is None or floor is None:
+        return {"flop": None, "gflops": None, "products": None, "fraction": None}
+    one = 2 * problem.pairs * problem.settings.d
     return {
-        "device": device_name(device),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "commit": git.stdout.strip() or "unknown",
+        "flop": flop,
+        "gflops": flop / ms * 1e-6,
+        "products": ms / floor,  # time in units of the product's
+        "fraction": flop / ms / (one / floor),  # useful rate in units of the product's
     }
-
-
-def device_name(device: torch.device) -> str:
-    """Return the GPU's name, or the processor's as the system tells it."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -1,30 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is timed of `ops.patch_consistency`: N anchors against a bank of 9600 detached keys."""
+"""`ops.patch_consistency`: n anchors of width d (both crops') against 9600 detached keys."""
+
+from functools import partial
 
 import torch
-from torch import Tensor
 
-from bench.harness import Problem, unit_rows
+from bench.problem import DTYPES, Problem, Settings, unit_rows
 from pipa_fast import ops
 
-SIZES = (1024, 4096)
-BANK = 9600  # PiPa's: 1600 cells of 2 views over 3 steps
+SIZES = (16200,)  # 2 x 8100
+DIMS = (128,)
+VARIANTS = ("",)
+KEYS = 9600  # PiPa's bank: 1600 cells of 2 views over 3 steps
+CLASSES = 19
 
 
-def problem(n: int, d: int, *, device: torch.device, seed: int) -> Problem:
-    """Return N random anchors with positives near them, and the bank, in 19 classes."""
-    generator = torch.Generator().manual_seed(seed)
-    anchors, bank = unit_rows(n, d, generator), unit_rows(BANK, d, generator)
-    noise = 0.3 * unit_rows(n, d, generator)
-    positives = torch.nn.functional.normalize(anchors + noise, dim=1).to(device)
-    labels = torch.randint(19, (n,), generator=generator).to(device)
-    bank_labels = torch.randint(19, (BANK,), generator=generator).to(device)
-    keys = bank.to(device)
-
-    def loss(x: Tensor, backend: str) -> Tensor:
-        p, k = positives.to(x.dtype), keys.to(x.dtype)
-        return ops.patch_consistency(x, p, k, labels, bank_labels, backend=backend)
-
-    # the keys are frozen: one pass for the sums, one for the gradient
-    passes = {"forward": 1, "full": 2}
-    return Problem(loss=loss, features=anchors.to(device), keys=keys, passes=passes)
+def problem(s: Settings) -> Problem:
+    """Return random anchors with positives near them, and a bank, in 19 classes."""
+    generator = torch.Generator().manual_seed(s.seed)
+    anchors, bank = unit_rows(s.n, s.d, generator), unit_rows(KEYS, s.d, generator)
+    near = anchors + 0.3 * unit_rows(s.n, s.d, generator)
+    positives = torch.nn.functional.normalize(near, dim=1)
+    labels = torch.randint(CLASSES, (s.n + KEYS,), generator=generator).to(s.device)
+    anchors, positives, bank = (
+        rows.to(s.device, DTYPES[s.dtype]) for rows in (anchors, positives, bank)
+    )
+    return Problem(
+        settings=s,
+        features=anchors,
+        arguments={
+            "positives": positives,
+            "bank": bank,
+            "anchor_labels": labels[: s.n],
+            "bank_labels": labels[s.n :],
+            "temperature": s.temperature,
+        },
+        truth=partial(ops.patch_consistency, backend="reference"),
+        pairs=s.n * KEYS,
+        facts={"m": KEYS, "temperature": s.temperature, "classes": CLASSES},
+        product=(anchors, bank),
+        # The keys are constants: one product for the sums, one for the gradient. Ours does both
+        # while it goes forward, so that its backward is a multiplication.
+        passes={"forward": 1, "backward": 1, "both": 2},
+    )

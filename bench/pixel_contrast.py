@@ -1,24 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is timed of `ops.pixel_contrast`: InfoNCE among N unit rows of 19 classes."""
+"""`ops.pixel_contrast` among n unit rows of width d, in 16 classes that are 1/(c + 1) frequent."""
+
+from functools import partial
 
 import torch
-from torch import Tensor
 
-from bench.harness import Problem, unit_rows
+from bench.problem import DTYPES, Problem, Settings, harmonic_labels, unit_rows
 from pipa_fast import ops
 
-SIZES = (1024, 4096)
+SIZES = (8192,)
+DIMS = (128, 256)
+VARIANTS = ("negatives", "all")  # of the denominator
+CLASSES = 16
 
 
-def problem(n: int, d: int, *, device: torch.device, seed: int) -> Problem:
-    """Return N random rows with Cityscapes-like class shares (half of the rows in two classes)."""
-    generator = torch.Generator().manual_seed(seed)
-    shares = torch.tensor([0.35, 0.2, 0.15] + [0.3 / 16] * 16)
-    labels = torch.multinomial(shares, n, replacement=True, generator=generator).to(device)
-    features = unit_rows(n, d, generator).to(device)
-
-    def loss(x: Tensor, backend: str) -> Tensor:
-        return ops.pixel_contrast(x, labels, backend=backend)
-
-    # one pass is 2*N*N*D flops: one forward; two backward, where the matrix is symmetric
-    return Problem(loss=loss, features=features, keys=features, passes={"forward": 1, "full": 3})
+def problem(s: Settings) -> Problem:
+    """Return random rows: what they hold does not change the time, how the classes divide does."""
+    generator = torch.Generator().manual_seed(s.seed)
+    features = unit_rows(s.n, s.d, generator).to(s.device, DTYPES[s.dtype])
+    labels = harmonic_labels(s.n, CLASSES, generator).to(s.device)
+    return Problem(
+        settings=s,
+        features=features,
+        arguments={
+            "labels": labels,
+            "temperature": s.temperature,
+            "denominator": s.variant or VARIANTS[0],
+        },
+        truth=partial(ops.pixel_contrast, backend="reference"),
+        pairs=s.n * s.n,
+        facts={"m": s.n, "temperature": s.temperature, "classes": CLASSES},
+        product=(features, features),
+        # one product for the sums; S once more and G X for the gradient of a symmetric matrix
+        passes={"forward": 1, "backward": 2, "both": 3},
+    )

@@ -1,0 +1,155 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Everything that needs a GPU, in one go of at most nine minutes.
+#
+#   bench/on_gpu.sh [FOLDER]        results and summary.md go to FOLDER, else $OUT, else runs/on_gpu
+#   PYTHON=/path/to/python bench/on_gpu.sh results
+#
+# A part that fails or runs out of its time is written down, and the next begins. The exit status is
+# 0 when every part succeeded. bench/results/README.md tells how to read what it leaves.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+
+results=${1:-${OUT:-runs/on_gpu}}
+mkdir -p "$results" || exit 1
+results=$(cd "$results" && pwd)
+out=$(mktemp -d)
+if [ -z "${PYTHON:-}" ]; then
+    if [ -x .venv/bin/python ]; then PYTHON=.venv/bin/python; else PYTHON=python3; fi
+fi
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+summary=$out/summary.md
+
+# All of it in one archive; beside that lies what people look at first. Also when it is stopped.
+collect() {
+    tar -C "$out" -czf "$results/all.tar.gz" .
+    local file
+    for file in summary.md precision.md ncu.log {pixel_contrast,patch_consistency}.{json,png}; do
+        [ ! -e "$out/$file" ] || cp "$out/$file" "$results/"
+    done
+    rm -rf "$out"
+}
+trap collect EXIT
+trap 'exit 130' INT TERM
+
+limit=${LIMIT:-530} # seconds in all
+failed=0
+
+# part NAME SECONDS COMMAND...: runs it, its output to NAME.log, its exit status to the summary
+part() {
+    local name=$1 seconds=$2 left start status
+    shift 2
+    left=$((limit - SECONDS))
+    if [ "$left" -lt 5 ]; then
+        echo "| $name | not run | | no time left |" >>"$summary"
+        failed=1
+        return 0
+    fi
+    [ "$seconds" -lt "$left" ] || seconds=$left
+    echo "== $name: at most $seconds s"
+    start=$SECONDS
+    timeout --kill-after=10 "$seconds" "$@" >"$out/$name.log" 2>&1
+    status=$?
+    [ "$status" -eq 0 ] || failed=1
+    tail -n 5 "$out/$name.log"
+    echo "| $name | $status | $((SECONDS - start)) | \`$name.log\` |" >>"$summary"
+}
+
+environment() {
+    echo '```'
+    echo "commit $(git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)"
+    date -u +"%Y-%m-%d %H:%M UTC"
+    nvidia-smi --query-gpu=name,driver_version,memory.total,power.limit --format=csv,noheader \
+        2>&1 | head -n 4
+    "$PYTHON" - <<'PYTHON' 2>&1
+import importlib, platform
+print("python", platform.python_version())
+for name in ("torch", "triton", "numpy"):
+    try:
+        print(name, importlib.import_module(name).__version__)
+    except Exception as error:
+        print(name, "does not import:", error)
+try:
+    import torch
+    print("CUDA of torch", torch.version.cuda, "available", torch.cuda.is_available())
+except Exception:
+    pass
+PYTHON
+    if command -v nvcc >/dev/null; then nvcc --version | grep release; else echo "no nvcc"; fi
+    if command -v ncu >/dev/null; then ncu --version | tail -n 1; else echo "no ncu"; fi
+    echo '```'
+}
+
+# bench NAME SECONDS ARGUMENTS...: one call of python -m bench, with its rows and picture
+bench() {
+    local name=$1 seconds=$2
+    shift 2
+    part "$name" "$seconds" "$PYTHON" -m bench "$@" --device cuda --warmup 0.1 \
+        --json "$out/$name.json" --plot "$out/$name.png"
+}
+
+sections() {
+    command -v ncu >/dev/null || {
+        echo "ncu is not installed"
+        return 1
+    }
+    # one forward and backward after another has compiled and warmed everything
+    ncu --target-processes application-only --profile-from-start off --launch-count 12 \
+        --section SpeedOfLight --section Occupancy --section LaunchStats \
+        --section MemoryWorkloadAnalysis --section ComputeWorkloadAnalysis \
+        --section WarpStateStats "$PYTHON" -m bench.profile_step "$@"
+}
+export -f sections
+export PYTHON
+
+{
+    echo "# On a GPU"
+    echo
+    environment
+    echo
+    echo "| part | exit status | seconds | output |"
+    echo "|---|---|---|---|"
+} >"$summary"
+cat "$summary"
+
+nvidia-smi >"$out/nvidia-smi.txt" 2>&1
+part build 90 "$PYTHON" setup.py --quiet build_ext --inplace
+part info 15 "$PYTHON" -m pipa_fast.info
+tests=(tests/ops)
+[ -d tests/kernels ] && tests+=(tests/kernels)
+part tests 100 "$PYTHON" -m pytest -q -m "not slow" -p no:cacheprovider "${tests[@]}"
+half=(--dtypes bfloat16 --dims 256)
+bench pixel_contrast 60 pixel_contrast "${half[@]}" --peers none --seconds 3 \
+    --sizes 1024 4096 16384 32768 65536 131072
+bench pixel_contrast_peers 110 pixel_contrast "${half[@]}" --seconds 4 \
+    --peers eager compile flex_attention --sizes 16384 32768
+bench pixel_contrast_eager 25 pixel_contrast "${half[@]}" --seconds 1 \
+    --peers eager chunked --sizes 1024 4096 65536 131072
+bench patch_consistency 35 patch_consistency --dtypes bfloat16 --dims 128 256 --seconds 2
+part ncu 50 bash -c 'sections pixel_contrast 16384 256'
+part precision 40 "$PYTHON" -m bench.precision --device cuda --output "$out/precision.md"
+bench widths 30 pixel_contrast --dtypes bfloat16 --dims 64 128 512 --seconds 1.5 \
+    --sizes 32768 --peers none
+bench all_form 30 pixel_contrast "${half[@]}" --variants all --seconds 2 --sizes 16384 \
+    --peers eager metric_learning
+bench around 25 upsampled_cross_entropy pseudo_labels --seconds 2
+part plot 15 "$PYTHON" -m bench.plot --output "$out/pixel_contrast.png" \
+    "$out"/pixel_contrast.json "$out"/pixel_contrast_peers.json "$out"/pixel_contrast_eager.json
+
+{
+    echo
+    echo "## Comparisons"
+    echo
+    for name in pixel_contrast pixel_contrast_peers pixel_contrast_eager patch_consistency widths \
+        all_form around; do
+        [ -s "$out/$name.json" ] || continue
+        echo "### $name"
+        echo
+        "$PYTHON" -m bench.tables "$out/$name.json" 2>&1
+        echo
+    done
+    echo "$SECONDS s in all"
+} >>"$summary"
+
+cat "$summary"
+exit "$failed"

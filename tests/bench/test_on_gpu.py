@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The script for GPU machines: it goes past what fails, and leaves a summary and all output."""
+
+import os
+import re
+import subprocess
+import tarfile
+from pathlib import Path
+
+SCRIPT = Path(__file__).parents[2] / "bench" / "on_gpu.sh"
+
+
+def run(folder: Path, python: Path, **environment: str) -> str:
+    named = os.environ | {"PYTHON": str(python)} | environment
+    subprocess.run([SCRIPT, folder], env=named, capture_output=True, check=False, timeout=60)
+    return (folder / "summary.md").read_text()
+
+
+def stand_in(path: Path, text: str) -> Path:
+    path.write_text(f"#!/bin/bash\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_parts_that_fail_do_not_stop_it(tmp_path):
+    fails = stand_in(tmp_path / "fails", 'case "$*" in *bench.*|*pytest*) exit 7;; esac; echo fine')
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("kept")
+    summary = run(tmp_path / "out", fails)
+    statuses = dict(re.findall(r"^\| (\w+) \| (\d+) \|", summary, re.MULTILINE))
+    parts = set(re.findall(r"^(?:part|bench) (\w+) \d", SCRIPT.read_text(), re.MULTILINE))
+    assert statuses.keys() == parts and {"build", "tests", "ncu", "pixel_contrast"} <= parts
+    assert statuses["build"] == "0" and statuses["tests"] == "7"
+    assert re.search(r"^commit \w+", summary, re.MULTILINE)
+    with tarfile.open(tmp_path / "out" / "all.tar.gz") as archive:
+        assert {f"./{part}.log" for part in parts} <= set(archive.getnames())
+    assert (tmp_path / "out" / "mine.txt").read_text() == "kept"
+
+
+def test_it_ends_in_time(tmp_path):
+    hangs = stand_in(tmp_path / "hangs", '[ "$1" = - ] || exec sleep 60')
+    summary = run(tmp_path / "out", hangs, LIMIT="7")
+    assert "| build | 124 |" in summary
+    assert "| tests | not run |" in summary
+
+
+def test_every_bench_command_is_one():
+    """The words that the script gives `python -m bench` are ones that it takes."""
+    from bench.__main__ import arguments
+    from bench.contenders import peers_of
+    from bench.problem import OPS
+
+    text = SCRIPT.read_text().replace("\\\n", " ").replace('"${half[@]}"', "--dtypes bfloat16")
+    calls = re.findall(r"^bench \w+ \d+ (.*)$", text, re.MULTILINE)
+    assert len(calls) >= 5
+    for call in calls:
+        args = arguments().parse_args(call.split())
+        assert set(args.ops) <= set(OPS)
+        for op in args.ops:
+            assert set(args.peers or ()) - {"none"} <= set(peers_of(op))
