@@ -276,7 +276,8 @@ def quantiles(values: list[float]) -> dict[str, float]:
     """Return the columns of a list of times [ms]."""
     cuts = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
     found = torch.tensor(values, dtype=torch.float64).quantile(cuts).tolist()
-    return dict(zip(("p20_ms", "p50_ms", "p80_ms"), found, strict=True)) | {"repeats": len(values)}
+    times: dict[str, float] = dict(zip(("p20_ms", "p50_ms", "p80_ms"), found, strict=True))
+    return times | {"repeats": len(values)}
 
 
 def rows(
@@ -320,8 +321,9 @@ def rows(
 
 def product_dtype(a: Tensor | None) -> str:
     """Return in which dtype the divisor computes."""
-    wide = a is None or a.device.type == "cpu"
-    return "float32" if wide else str(a.dtype).removeprefix("torch.")
+    if a is None or a.device.type == "cpu":
+        return "float32"
+    return str(a.dtype).removeprefix("torch.")
 
 
 def rates(problem: Problem, mode: str, ms: float, floor: float | None) -> dict[str, Any]:
