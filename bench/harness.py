@@ -272,7 +272,7 @@ def cold_cache(device: torch.device) -> Callable[[], Any]:
     return torch.empty(max(size, 2**20), dtype=torch.uint8, device=device).zero_
 
 
-def quantiles(values: list[float]) -> dict[str, float]:
+def quantiles(values: list[float]) -> dict[str, Any]:
     """Return the columns of a list of times [ms]."""
     cuts = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
     found = torch.tensor(values, dtype=torch.float64).quantile(cuts).tolist()

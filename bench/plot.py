@@ -20,7 +20,7 @@ STYLES = {
     "eager": ("#c0392b", "^"),
     "compile": ("#e67e22", "v"),
     "chunked": ("#8e6c3a", "P"),
-    "metric_learning": ("#8e44ad", "X"),
+    "metric_learning": ("#8e44ad", "p"),
     "flex_attention": ("#27885a", "d"),
     "keops": ("#d6578f", "h"),
     "torch.mm": ("#444444", ""),
@@ -46,6 +46,9 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
         title = ", ".join(part for part in (op, variant, f"D = {d}", dtype) if part)
         draw(axes[0], members, time_of(members), "forward + backward [ms]", title)
         draw(axes[1], members, memory_of(members), "peak extra memory [MB]", "")
+        if len({row["n"] for row in members}) > 2 and members[0]["m"] == members[0]["n"]:
+            slope(axes[0], 2, "N²")
+            slope(axes[1], 1, "N")
     found: dict[str, Any] = {}
     for axes in grid.flat:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -123,6 +126,7 @@ def draw(
             label=titles[name],
             zorder=3 if name in ours else 2,
         )
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     mark_without_memory(axes, rows)
     sizes = sorted({row["n"] for row in rows})
     axes.set_xticks(sizes, [f"{n // 1024}k" if n % 1024 == 0 else str(n) for n in sizes])
@@ -136,23 +140,40 @@ def draw(
     axes.set_title(title, fontsize=10.5, loc="left")
 
 
+def slope(axes: Any, power: int, text: str) -> None:
+    """Draw what growing as N to some power looks like, low at the right."""
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    end, start = right / 1.25, right / 1.25 / 4
+    if start < left:
+        return
+    base = low * (high / low) ** 0.04
+    line = [base, base * 4**power]
+    axes.plot([start, end], line, color="#999", linewidth=1, linestyle=":", zorder=1)
+    axes.text(start, line[0] * 1.1, text, fontsize=8, color="#777", ha="right", va="bottom")
+    axes.set_ylim(low, high)
+
+
 def mark_without_memory(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
-    """Put a cross at the top edge for each size at which a contender ran out of memory."""
-    gone = [row for row in rows if row["status"].startswith("out of memory")]
-    first = {}
-    for row in gone:  # the first size is enough: larger ones need more
-        first[row["contender"]] = min(row["n"], first.get(row["contender"], row["n"]))
-    above = axes.get_xaxis_transform()
-    height: dict[int, int] = {}
+    """Put a cross above the curves at the first size at which a contender ran out of memory."""
+    first: dict[str, int] = {}
+    for row in rows:
+        if row["status"].startswith("out of memory"):  # larger sizes need more
+            first[row["contender"]] = min(row["n"], first.get(row["contender"], row["n"]))
+    if not first:
+        return
+    levels: dict[int, list[str]] = {}
     for name, n in first.items():
-        colour, _ = STYLES.get(name, OTHER)
-        level = height.setdefault(n, 0)
-        height[n] += 1
-        place = {"transform": above, "clip_on": False, "zorder": 5}
-        axes.plot([n], [0.97 - 0.075 * level], "x", color=colour, markersize=7, mew=2, **place)
-        if level == 0:
-            text = {"fontsize": 7.5, "color": "#555", "ha": "right", "va": "center"}
-            axes.text(n / 1.12, 0.97, "out of memory", transform=above, **text)
+        levels.setdefault(n, []).append(name)
+    low, high = axes.get_ylim()
+    room = 0.09 * max(map(len, levels.values()))  # of the panel, kept free for the crosses
+    axes.set_ylim(low, high * (high / low) ** (room / (1 - room)))
+    style = {"marker": "x", "linestyle": "", "markersize": 7, "markeredgewidth": 2}
+    for n, names in levels.items():
+        for level, name in enumerate(names):
+            place = {"transform": axes.get_xaxis_transform(), "clip_on": False, "zorder": 5}
+            colour = STYLES.get(name, OTHER)[0]
+            axes.plot([n], [0.97 - 0.08 * level], color=colour, **style, **place)
+    axes.plot([], [], color="#555", label="out of memory", **style)
 
 
 def load(paths: Sequence[Path]) -> list[dict[str, Any]]:

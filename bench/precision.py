@@ -81,11 +81,13 @@ class Line:
 
     def tolerances(self) -> dict[str, float]:
         """Return what each of our errors may have beyond the eager formula's."""
-        names = ("loss", "gradient", "bias")
-        found: dict[str, float] = dict(zip(names, TOLERANCE[self.dtype], strict=True))
+        found: dict[str, float] = dict(
+            zip(("loss", "gradient", "bias"), TOLERANCE[self.dtype], strict=True)
+        )
         if self.case.repeated:
             alike = self.case.terms * EPSILON / 4 * max(1.0, self.pull)
-            found |= {k: max(found[k], alike) for k in ("gradient", "bias")}
+            for what in ("gradient", "bias"):
+                found[what] = max(found[what], alike)
         return found
 
     @property

@@ -90,8 +90,8 @@ def flex_attention(compile: bool = True) -> Callable[..., Any]:
 
         mask = create_block_mask(counted, None, None, n, n, device=x.device, _compile=compile)
         rows, want = x[None, None], AuxRequest(lse=True)
-        found = attend(rows, rows, rows, None, mask, 1 / temperature, return_aux=want)
-        log_total = found[1].lse[0, 0].to(torch.float32)  # type: ignore[index]
+        found: Any = attend(rows, rows, rows, None, mask, 1 / temperature, return_aux=want)
+        log_total = found[1].lse[0, 0].to(torch.float32)
         counts, total = y.bincount().tolist(), x.new_zeros((), dtype=torch.float32)
         parts = zip(x.split(counts), log_total.split(counts), strict=True)
         for own, log_z in parts:
@@ -106,7 +106,7 @@ def flex_attention(compile: bool = True) -> Callable[..., Any]:
 
 def keops() -> Callable[..., Any]:
     """Both sums as KeOps reductions, which never store the matrix."""
-    from pykeops.torch import LazyTensor  # type: ignore[import-not-found]
+    from pykeops.torch import LazyTensor  # pyright: ignore[reportMissingImports]
 
     def loss(features: Tensor, labels: Tensor, *, temperature: float, denominator: str) -> Tensor:
         x, y = features.float(), labels.float()[:, None]
