@@ -14,11 +14,11 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 CAPTION = (
-    "products: time in units of one torch.mm of that size; of mm: useful FLOP/s beside torch.mm's\n"
-    "spread: (p80 - p20) / p50; extra: peak memory of forward and backward together [MB]\n"
+    "x mm: time in units of one torch.mm of that size; of mm: useful FLOP/s beside its\n"
+    "spread: (p80 - p20) / p50; extra: peak memory of forward and backward [MB]\n"
     "error: the larger relative one of value and gradient, against float64"
 )
-NUMBERS = ("ms", "spread", "products", "GFLOP/s", "of mm", "extra", "error")
+NUMBERS = ("ms", "spread", "x mm", "GF/s", "of mm", "extra", "error")
 
 
 def number(value: float | None, form: str, scale: float = 1.0) -> str:
@@ -35,8 +35,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
         made.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         if row["status"] != "ok":
-            # The reason stands below: here it would widen a column of numbers.
-            made.add_row(row["contender"], "", row["status"].split(":")[0])
+            made.add_row(row["contender"], "left out")  # why stands below, where there is room
             continue
         errors = [row.get(key) for key in ("value_error", "grad_error")]
         worst = max((e for e in errors if e is not None), default=None)
@@ -75,7 +74,7 @@ def comparisons(rows: Sequence[dict[str, Any]]) -> list[str]:
         lines.append(f"{name}, {mode}:")
         if row["products"] is not None:
             forward = timed.get((name, "forward"), row)["products"]
-            lines[-1] += f" {row['products']:.2f} products (forward {forward:.2f})"
+            lines[-1] += f" {row['products']:.2f} x one torch.mm (forward {forward:.2f})"
         faster = [f"{r['contender']} {r['p50_ms'] / row['p50_ms']:.1f}" for r in others]
         if faster:
             lines.append(f"  times as fast as: {', '.join(faster)}")

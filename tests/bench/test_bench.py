@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import bench.__main__ as command
-from bench import harness
+from bench import harness, memory
 from bench.contenders import Contender, backends, contenders, peers_of
 from bench.harness import Effort, check, interleave, measure, truth
 from bench.memory import peak_of_process
@@ -179,13 +179,22 @@ def test_harmonic_labels():
 
 
 def test_memory_of_a_process():
-    """Eager stores matrices of N x N, and says what broke where something does."""
+    """Eager stores matrices of N x N."""
     settings = Settings(op="pixel_contrast", n=1024, d=16, variant="negatives")
     found = peak_of_process(settings, "eager", 1)
     assert found["status"] == "ok"
     assert 4 < found["peak_bytes"] / (4 * 1024**2) < 20  # matrices
-    broken = peak_of_process(settings, "nobody", 1)
-    assert broken["status"].startswith("failed") and broken["peak_bytes"] is None
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "status"),
+    [(-9, "", "out of memory"), (1, "Traceback\nKeyError: 1\n", "failed: KeyError: 1")],
+)
+def test_memory_of_a_process_that_breaks(code, words, status, monkeypatch):
+    done = memory.subprocess.CompletedProcess([], code, "", words)
+    monkeypatch.setattr(memory.subprocess, "run", lambda *_, **__: done)
+    found = peak_of_process(small("pixel_contrast"), "eager", 1)
+    assert found == {"status": status, "peak_bytes": None}
 
 
 @pytest.mark.slow
