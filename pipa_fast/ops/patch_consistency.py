@@ -26,10 +26,9 @@ from pipa_fast.ops.backends import (
     choose,
     cpu_why_not,
     cuda_why_not,
-    kernel_range,
+    implement,
     reference_why_not,
     refuse_second_derivative,
-    row_of,
     triton_why_not,
 )
 from pipa_fast.reference import patch_consistency as reference
@@ -140,17 +139,6 @@ BACKENDS = (
 )
 
 
-def _forward(anchors: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    *settings, backend = rest
-    with kernel_range("patch_consistency", anchors.device):
-        return row_of(BACKENDS, backend).forward(anchors, *settings)
-
-
-def _backward(grad: Tensor, anchors: Tensor, slope: Tensor, backend: str) -> Tensor:
-    with kernel_range("patch_consistency_backward", grad.device):
-        return row_of(BACKENDS, backend).backward(grad, anchors, slope)
-
-
 def _fake_forward(anchors: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     dtype = torch.promote_types(anchors.dtype, torch.float32)
     slope = anchors.new_empty(anchors.shape, dtype=dtype)
@@ -179,8 +167,7 @@ def _gradient(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ..
     return gradient, *[None] * 8
 
 
-LIBRARY.impl("patch_consistency", _forward, "CompositeExplicitAutograd")
-LIBRARY.impl("patch_consistency_backward", _backward, "CompositeExplicitAutograd")
+implement("patch_consistency", BACKENDS)
 torch.library.register_fake("pipa_fast::patch_consistency", _fake_forward, lib=LIBRARY)
 torch.library.register_fake("pipa_fast::patch_consistency_backward", _fake_backward, lib=LIBRARY)
 torch.library.register_autograd(

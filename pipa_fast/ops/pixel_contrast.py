@@ -24,10 +24,9 @@ from pipa_fast.ops.backends import (
     choose,
     cpu_why_not,
     cuda_why_not,
-    kernel_range,
+    implement,
     reference_why_not,
     refuse_second_derivative,
-    row_of,
     triton_why_not,
 )
 from pipa_fast.reference import pixel_contrast as reference
@@ -154,18 +153,6 @@ BACKENDS = (
 )
 
 
-def _forward(features: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    *settings, backend = rest
-    with kernel_range("pixel_contrast", features.device):
-        return row_of(BACKENDS, backend).forward(features, *settings)
-
-
-def _backward(grad: Tensor, *rest: Any) -> Tensor:
-    *settings, backend = rest
-    with kernel_range("pixel_contrast_backward", grad.device):
-        return row_of(BACKENDS, backend).backward(grad, *settings)
-
-
 def _fake_forward(features: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     dtype = torch.promote_types(features.dtype, torch.float32)
     saved = features.new_empty(features.shape[:1], dtype=dtype)
@@ -193,8 +180,7 @@ def _gradient(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ..
     return gradient, *[None] * 7
 
 
-LIBRARY.impl("pixel_contrast", _forward, "CompositeExplicitAutograd")
-LIBRARY.impl("pixel_contrast_backward", _backward, "CompositeExplicitAutograd")
+implement("pixel_contrast", BACKENDS)
 torch.library.register_fake("pipa_fast::pixel_contrast", _fake_forward, lib=LIBRARY)
 torch.library.register_fake("pipa_fast::pixel_contrast_backward", _fake_backward, lib=LIBRARY)
 torch.library.register_autograd(

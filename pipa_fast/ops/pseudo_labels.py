@@ -15,9 +15,8 @@ from pipa_fast.ops.backends import (
     absent,
     choose,
     cpu_why_not,
-    kernel_range,
+    implement,
     reference_why_not,
-    row_of,
 )
 from pipa_fast.reference import pseudo_labels as reference
 
@@ -71,12 +70,6 @@ BACKENDS = (
 )
 
 
-def _forward(logits: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    *settings, backend = rest
-    with kernel_range("pseudo_labels", logits.device):
-        return row_of(BACKENDS, backend).forward(logits, *settings)
-
-
 def _fake_forward(logits: Tensor, height: int, width: int, *_: Any) -> tuple[Tensor, ...]:
     shape = (logits.shape[0], height, width)
     dtype = torch.promote_types(logits.dtype, torch.float32)
@@ -84,5 +77,5 @@ def _fake_forward(logits: Tensor, height: int, width: int, *_: Any) -> tuple[Ten
     return logits.new_empty(shape, dtype=torch.int64), confidence, confidence.new_empty(())
 
 
-LIBRARY.impl("pseudo_labels", _forward, "CompositeExplicitAutograd")
+implement("pseudo_labels", BACKENDS)
 torch.library.register_fake("pipa_fast::pseudo_labels", _fake_forward, lib=LIBRARY)

@@ -14,10 +14,9 @@ from pipa_fast.ops.backends import (
     Problem,
     choose,
     cpu_why_not,
-    kernel_range,
+    implement,
     reference_why_not,
     refuse_second_derivative,
-    row_of,
 )
 from pipa_fast.reference import upsampled_cross_entropy as reference
 
@@ -107,17 +106,6 @@ BACKENDS = (
 )
 
 
-def _forward(logits: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    *settings, backend = rest
-    with kernel_range("upsampled_cross_entropy", logits.device):
-        return row_of(BACKENDS, backend).forward(logits, *settings)
-
-
-def _backward(grad: Tensor, logits: Tensor, slope: Tensor, backend: str) -> Tensor:
-    with kernel_range("upsampled_cross_entropy_backward", grad.device):
-        return row_of(BACKENDS, backend).backward(grad, logits, slope)
-
-
 def _fake_forward(logits: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     gradient = rest[-2]
     dtype = torch.promote_types(logits.dtype, torch.float32)
@@ -148,8 +136,7 @@ def _gradient(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ..
     return result, *[None] * 6
 
 
-LIBRARY.impl("upsampled_cross_entropy", _forward, "CompositeExplicitAutograd")
-LIBRARY.impl("upsampled_cross_entropy_backward", _backward, "CompositeExplicitAutograd")
+implement("upsampled_cross_entropy", BACKENDS)
 torch.library.register_fake("pipa_fast::upsampled_cross_entropy", _fake_forward, lib=LIBRARY)
 torch.library.register_fake(
     "pipa_fast::upsampled_cross_entropy_backward", _fake_backward, lib=LIBRARY

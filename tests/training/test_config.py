@@ -31,6 +31,14 @@ def test_pipa_and_its_baselines_have_the_same_budget():
             assert mine == theirs, f"{name}: {key}"
 
 
+def test_terms_are_the_same_alone_and_together():
+    pixel, patch, both = (
+        load(read_recipe(f"streets_pipa{end}")).adaptation for end in ("_pixel", "_patch", "")
+    )
+    assert (both.pixel, both.patch) == (pixel.pixel, patch.patch)
+    assert both.pixel.weight > 0 and both.patch.weight > 0
+
+
 def dict_without(value):
     return {k: v for k, v in value.items() if k != "source"} if isinstance(value, dict) else value
 
