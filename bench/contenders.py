@@ -18,7 +18,6 @@ TITLES = {
     "triton": "pipa_fast, Triton",
     "cuda": "pipa_fast, CUDA C++",
     "reference": "pipa_fast, reference",
-    "torch": "pipa_fast, in torch",
 }
 
 
@@ -40,15 +39,20 @@ def peers_of(op: str) -> dict[str, Peer]:
 
 
 def backends(op: str, device: torch.device) -> list[str]:
-    """Return our backends that can run an op; "torch" for an op that leaves no choice."""
-    choice = "backend" in inspect.signature(getattr(ops, op)).parameters
-    return ops.backends(op, device) if choice else ["torch"]
+    """Return our backends that can run an op; of an op that leaves no choice, the one it takes."""
+    runnable = ops.backends(op, device)
+    return runnable if leaves_choice(op) else runnable[:1]
+
+
+def leaves_choice(op: str) -> bool:
+    """Return whether an op's caller may name the backend."""
+    return "backend" in inspect.signature(getattr(ops, op)).parameters
 
 
 def backend(op: str, name: str) -> Contender:
     """Return a backend of ours."""
     function = getattr(ops, op)
-    if name != "torch":
+    if leaves_choice(op):
         function = partial(function, backend=name)
     return Contender(name, TITLES.get(name, name), True, lambda: function)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from bench.contenders import Contender
 from bench.machine import available_bytes
 from bench.memory import peak_of_process, without_memory
-from bench.problem import Problem, Settings, make, relative
+from bench.problem import Problem, Settings, make, relative, short
 
 # What is another function and not merely rounded: the relative errors of value and gradient that
 # are refused. docs/precision.md holds what rounding may do.
@@ -323,7 +323,7 @@ def product_dtype(a: Tensor | None) -> str:
     """Return in which dtype the divisor computes."""
     if a is None or a.device.type == "cpu":
         return "float32"
-    return str(a.dtype).removeprefix("torch.")
+    return short(a.dtype)
 
 
 def rates(problem: Problem, mode: str, ms: float, floor: float | None) -> dict[str, Any]:

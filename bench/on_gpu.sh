@@ -66,14 +66,13 @@ import importlib, platform
 print("python", platform.python_version())
 for name in ("torch", "triton", "numpy"):
     try:
-        print(name, importlib.import_module(name).__version__)
+        module = importlib.import_module(name)
     except Exception as error:
         print(name, "does not import:", error)
-try:
-    import torch
-    print("CUDA of torch", torch.version.cuda, "available", torch.cuda.is_available())
-except Exception:
-    pass
+        continue
+    print(name, module.__version__)
+    if name == "torch":
+        print("CUDA of torch", module.version.cuda, "available", module.cuda.is_available())
 PYTHON
     if command -v nvcc >/dev/null; then nvcc --version | grep release; else echo "no nvcc"; fi
     if command -v ncu >/dev/null; then ncu --version | tail -n 1; else echo "no ncu"; fi

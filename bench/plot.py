@@ -16,7 +16,6 @@ STYLES = {
     "triton": ("#1f5fa8", "o"),
     "cuda": ("#0b2f66", "D"),
     "reference": ("#6fa8dc", "s"),
-    "torch": ("#1f5fa8", "o"),
     "eager": ("#c0392b", "^"),
     "compile": ("#e67e22", "v"),
     "chunked": ("#8e6c3a", "P"),

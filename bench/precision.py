@@ -20,7 +20,8 @@ from torch import Tensor
 
 from bench.contenders import backends, peers_of
 from bench.machine import cpu_flags, device_name
-from bench.precision_cases import CASES, DTYPES, Case
+from bench.precision_cases import CASES, Case
+from bench.problem import DTYPES, short
 from pipa_fast import ops
 
 FACTOR = 1.1
@@ -94,11 +95,6 @@ class Line:
     def title(self) -> str:
         """What was computed."""
         return f"{self.case.title}, {short(self.dtype)}"
-
-
-def short(dtype: torch.dtype) -> str:
-    """Return a dtype's name."""
-    return str(dtype).removeprefix("torch.")
 
 
 def call(function: Callable[..., Tensor], x: Tensor, arguments: dict[str, Any]) -> tuple:

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.problem import DTYPES as DTYPES
 from bench.problem import harmonic_labels, unit_rows
 
 D = 64

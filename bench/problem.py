@@ -34,6 +34,11 @@ class Settings:
     temperature: float = 0.1
 
 
+def short(dtype: torch.dtype) -> str:
+    """Return a dtype's name."""
+    return str(dtype).removeprefix("torch.")
+
+
 def relative(found: Tensor, truth: Tensor) -> float:
     """Return ‖found - truth‖ / ‖truth‖ in float64; not a number where `found` has such."""
     found, truth = found.double(), truth.double()
