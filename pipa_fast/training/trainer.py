@@ -137,6 +137,12 @@ class Trainer:
                 log.say(
                     f"{self.run_dir}: starting anew, {old} checkpoints of an earlier run removed"
                 )
+            for objective in self.step.objectives:
+                if objective.start >= config.iterations:
+                    log.say(
+                        f"{objective.name} takes no part: it starts at step {objective.start}, and "
+                        f"the run ends at {config.iterations}"
+                    )
             self.clock = time.perf_counter()
             for batch in self._batches():
                 losses = self._train_step(batch)

@@ -118,6 +118,16 @@ def test_a_run_started_anew_resumes_from_itself(tmp_path):
     assert not (tmp_path / "streets_source" / "results.json").exists()
 
 
+def test_a_term_that_a_short_run_never_reaches_is_told(tmp_path, capsys):
+    late = {"adaptation": {"patch": {"start": 2}}}
+    trainer_for(tmp_path, iterations=2, **late).run()
+    assert (
+        "patch takes no part: it starts at step 2, and the run ends at 2" in capsys.readouterr().out
+    )
+    trainer_for(tmp_path, iterations=3, **late).run()
+    assert "takes no part" not in capsys.readouterr().out
+
+
 def test_other_settings_do_not_resume(tmp_path):
     trainer_for(tmp_path, "streets_source", iterations=3).run()
     other = trainer_for(tmp_path, "streets_source", iterations=4, run={"resume": "auto"})
