@@ -15,8 +15,9 @@ class FeatureBank(nn.Module):
     """A ring of detached keys [capacity, dim] and their labels [capacity].
 
     Slots not filled yet are labelled -1, which `ops.patch_consistency` passes over. The content is
-    in the state dict, but it is no buffer: DDP broadcasts buffers, and each rank keeps its own
-    keys. Nothing here waits for the device.
+    in the state dict, but it is no buffer: DDP broadcasts buffers, and what a bank holds is for
+    those who push to it to agree on (`losses.PatchConsistencyLoss` pushes the same keys on every
+    rank). Nothing here waits for the device.
 
     Args:
         capacity: number of keys, at least 1.

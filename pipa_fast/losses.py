@@ -18,7 +18,9 @@ from pipa_fast.ops._checks import (
     check_rank,
     check_shape,
     check_temperature,
+    group_name,
 )
+from pipa_fast.reference._ranks import gather_rows, place, sum_over_ranks
 
 
 def resize_nearest(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -50,6 +52,12 @@ def _check_map(name: str, maps: Tensor, like: Tensor, *, integer: bool) -> None:
         f"[B, H, W] with B = {like.shape[0]}",
     )
     check_device(name, maps, like)
+
+
+def _of_rank(index: Tensor, first: int, count: int) -> Tensor:
+    """Return cells [N] of every rank's maps as cells of this rank's; -1 for those of others."""
+    own = (index >= first) & (index < first + count)
+    return torch.where(own, index - first, -1)
 
 
 class PixelContrastLoss(nn.Module):
@@ -124,8 +132,9 @@ class PixelContrastLoss(nn.Module):
             weights: [B, H', W'] of at least 0, resized too: what a pixel counts as an anchor.
             seed: of the draw, see `ops.sample_anchors`. None counts calls in the buffer `step`,
                 so that a resumed run draws as one never interrupted.
-            group: process group over whose ranks this is one loss, see `ops.pixel_contrast`; each
-                rank draws `num_anchors` of its own images.
+            group: process group over whose ranks this is one loss, see `ops.pixel_contrast`. The
+                anchors are those that one rank with all the images would draw, so that seeds must
+                agree.
 
         Raises:
             ValueError: a shape, dtype or device that does not fit.
@@ -144,10 +153,10 @@ class PixelContrastLoss(nn.Module):
             if predictions is not None:
                 _check_map("predictions", predictions, embeddings, integer=True)
                 predictions = resize_nearest(predictions, size)
-            index, anchor_labels = self._draw(labels, predictions, seed)
+            index, anchor_labels = self._draw(labels, predictions, seed, group)
             anchors = ops.gather_pixels(embeddings, index, normalize=self.normalize)
             if weights is not None and weights.numel() > 0:
-                weights = weights[index]
+                weights = weights[index.clamp(min=0)]
             elif weights is not None:
                 weights = weights.new_zeros(index.shape)
         loss = ops.pixel_contrast(
@@ -170,15 +179,25 @@ class PixelContrastLoss(nn.Module):
         return F.normalize(wide, dim=1).to(rows.dtype)
 
     def _draw(
-        self, labels: Tensor, predictions: Tensor | None, seed: int | Tensor | None
+        self,
+        labels: Tensor,
+        predictions: Tensor | None,
+        seed: int | Tensor | None,
+        group: dist.ProcessGroup | str | None,
     ) -> tuple[Tensor, Tensor]:
+        """Return cells [num_anchors], -1 where an anchor is another rank's, and their labels."""
         assert isinstance(self.num_anchors, int)
         if seed is None:
             seed = self.step.clone()
             self.step += 1
-        return ops.sample_anchors(
-            labels,
-            labels if predictions is None else predictions,
+        count = labels.numel()
+        (every_label, every_prediction), first = gather_rows(
+            group_name(group), labels, labels if predictions is None else predictions
+        )
+        assert every_label is not None and every_prediction is not None
+        index, anchor_labels = ops.sample_anchors(
+            every_label,
+            every_prediction,
             seed=seed,
             num_anchors=self.num_anchors,
             max_per_class=self.max_per_class,
@@ -186,6 +205,10 @@ class PixelContrastLoss(nn.Module):
             hard_fraction=self.hard_fraction,
             ignore_index=self.ignore_index,
         )
+        if group is None:
+            return index, anchor_labels
+        index = _of_rank(index, first * labels[0].numel(), count)
+        return index, anchor_labels.masked_fill(index < 0, self.ignore_index)
 
 
 class PatchConsistencyLoss(nn.Module):
@@ -269,7 +292,9 @@ class PatchConsistencyLoss(nn.Module):
             weights: [B] of at least 0, each image's factor; None: all alike.
             seed: of the draw of pairs, see `ops.overlap_pairs`. None counts calls in the buffer
                 `step`.
-            group: process group over whose ranks this is one loss, see `ops.patch_consistency`.
+            group: process group over whose ranks this is one loss: that of one rank with all the
+                images, its pairs and its bank, which is the same on every rank; seeds must agree.
+                Value and gradient are as `ops.patch_consistency` has them over a group.
 
         Raises:
             ValueError: a shape, dtype or device that does not fit.
@@ -280,9 +305,7 @@ class PatchConsistencyLoss(nn.Module):
         if seed is None:
             seed = self.step.clone()
             self.step += 1
-        pairs = ops.overlap_pairs(
-            boxes, flips, crop_size=size, stride=1, num_pairs=self.num_pairs, seed=seed
-        )
+        pairs = self._draw(boxes, flips, size, seed, group)
         rows = [
             ops.gather_pixels(view, index, normalize=self.normalize)
             for view, index in zip((view_a, view_b), pairs, strict=True)
@@ -304,9 +327,9 @@ class PatchConsistencyLoss(nn.Module):
             image = (pairs[0].clamp(min=0) // max(1, size[0] * size[1])).repeat(2)
             counts = counts * weights[image] if weights.numel() else counts
         bank, bank_labels = self._negatives(
-            keys, labels.masked_fill(sure < self.bank_confidence, -1)
+            keys, labels.masked_fill(sure < self.bank_confidence, -1), group_name(group)
         )
-        return ops.patch_consistency(
+        loss = ops.patch_consistency(
             anchors,
             keys,
             bank,
@@ -314,16 +337,50 @@ class PatchConsistencyLoss(nn.Module):
             bank_labels,
             weights=counts,
             temperature=self.temperature,
-            group=group,
             backend=self.backend,
         )
+        return loss if group is None else _over_ranks(loss, counts.sum(), group_name(group))
 
-    def _negatives(self, keys: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _draw(
+        self,
+        boxes: Tensor,
+        flips: Tensor,
+        size: tuple[int, int],
+        seed: int | Tensor,
+        group: dist.ProcessGroup | str | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return matching cells [num_pairs] of both views, -1 where they are another rank's."""
+        (every_box, every_flip), first = gather_rows(group_name(group), boxes, flips)
+        assert every_box is not None and every_flip is not None
+        a, b = ops.overlap_pairs(
+            every_box, every_flip, crop_size=size, stride=1, num_pairs=self.num_pairs, seed=seed
+        )
+        if group is None:
+            return a, b
+        cells = size[0] * size[1]
+        first, count = first * cells, boxes.shape[0] * cells
+        return _of_rank(a, first, count), _of_rank(b, first, count)
+
+    def _negatives(self, keys: Tensor, labels: Tensor, group: str) -> tuple[Tensor, Tensor]:
+        """Return all keys to compare with; each comes from one rank, and is 0 and -1 on others."""
+        keys, labels = sum_over_ranks(keys, group), sum_over_ranks(labels + 1, group) - 1
         if self.bank is None:
             return keys, labels
         if self.training:
             self.bank.push(keys, labels)
         return self.bank.keys.to(keys.dtype), self.bank.labels
+
+
+def _over_ranks(loss: Tensor, weight: Tensor, group: str) -> Tensor:
+    """Turn a mean over this rank's anchors into that over all ranks', with DDP's mean exact.
+
+    `weight` is the sum of this rank's weights.
+    """
+    ranks = place(group)[1]
+    total = sum_over_ranks(weight, group)
+    loss = loss * (ranks * weight / torch.where(total > 0, total, 1)).to(loss.dtype)
+    mean = sum_over_ranks(loss.detach(), group) / ranks
+    return loss + (mean - loss).detach()
 
 
 def _check_views(

@@ -78,7 +78,21 @@ class AdaptationStep:
                     total = total + objective.weight_at(iteration) * value
                 with trace_range(f"backward:{group}"):
                     scale(total).backward()
+        self._forget_idle({name for o in active for name in o.embed})
         return values
+
+    def _forget_idle(self, used: set[str]) -> None:
+        """Take DDP's zeros from projection heads that no term used.
+
+        A zero gradient is not none: the optimizer would decay such a head and count a step for it,
+        which on one rank it does not.
+        """
+        student = self.student
+        network = student.module if isinstance(student, DistributedDataParallel) else student
+        for name, head in network.projections.items():
+            if name not in used:
+                for parameter in head.parameters():
+                    parameter.grad = None
 
     @contextlib.contextmanager
     def _reduce_only(self, *, last: bool) -> Iterator[None]:

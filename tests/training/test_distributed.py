@@ -12,9 +12,9 @@ from pipa_fast.training import distributed
 SCRIPT = Path(__file__).with_name("distributed_step.py")
 
 
-def run_step(out: Path, ranks: int, average: str):
+def run_step(out: Path, ranks: int, what: str):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(ranks), str(SCRIPT), str(out), average]
+    command += ["--nproc-per-node", str(ranks), str(SCRIPT), str(out), what]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -25,6 +25,7 @@ def run_step(out: Path, ranks: int, average: str):
 def test_two_ranks_equal_one_with_twice_the_batch(tmp_path, average):
     one = run_step(tmp_path / "one.pt", 1, average)
     two = run_step(tmp_path / "two.pt", 2, average)
+    assert two["reductions"] == 2, "gradients are to be reduced once a step"
     assert one["loss"].keys() == two["loss"].keys()
     assert {"source", "mixed", "pixel_source", "pixel_mixed", "patch"} == one["loss"].keys()
     for name, value in one["loss"].items():
@@ -35,6 +36,13 @@ def test_two_ranks_equal_one_with_twice_the_batch(tmp_path, average):
         scale = value.abs().max().clamp(min=1e-8)
         error = (two["grad"][name] - value).abs().max() / scale
         assert error < 1e-3, f"{name}: {error:.1e}"
+
+
+def test_two_ranks_resume_as_if_never_stopped(tmp_path):
+    """What is saved is one rank's state, so that nothing may live on another rank alone."""
+    runs = run_step(tmp_path / "out.pt", 2, "resumed")
+    for name, value in runs["whole"].items():
+        assert torch.equal(runs["broken"][name], value), name
 
 
 def test_cuda_asked_for_without_a_gpu_is_an_error():
