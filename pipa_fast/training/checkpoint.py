@@ -73,18 +73,19 @@ def found(run_dir: Path) -> list[Path]:
     return sorted((p for p in paths if p.with_suffix(".json").is_file()), reverse=True)
 
 
-def clear(run_dir: Path) -> int:
-    """Remove what an earlier run of the folder left; return how many checkpoints there were.
+def set_aside(run_dir: Path) -> Path | None:
+    """Rename a folder that holds a run, and return its new name; None where there was no run.
 
-    Else its later checkpoints would outlive the new run's and be what it resumes from.
+    The first free of NAME.1, NAME.2, … is taken. Left in place, the old run's later checkpoints
+    would be what the new one resumes from, and removing them could cost weeks.
     """
-    old = list((run_dir / "checkpoints").glob("step-*.pt"))
-    for path in old:
-        path.with_suffix(".json").unlink(missing_ok=True)
-        path.unlink()
-    for name in (EXPORTED, "results.json"):
-        (run_dir / name).unlink(missing_ok=True)
-    return len(old)
+    left = [run_dir / EXPORTED, run_dir / "results.json", *run_dir.glob("checkpoints/step-*.pt")]
+    if not any(path.is_file() for path in left):
+        return None
+    number = 1
+    while (kept := run_dir.with_name(f"{run_dir.name}.{number}")).exists():
+        number += 1
+    return run_dir.rename(kept)
 
 
 def load(path: Path) -> dict[str, Any]:

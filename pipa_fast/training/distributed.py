@@ -50,7 +50,8 @@ def start(device: str = "auto", timeout: timedelta = timedelta(minutes=10)) -> W
     if use_cuda:
         torch.cuda.set_device(target)
     if size > 1 and not dist.is_initialized():
-        backend = "nccl" if use_cuda else "gloo"
+        # gloo for what the hosts agree on: it makes no GPU wait.
+        backend = "cpu:gloo,cuda:nccl" if use_cuda else "gloo"
         dist.init_process_group(backend, timeout=timeout, rank=rank, world_size=size)
     return World(rank, size, local_rank, target)
 

@@ -33,6 +33,11 @@ from pipa_fast.uda.objectives import build_objectives
 from pipa_fast.uda.step import AdaptationStep
 from pipa_fast.uda.teacher import Teacher
 
+# Ranks ask each other whether to stop so often [steps]: torchrun kills 30 s after it has asked.
+STOP_EVERY = 5
+# Settings that may differ when a run goes on: they change no step's result but by rounding.
+HARMLESS = ("run", "device", "data.num_workers")
+
 
 class Interrupted(Exception):
     """A run was asked to stop and has saved its state."""
@@ -116,13 +121,14 @@ class Trainer:
             FloatingPointError: a loss is not finite.
         """
         config = self.config
-        if self.world.is_main:
-            self.run_dir.mkdir(parents=True, exist_ok=True)
         if config.run.resume == "auto":
             state = checkpoint.load_newest(self.run_dir)
             if state is not None:
                 self.restore(state)
+        kept: Path | None = None
         if self.world.is_main:
+            kept = None if self.iteration else checkpoint.set_aside(self.run_dir)
+            self.run_dir.mkdir(parents=True, exist_ok=True)
             text = yaml.safe_dump(to_dict(config), sort_keys=False)
             checkpoint.write_atomically(self.run_dir / "config.yaml", text.encode())
         validation = build_dataset(config.data.target, "val")
@@ -133,10 +139,8 @@ class Trainer:
         with log, self._stop_on_signal():
             if self.iteration:
                 log.say(f"resumed {self.run_dir} at step {self.iteration}")
-            elif self.world.is_main and (old := checkpoint.clear(self.run_dir)):
-                log.say(
-                    f"{self.run_dir}: starting anew, {old} checkpoints of an earlier run removed"
-                )
+            elif kept is not None:
+                log.say(f"starting anew in {self.run_dir}; the earlier run is now {kept}")
             for objective in self.step.objectives:
                 if objective.start >= config.iterations:
                     log.say(
@@ -280,9 +284,9 @@ class Trainer:
         """Whether some rank was asked to stop; all ranks answer alike at the same step."""
         if self.world.size == 1:
             return self.stop_asked
-        if self.iteration % self.config.run.log_every:
+        if self.iteration % STOP_EVERY:
             return False
-        flag = torch.tensor(float(self.stop_asked), device=self.world.device)
+        flag = torch.tensor(float(self.stop_asked))  # on the host: no GPU is waited for
         dist.all_reduce(flag, dist.ReduceOp.MAX)
         return bool(flag.item())
 
@@ -326,7 +330,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> 
     found = []
     for key in sorted(old.keys() | new.keys()):
         name = f"{prefix}{key}"
-        if name == "run":  # where and how often to write
+        if name in HARMLESS:
             continue
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):

@@ -101,8 +101,9 @@ def test_a_stopped_run_ends_with_the_bytes_of_the_unbroken_one(tmp_path):
     assert histories[0] == histories[1]
 
 
-def test_a_run_started_anew_resumes_from_itself(tmp_path):
+def test_a_run_started_anew_keeps_the_old_one_and_resumes_from_itself(tmp_path, capsys):
     trainer_for(tmp_path, "streets_source").run()
+    before = (tmp_path / "streets_source" / "model.safetensors").read_bytes()
     again = trainer_for(tmp_path, "streets_source", seed=1)
     take = again._train_step
 
@@ -116,6 +117,10 @@ def test_a_run_started_anew_resumes_from_itself(tmp_path):
     state = checkpoint.load_newest(tmp_path / "streets_source")
     assert state is not None and (state["iteration"], state["config"]["seed"]) == (1, 1)
     assert not (tmp_path / "streets_source" / "results.json").exists()
+    kept = tmp_path / "streets_source.1"
+    assert str(kept) in capsys.readouterr().out.replace("\n", "")
+    assert (kept / "model.safetensors").read_bytes() == before
+    assert checkpoint.load_newest(kept)["config"]["seed"] == 0
 
 
 def test_a_term_that_a_short_run_never_reaches_is_told(tmp_path, capsys):
