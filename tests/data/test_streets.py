@@ -35,6 +35,21 @@ def test_the_pair_is_frozen() -> None:
     assert digest.hexdigest() == FROZEN
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("style", STYLES)
+def test_every_scene_of_the_pair_is_frozen(style: StyleName) -> None:
+    digest = hashlib.sha256()
+    for split in SPLIT_SIZES:
+        for sample in Streets(style, split):
+            digest.update(sample.image.tobytes())
+            digest.update(sample.label.tobytes())
+    assert digest.hexdigest() == EVERY_SCENE[style]
+
+
+EVERY_SCENE = {
+    "synthetic": "28ef405a72de2248beb9d42012b017b919028a23ff99c7fd6da25f34e8b27a1e",
+    "real": "b0d54bf293b8bd56b2c6661311a4b6001d936589a205792ba7efce177fe2c152",
+}
 FROZEN = "5a376c6583e624c9245e9c1c80afff843d2f2f13e9c8a624da077323560393e7"
 
 

@@ -104,6 +104,18 @@ def test_confidence_weighs_target_pixels_on_request():
     assert values[0]["pixel"] != values[1]["pixel"]
 
 
+def test_pseudo_labels_of_the_margins_weigh_nothing():
+    """Pasted source pixels keep their weight of 1 there; the teacher's get none."""
+    mixed = MixedConfig(weight=1.0, threshold=0.0, ignore_top=5, ignore_bottom=3)
+    _, step = a_step(AdaptationConfig(mixed=mixed))
+    outputs = step._mixed(a_batch(), [], last=True)
+    weights, teachers = outputs.weights, outputs.confidence < 1
+    assert teachers[:, :5].any() and teachers[:, -3:].any() and teachers[:, 5:-3].any()
+    assert (weights[:, :5][teachers[:, :5]] == 0).all()
+    assert (weights[:, -3:][teachers[:, -3:]] == 0).all()
+    assert (weights[:, 5:-3] == 1).all() and (weights[~teachers] == 1).all()
+
+
 def test_an_objective_waits_for_its_start():
     config = AdaptationConfig(pixel=PixelConfig(weight=0.1, start=5))
     _, step = a_step(config)
