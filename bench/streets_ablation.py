@@ -4,14 +4,14 @@
     python -m bench.streets_ablation                 # seeds 0-4, as committed in bench/results
     python -m bench.streets_ablation --seeds 100 101 102 --out /tmp/trial.json   # for choosing
 
-Every run is a process of its own on one thread, and a finished one is not repeated, so the command
-may be stopped and given again. Settings are chosen on seeds 100-102; 0-4 are only reported.
+Every run is a process of its own on one thread. It resumes what is there, a finished one only
+evaluates again, and one of other settings is refused, so the command may be stopped and given
+again. Settings are chosen on seeds 100-102; 0-4 are only reported.
 """
 
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from bench.machine import machine
 
 ARMS = {
     "source": "streets_source",
@@ -35,22 +37,20 @@ PLOT = ROOT / "docs" / "streets_ablation.png"
 
 
 def run_one(recipe: str, seed: int, runs: Path, overrides: list[str]) -> dict[str, Any]:
-    """Train one recipe on one seed unless its results are there, and return them."""
+    """Train one recipe on one seed, or go on with it, and return its results."""
     folder = runs / f"{recipe}-{seed}"
-    done = folder / "results.json"
-    if not done.is_file():
-        command = [sys.executable, "-m", "pipa_fast.train", "--config", recipe]
-        command += ["--seed", str(seed), "--run.dir", str(runs), "--run.name", folder.name]
-        command += ["--run.resume", "auto", "--run.report", "false", *overrides]
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / "log.txt", "a") as log:
-            environment = os.environ | {"OMP_NUM_THREADS": "1"}
-            code = subprocess.run(
-                command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
-            ).returncode
-        if code:
-            raise RuntimeError(f"{' '.join(command)} ended with {code}; see {folder / 'log.txt'}")
-    results = json.loads(done.read_text())
+    command = [sys.executable, "-m", "pipa_fast.train", "--config", recipe]
+    command += ["--seed", str(seed), "--run.dir", str(runs), "--run.name", folder.name]
+    command += ["--run.resume", "auto", "--run.report", "false", *overrides]
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "log.txt", "a") as log:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        code = subprocess.run(
+            command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
+        ).returncode
+    if code:
+        raise RuntimeError(f"{' '.join(command)} ended with {code}; see {folder / 'log.txt'}")
+    results = json.loads((folder / "results.json").read_text())
     print(f"{recipe:20s} seed {seed:3d}  mIoU {results['miou']:.2f}", flush=True)
     return results
 
@@ -72,19 +72,9 @@ def summarise(runs: dict[str, list[dict[str, Any]]], overrides: list[str]) -> di
     return {
         "command": "python -m bench.streets_ablation",
         "overrides": overrides,
-        "machine": {"processor": processor(), "torch": torch.__version__},
+        "machine": machine(torch.device("cpu")),
         "arms": arms,
     }
-
-
-def processor() -> str:
-    """Return the CPU's name."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def plot(summary: dict[str, Any], path: Path) -> None:
