@@ -22,7 +22,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
     && { echo $$p; break; }; done)
 
 NATIVE := $(shell find csrc -type f 2>/dev/null)
-CPP := $(filter %.cpp %.h %.cu %.cuh,$(NATIVE))
+DRIVER := tests/csrc/sanitize_driver.cpp
+CPP := $(filter %.cpp %.h %.cu %.cuh,$(NATIVE)) $(DRIVER)
 PINS := $(VENV)/constraints.txt
 RUN := $(BIN)/python -m
 TEST := OMP_NUM_THREADS=1 $(RUN) pytest -n 2
@@ -36,12 +37,12 @@ INSTALL = $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python $(1) ||) $
 REQUIRE = $(BIN)/python -c 'import pathlib, tomllib; \
     p = tomllib.loads(pathlib.Path("pyproject.toml").read_text()); print(*$(1), sep="\n")'
 
-.PHONY: help setup train ablation bench test test-all format clean lint \
+.PHONY: help setup train ablation bench test test-all format clean sanitize sanitize-build lint \
     lint-format lint-ruff lint-types lint-clang lint-spelling
 
 help:
 	@sed -n 's/^# \{0,1\}//; 2,8p' Makefile
-	@echo "targets: setup train ablation bench test test-all lint format clean"
+	@echo "targets: setup train ablation bench test test-all sanitize lint format clean"
 
 # ---- environment and build ----
 
@@ -102,6 +103,43 @@ test: setup $(VENV)/.dev
 
 test-all: setup $(VENV)/.dev
 	$(TEST) $(ARGS)
+
+# ---- sanitizers ----
+
+# GCC's, whose runtimes Python is started with.
+SANITIZE := build/sanitize
+THREAD := -O1 -g -fsanitize=thread
+MEMORY := -O1 -g -fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all
+
+$(SANITIZE)/driver-thread: FLAGS = $(THREAD)
+$(SANITIZE)/driver-memory: FLAGS = $(MEMORY)
+$(SANITIZE)/driver-%: $(DRIVER) $(NATIVE) Makefile
+	@echo "building $@ (half a minute)"
+	@mkdir -p $(@D)
+	@$(CXX) -std=c++17 -Wall $(FLAGS) -pthread -Icsrc $(DRIVER) csrc/cpu/*.cpp -o $@
+
+# In a folder of its own, with the package's Python files beside it.
+sanitize-build: $(VENV)/.dev
+	@echo "building $(SANITIZE)/lib (a minute or two)"
+	@mkdir -p $(SANITIZE)
+	@CFLAGS="$(MEMORY)" CXXFLAGS="$(MEMORY)" LDFLAGS="$(MEMORY)" $(BIN)/python setup.py --quiet \
+	    build --build-lib $(SANITIZE)/lib --build-temp $(SANITIZE)/temp \
+	    >$(SANITIZE)/build.log 2>&1 || { cat $(SANITIZE)/build.log; exit 1; }
+
+# libstdc++ is loaded with the runtimes, which look for its functions before Python needs it.
+# Leaks: CPython leaves objects to the end of the process, so only the driver is checked for them.
+# capture=sys: a report goes straight to the terminal, as pytest ends with the process.
+# Left out are tests of how much memory is in use, and the driver's own.
+sanitize: sanitize-build $(SANITIZE)/driver-thread $(SANITIZE)/driver-memory
+	TSAN_OPTIONS=halt_on_error=1 $(SANITIZE)/driver-thread
+	$(SANITIZE)/driver-memory
+	LD_PRELOAD="$$(for name in asan ubsan stdc++; do \
+	    $(CXX) -print-file-name=lib$$name.so; done | paste -sd:)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(SANITIZE)/lib:$(CURDIR) \
+	$(TEST) -o pythonpath= --capture=sys --max-worker-restart=0 -m "not slow" \
+	    tests/csrc tests/ops \
+	    --ignore tests/csrc/test_memory.py --ignore tests/csrc/test_sanitize_driver.py $(ARGS)
 
 # ---- lint: .pre-commit-config.yaml calls these same targets ----
 

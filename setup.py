@@ -5,6 +5,7 @@
     pip install --no-build-isolation -e .                # with the torch that is installed
     PIPA_FAST_CUDA=1 pip install --no-build-isolation .  # refuses to build without CUDA kernels
 
+CFLAGS, CXXFLAGS and LDFLAGS add to the flags, as anywhere; `make sanitize` passes its own by them.
 Without isolation the build's own tools must be there: pip install "setuptools>=84" ninja pybind11
 
 Where the extensions cannot be built, `pip install` says why and installs the package without them:
@@ -43,8 +44,10 @@ else:
 # torch 2.11 is the oldest that pyproject.toml allows. The stable ABI keeps what is built with any
 # torch from there on loadable by all the others.
 TORCH_ABI = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DTORCH_STABLE_ONLY"]
-COMPILE = ["-O3", "-g0", "-fvisibility=hidden", "-Wall"]
-LINK = [] if sys.platform == "darwin" else ["-Wl,-s"]
+# A sanitizer's build keeps symbols, for its traces, and the optimisation that it asks for.
+SANITIZED = "-fsanitize=" in os.environ.get("CXXFLAGS", "")
+COMPILE = [*([] if SANITIZED else ["-O3", "-g0"]), "-fvisibility=hidden", "-Wall"]
+LINK = [] if SANITIZED or sys.platform == "darwin" else ["-Wl,-s"]
 
 
 def extensions() -> list[Extension]:

@@ -6,6 +6,10 @@
 #include <cstdint>
 #include <vector>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace pipa {
 
 enum class Dtype { float32, bfloat16, float16 };
@@ -55,17 +59,31 @@ class Arena {
 
   template <class T>
   T* take(int64_t count) {
-    constexpr uintptr_t kAlign = 64;
-    used_ = (base_ + used_ + kAlign - 1) / kAlign * kAlign - base_;
+    const uintptr_t end = used_;  // of the piece before
+    used_ = (base_ + end + kGap + kAlign - 1) / kAlign * kAlign - base_;
     T* piece = base_ ? reinterpret_cast<T*>(base_ + used_) : nullptr;
+#if defined(__SANITIZE_ADDRESS__)
+    if (base_) __asan_poison_memory_region(reinterpret_cast<void*>(base_ + end), used_ - end);
+#endif
     used_ += count * sizeof(T);
     return piece;
   }
 
-  // Floats that hold all pieces wherever the buffer starts.
-  int64_t floats() const { return static_cast<int64_t>(used_ + 64 + 3) / 4; }
+  // Floats that hold all pieces wherever a buffer of floats starts.
+  int64_t floats() const {
+    return static_cast<int64_t>((used_ + kAlign - sizeof(float) + 3) / sizeof(float));
+  }
 
  private:
+  static constexpr uintptr_t kAlign = 64;
+#if defined(__SANITIZE_ADDRESS__)
+  // One allocation holds all pieces, so only a gap shows that one runs into the next. It stays
+  // poisoned until the buffer is freed: a buffer serves one call.
+  static constexpr uintptr_t kGap = 64;
+#else
+  static constexpr uintptr_t kGap = 0;
+#endif
+
   uintptr_t base_;
   uintptr_t used_ = 0;  // bytes
 };
