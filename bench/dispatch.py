@@ -7,7 +7,6 @@ queue runs empty there.
 """
 
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -55,10 +54,3 @@ def by_mask(name: str, args: tuple[Any, ...]) -> bool:
         return False
     masks = (torch.bool, torch.uint8)
     return any(isinstance(index, Tensor) and index.dtype in masks for index in args[1])
-
-
-def count(call: Callable[[], Any]) -> tuple[int, int]:
-    """Return how many operators a call dispatches, and how many of them are waited for."""
-    with Dispatched() as seen:
-        call()
-    return seen.operators.total(), seen.waits.total()

