@@ -3,8 +3,8 @@
 
 python -m bench.profile_training --config streets_pipa --threads 1
 
-Steps are those of the middle of the run, when every objective of the recipe counts. The profiler costs some microseconds an
-operator, so that parts of many small operators look larger than they are.
+Steps are those of the middle of the run, when every objective of the recipe counts. The profiler
+costs some microseconds an operator, so that parts of many small ones look larger than they are.
 """
 
 import argparse
@@ -90,7 +90,7 @@ def measure(config: str, steps: int, threads: int | None) -> tuple[Counter[str],
             for batch in given:
                 with record_function(STEP):
                     trainer._train_step(batch)
-    return totals(seen.events())
+    return totals(seen.events() or ())
 
 
 def main(argv: Sequence[str] | None = None) -> None:
