@@ -40,8 +40,15 @@ def peers_of(op: str) -> dict[str, Peer]:
 
 def backends(op: str, device: torch.device) -> list[str]:
     """Return our backends that can run an op; of an op that leaves no choice, the one it takes."""
+    if no_op := own_functions(op):
+        return list(no_op)
     runnable = ops.backends(op, device)
     return runnable if leaves_choice(op) else runnable[:1]
+
+
+def own_functions(op: str) -> dict[str, Callable[..., Any]]:
+    """Return our functions for what is no op, by name; {} for an op."""
+    return getattr(import_module(f"bench.{op}"), "OURS", {})
 
 
 def leaves_choice(op: str) -> bool:
@@ -51,10 +58,14 @@ def leaves_choice(op: str) -> bool:
 
 def backend(op: str, name: str) -> Contender:
     """Return a backend of ours."""
-    function = getattr(ops, op)
+    if no_op := own_functions(op):
+        return Contender(name, f"pipa_fast, {name}", True, lambda: no_op[name])
+    function, title = getattr(ops, op), TITLES.get(name, name)
     if leaves_choice(op):
         function = partial(function, backend=name)
-    return Contender(name, TITLES.get(name, name), True, lambda: function)
+    elif name == "reference":
+        title = "pipa_fast, torch"  # the op itself; its reference is another function
+    return Contender(name, title, True, lambda: function)
 
 
 def contenders(

@@ -6,6 +6,7 @@ come from the same calls. A contender that is wrong, or does not fit, gets a row
 no time.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bench.contenders import Contender
+from bench.dispatch import Dispatched
 from bench.machine import available_bytes
 from bench.memory import peak_of_process, without_memory
 from bench.problem import Problem, Settings, make, relative, short
@@ -76,7 +78,7 @@ def step(problem: Problem, function: Callable[..., Any]) -> Outcome:
     value = function(leaf, **problem.arguments)
     clock.mark()
     if problem.differentiable:
-        (gradient,) = torch.autograd.grad(value, leaf)
+        (gradient,) = torch.autograd.grad(value, leaf, problem.gradient)
         clock.mark()
         value = value.detach()
     spans = clock.spans()
@@ -86,15 +88,18 @@ def step(problem: Problem, function: Callable[..., Any]) -> Outcome:
 
 def truth(problem: Problem) -> Outcome:
     """Return what the float64 reference gives for the same, already rounded, inputs."""
-    wide = {
-        name: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v
-        for name, v in problem.arguments.items()
-    }
-    leaf = problem.features.detach().double().requires_grad_(problem.differentiable)
-    value = problem.truth(leaf, **wide)
+    given = {name: wide(value) for name, value in problem.arguments.items()}
+    leaf = wide(problem.features.detach()).requires_grad_(problem.differentiable)
+    value = problem.truth(leaf, **given)
     if not problem.differentiable:
         return Outcome(value, None, {})
-    return Outcome(value.detach(), torch.autograd.grad(value, leaf)[0], {})
+    gradient = torch.autograd.grad(value, leaf, wide(problem.gradient))[0]
+    return Outcome(value.detach(), gradient, {})
+
+
+def wide(value: Any) -> Any:
+    """Return a floating-point tensor in float64, anything else as it is."""
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def refusal(problem: Problem, errors: dict[str, Any]) -> str:
@@ -108,12 +113,20 @@ def refusal(problem: Problem, errors: dict[str, Any]) -> str:
 
 
 def check(problem: Problem, function: Callable[..., Any], true: Outcome) -> tuple[str, dict]:
-    """Call a contender once; return "ok" or what is wrong, and its errors against the truth."""
-    found = step(problem, function)
+    """Call a contender once; return "ok" or what is wrong, and its columns.
+
+    These are its errors against the truth and, where the problem asks, what it dispatched.
+    """
+    with Dispatched() if problem.count else contextlib.nullcontext() as seen:
+        found = step(problem, function)
     errors = {"value_error": problem.value_error(found.value, true.value), "grad_error": None}
     if found.gradient is not None and true.gradient is not None:
         errors["grad_error"] = relative(found.gradient, true.gradient)
-    return refusal(problem, errors) or "ok", errors
+    status = refusal(problem, errors) or "ok"
+    if seen is None:
+        return status, errors
+    counts = {"operators": seen.operators.total(), "waits": seen.waits.total()}
+    return status, errors | counts
 
 
 def examine(
@@ -140,14 +153,14 @@ def examine(
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats(device)
             before = torch.cuda.memory_allocated(device)
-        found["status"], errors = check(problem, function, true)
+        found["status"], columns = check(problem, function, true)
         if device.type == "cuda" and effort.memory:
             found["peak_bytes"] = torch.cuda.max_memory_allocated(device) - before
     except Exception as error:  # a peer's, of any kind: the others go on
         if without_memory(error):
             return found | {"status": "out of memory"}, None
         return found | {"status": f"failed: {type(error).__name__}: {str(error)[:200]}"}, None
-    return found | errors, function if found["status"] == "ok" else None
+    return found | columns, function if found["status"] == "ok" else None
 
 
 def product(problem: Problem) -> Callable[[], Any]:
@@ -187,7 +200,7 @@ def graphed(problem: Problem, function: Callable[..., Any]) -> Callable[[], Any]
     leaf = problem.features.detach().clone().requires_grad_()
     try:
         with torch.cuda.graph(graph):
-            torch.autograd.grad(function(leaf, **problem.arguments), leaf)
+            torch.autograd.grad(function(leaf, **problem.arguments), leaf, problem.gradient)
     except RuntimeError:
         torch.cuda.synchronize()
         return None

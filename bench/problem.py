@@ -4,6 +4,7 @@
 SIZES, DIMS   default sizes n and d; what they count is told in the file
 VARIANTS      forms of the op worth timing, the first by default; ("",) where there is one
 problem(s)    the `Problem` of `Settings` s
+OURS          only where OP is no op of `pipa_fast.ops`: our functions for it, by name
 
 and `bench/peers/OP.py` gives PEERS, what it is compared with. Nothing else is needed.
 """
@@ -16,7 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-OPS = ("pixel_contrast", "patch_consistency", "upsampled_cross_entropy", "pseudo_labels")
+OPS = (
+    "pixel_contrast",
+    "patch_consistency",
+    "upsampled_cross_entropy",
+    "pseudo_labels",
+    "sample_anchors",
+    "gather_pixels",
+    "overlap_pairs",
+    "teacher_update",
+)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -59,6 +69,8 @@ class Problem:
     product: tuple[Tensor, Tensor] | None = None  # [N, D], [M, D]: the divisor is their torch.mm
     passes: dict[str, int] = field(default_factory=dict)  # useful work of a mode, in products
     differentiable: bool = True
+    gradient: Tensor | None = None  # what backward starts from; None where a loss [] is returned
+    count: bool = False  # operators and waits too: said of plain torch, not of native kernels
     value_error: Callable[[Any, Any], float] = relative  # of what the op returns
 
     @property

@@ -64,9 +64,10 @@ def comparisons(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Return lines that put each of ours beside the product and the peers, and say who failed."""
     timed = {(r["contender"], r["mode"]): r for r in rows if r["status"] == "ok"}
     modes = ("graph", "both") if any(mode == "both" for _, mode in timed) else ("forward",)
+    only = len({r["contender"] for r in rows if r["ours"]}) == 1
     lines = []
     for (name, mode), row in timed.items():
-        if not row["ours"] or mode not in modes or name == "reference":
+        if not row["ours"] or mode not in modes or (name == "reference" and not only):
             continue
         others = [
             r for (who, m), r in timed.items() if m == mode and who != name and m != "product"
@@ -86,6 +87,9 @@ def comparisons(rows: Sequence[dict[str, Any]]) -> list[str]:
         ]
         if less:
             lines.append(f"  times less memory than: {', '.join(less)}")
+        if "operators" in row:
+            counts = [f"{r['contender']} {r['operators']}, {r['waits']}" for r in (row, *others)]
+            lines.append(f"  operators called, and waits for them: {'; '.join(counts)}")
     return lines + [f"{r['contender']}: {r['status']}" for r in rows if r["status"] != "ok"]
 
 

@@ -55,10 +55,23 @@ def position_hash(seed: int | Tensor, images: int, positions: int, device: torch
     return _shift(_scramble(own[:, None] + position * _STEP), 32)
 
 
-def compact(values: Tensor, chosen: Tensor, size: int, fill: int) -> Tensor:
-    """Return [size] holding the chosen of `values` [N], in order, then `fill`.
+def first_true(chosen: Tensor, size: int) -> Tensor:
+    """Return where `chosen` [N] is True: the first `size` places, in order, then N.
 
-    At most `size` may be chosen. The result's shape depends on no value, unlike that of a mask.
+    The result's shape depends on no value, unlike that of nonzero.
     """
-    slot = torch.where(chosen, chosen.cumsum(0) - 1, size)  # the extra slot takes all others
-    return values.new_full((size + 1,), fill).scatter_(0, slot, values)[:size]
+    count = chosen.shape[0]
+    slot = torch.where(chosen, chosen.cumsum(0) - 1, size).clamp(max=size)  # size takes the others
+    places = torch.arange(count, device=chosen.device)
+    return places.new_full((size + 1,), count).scatter_(0, slot, places)[:size]
+
+
+def spread(counts: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Fill `size` slots from groups, `counts` [G] of each, in order; sum(counts) <= size, G > 0.
+
+    Returns each slot's group, its place in that group, and whether it is filled, all [size].
+    """
+    until = counts.cumsum(0)
+    slot = torch.arange(size, device=counts.device)
+    group = torch.searchsorted(until, slot, right=True).clamp(max=counts.shape[0] - 1)
+    return group, slot - (until - counts)[group], slot < until[-1]

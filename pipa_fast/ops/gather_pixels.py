@@ -36,4 +36,4 @@ def gather_pixels(features: Tensor, index: Tensor, *, normalize: bool = True) ->
     if normalize:
         wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
         rows = F.normalize(wide, dim=1).to(rows.dtype)
-    return rows.masked_fill((index < 0)[:, None], 0)
+    return torch.where((index >= 0)[:, None], rows, 0)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pipa_fast.checks import require
 from pipa_fast.ops._checks import check_integer, check_rank, check_shape
-from pipa_fast.ops._random import compact, position_hash
+from pipa_fast.ops._random import position_hash, spread
 
 
 def overlap_pairs(
@@ -65,14 +65,10 @@ def overlap_pairs(
     shift = _cells_apart(boxes.to(torch.int64), (height, width))
 
     # In the image's order, cell (i, j) of the first crop is cell (i, j) - shift of the second.
-    i = torch.arange(height, device=device)[None, :, None]
-    j = torch.arange(width, device=device)[None, None, :]
-    i2, j2 = i - shift[:, 0, None, None], j - shift[:, 1, None, None]
-    both = ((i2 >= 0) & (i2 < height) & (j2 >= 0) & (j2 < width)).flatten(1)
-    first = torch.arange(images, device=device)[:, None, None] * (height * width)
-    j = torch.where(flips[:, 0, None, None], width - 1 - j, j)
-    j2 = torch.where(flips[:, 1, None, None], width - 1 - j2, j2)
-    cell_a, cell_b = (first + i * width + j).flatten(1), (first + i2 * width + j2).flatten(1)
+    rows = torch.arange(height, device=device) - shift[:, :1]
+    columns = torch.arange(width, device=device) - shift[:, 1:]
+    rows, columns = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
+    both = (rows[:, :, None] & columns[:, None, :]).flatten(1)
 
     # Shares of num_pairs: differences of a rounded running sum, so that they add up exactly.
     area = both.sum(1)
@@ -82,25 +78,29 @@ def overlap_pairs(
     share = torch.where(running[-1] <= num_pairs, area, share)
     chance = position_hash(seed, images, height * width, device).masked_fill(~both, 2**32)
     order = chance.argsort(dim=1, stable=True)  # cells outside the overlap come last
-    chosen = (torch.arange(height * width, device=device) < share[:, None]).flatten()
-    cell_a, cell_b = cell_a.gather(1, order).flatten(), cell_b.gather(1, order).flatten()
-    return compact(cell_a, chosen, num_pairs, -1), compact(cell_b, chosen, num_pairs, -1)
+
+    image, place, real = spread(share, num_pairs)
+    cell = order[image, place.clamp(max=height * width - 1)]
+    moved = torch.stack((torch.zeros_like(shift), shift))[:, image]  # [view, num_pairs, (y, x)]
+    y, x = cell // width - moved[:, :, 0], cell % width - moved[:, :, 1]
+    x = torch.where(flips.T[:, image], width - 1 - x, x)
+    index = torch.where(real, (image * height + y) * width + x, -1)
+    return index[0], index[1]
 
 
 def _cells_apart(boxes: Tensor, cells: tuple[int, int]) -> Tensor:
     """Return by how many cells [B, 2] the second crop lies below and right of the first."""
     size = boxes[:, :, 2:] - boxes[:, :, :2]  # [B, view, (y, x)] image pixels
     count = torch.stack([torch.full_like(size[:, 0, 0], n) for n in cells], dim=1)
-    cell = torch.where(size[:, 0] > 0, size[:, 0] // count, 1).clamp(min=1)
+    cell = (size[:, 0] // count).clamp(min=1)
     apart = boxes[:, 1, :2] - boxes[:, 0, :2]
     fits = (size[:, 0] == size[:, 1]) & (size[:, 0] == cell * count) & (apart % cell == 0)
     message = (
         f"boxes must have one size per image, a whole number of pixels for each of {list(cells)} "
         "cells, and lie a whole number of cells apart"
     )
-    if boxes.device.type == "cpu" and not torch.compiler.is_compiling():
-        if not fits.all():
-            raise ValueError(f"{message}; got {boxes[~fits.all(1)][0].tolist()}")
-    else:
+    try:
         torch._assert_async(fits.all(), message)
+    except RuntimeError as error:  # a CPU's, which is at once
+        raise ValueError(f"{message}; got {boxes[~fits.all(1)][0].tolist()}") from error
     return apart // cell

@@ -2,11 +2,12 @@
 """Draw anchors for pixel contrast, balanced over images, classes, and easy and hard pixels."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pipa_fast.checks import require
 from pipa_fast.ops._checks import check_integer, check_rank, integers
-from pipa_fast.ops._random import compact, position_hash
+from pipa_fast.ops._random import first_true, position_hash, spread
 
 
 def sample_anchors(
@@ -27,7 +28,7 @@ def sample_anchors(
     other kind fills up. Within each kind all pixels are equally likely.
 
     Args:
-        labels: [B, H, W] integers; `ignore_index` is never drawn.
+        labels: [B, H, W] integers below 2**30; `ignore_index` is never drawn.
         predictions: [B, H, W] integers.
         seed: an int, or an int64 tensor [] or, one for each image, [B]. Equal seeds draw equally.
             Under torch.compile give a tensor: a new int is a new program.
@@ -56,35 +57,35 @@ def sample_anchors(
         index = torch.zeros(num_anchors, dtype=torch.int64, device=device)
         return index, torch.full_like(index, ignore_index)
 
-    # Each image's pixels in order of label, hard before easy, then chance: two stable sorts.
-    label = labels.to(torch.int64).flatten(1)
-    easy = label == predictions.flatten(1)
-    chance = position_hash(seed, images, positions, device) + easy.to(torch.int64) * 2**32
-    shuffled = chance.argsort(dim=1)
-    ordered, by_label = label.gather(1, shuffled).sort(dim=1, stable=True)
-    pixel = shuffled.gather(1, by_label)
-    hard = ~easy.gather(1, pixel).flatten()
-    index = (pixel + torch.arange(images, device=device)[:, None] * positions).flatten()
-    # A run is one class of one image.
-    starts = torch.ones_like(ordered, dtype=torch.bool)
-    starts[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    starts, ordered = starts.flatten(), ordered.flatten()
-    valid = ordered != ignore_index
-    run = starts.cumsum(0) - 1
-    place = torch.arange(run.numel(), device=device)
-    rank = place - torch.where(starts, place, 0).cummax(0).values
-    total = torch.zeros_like(run)
-    num_hard = total.scatter_add(0, run, hard.to(torch.int64))[run]
-    num_easy = total.scatter_add(0, run, (~hard).to(torch.int64))[run]
+    # Each image's pixels in order of label, hard before easy, then chance: one sort.
+    easy = labels == predictions
+    key = (2 * labels.to(torch.int64) + easy).flatten(1) * 2**32
+    key, pixel = (key + position_hash(seed, images, positions, device)).sort(dim=1, stable=True)
+    label, hard = key >> 33, (key & 2**32) == 0
+    starts = torch.ones_like(hard)
+    starts[:, 1:] = label[:, 1:] != label[:, :-1]
+    # A run is one class of one image, and runs are few: where there are more than these, whatever
+    # is ignored (once an image), there are more pairs than anchors, and none is drawn.
+    total = images * positions
+    runs = min(total, num_anchors + images + 1)
+    begin = first_true(starts.flatten(), runs)
+    end = torch.cat((begin[1:], begin.new_full((1,), total)))
+    hard_before = F.pad(hard.flatten().cumsum(0), (1, 0))
+    num_hard = hard_before[end] - hard_before[begin]
+    num_easy = end - begin - num_hard
+    run_label = label.flatten()[begin.clamp(max=total - 1)]
+    present = (begin < total) & (run_label != ignore_index)
 
-    quota = num_anchors // (starts & valid).sum().clamp(min=1)
-    quota = quota.clamp(max=max_per_class)
+    quota = num_anchors // present.sum().clamp(min=1)
+    quota = quota.clamp(max=max_per_class) * present
     from_hard = (quota * hard_fraction + 1e-6).to(torch.int64)  # 0.29·100 is 28.999…
     from_hard = torch.minimum(num_hard, from_hard)
     from_easy = torch.minimum(num_easy, quota - from_hard)
     from_hard = torch.minimum(num_hard, quota - from_easy)
-    chosen = valid & torch.where(hard, rank < from_hard, rank - num_hard < from_easy)
-    return (
-        compact(index, chosen, num_anchors, 0),
-        compact(ordered, chosen, num_anchors, ignore_index),
-    )
+
+    # Which run an anchor comes from, and its place there: easy ones stand behind all hard ones.
+    run, place, real = spread(from_hard + from_easy, num_anchors)
+    passed_over = torch.where(place < from_hard[run], 0, (num_hard - from_hard)[run])
+    at = (begin[run] + place + passed_over).clamp(max=total - 1)
+    index = pixel.flatten()[at] + at // positions * positions
+    return torch.where(real, index, 0), torch.where(real, run_label[run], ignore_index)

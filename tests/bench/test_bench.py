@@ -8,11 +8,12 @@ import pytest
 import torch
 
 import bench.__main__ as command
-from bench import harness, memory
+from bench import harness, memory, profile_training, tables
 from bench.contenders import Contender, backends, contenders, peers_of
 from bench.harness import Effort, check, interleave, measure, truth
 from bench.memory import peak_of_process
 from bench.problem import OPS, Problem, Settings, harmonic_labels, make
+from pipa_fast import ops
 
 CPU = torch.device("cpu")
 QUICK = Effort(seconds=0, warmup=0, repeats=2, memory=False)
@@ -22,7 +23,7 @@ COLUMNS |= {"commit", "device", "cpu_flags", "threads", "torch"}
 
 
 def small(op: str, **changes) -> Settings:
-    n, d = (256, 24) if "c" in op and "upsampled" not in op else (64, 5)
+    n, d = (256, 24) if op in ("pixel_contrast", "patch_consistency") else (64, 5)
     variant = import_module(f"bench.{op}").VARIANTS[0]
     return Settings(**({"op": op, "n": n, "d": d, "variant": variant} | changes))
 
@@ -46,7 +47,7 @@ def test_command_writes_rows_and_picture(op, tmp_path, capsys):
             assert 0 < row["p20_ms"] <= row["p50_ms"] <= row["p80_ms"]
             assert row["repeats"] >= 2
     modes = {row["mode"] for row in rows if row["contender"] in runnable}
-    assert modes == {"forward"} if op == "pseudo_labels" else modes >= {"backward", "both"}
+    assert modes >= {"backward", "both"} if make(s).differentiable else modes == {"forward"}
     assert op in capsys.readouterr().out
 
 
@@ -114,6 +115,60 @@ def test_wrong_labels_are_refused():
 
     assert check(problem, shifted, true)[0].startswith("wrong: value_error")
     assert check(problem, problem.truth, true)[0] == "ok"
+
+
+def test_wrong_draws_are_refused():
+    """Anchors: one pixel twice, another class's, too few; pairs: cells that don't match."""
+    problem = make(small("sample_anchors", n=32))
+    true = truth(problem)
+    index, labels = ops.sample_anchors(problem.features, **problem.arguments)
+    twice, other, fewer = index.clone(), labels.clone(), labels.clone()
+    twice[1], other[0], fewer[:3] = index[0], (labels[0] + 1) % 5, 255
+    for drawn in ((twice, labels), (index, other), (index, fewer)):
+        assert check(problem, lambda *_, d=drawn, **__: d, true)[0].startswith("wrong: value_error")
+    assert check(problem, lambda *_, **__: (index, labels), true)[0] == "ok"
+
+    problem = make(small("overlap_pairs", n=12, d=2))
+    true = truth(problem)
+    a, b = ops.overlap_pairs(problem.features, **problem.arguments)
+    for pairs in ((a, b.roll(1)), (a[1:], b[1:]), (a.clamp(max=a[0]), b.clamp(max=b[0]))):
+        assert check(problem, lambda *_, p=pairs, **__: p, true)[0].startswith("wrong: value_error")
+    assert check(problem, lambda *_, **__: (a, b), true)[0] == "ok"
+
+
+def test_operators_and_waits_are_counted():
+    """Ours never waits; the lineage's loop does for every class of every image."""
+    rows = measure(small("sample_anchors"), contenders("sample_anchors", CPU), QUICK)
+    ours, loop = rows
+    assert ours["waits"] == 0 < ours["operators"] < loop["operators"]
+    assert loop["waits"] > 2 * 5 * 2  # images, classes, hard and easy
+    assert "waits for them: reference" in " ".join(tables.comparisons(rows))
+    for contender, row in zip(
+        ("foreach", "lineage"),
+        measure(small("teacher_update"), contenders("teacher_update", CPU), QUICK),
+        strict=True,
+    ):
+        assert (row["contender"], row["status"], row["waits"]) == (contender, "ok", 0)
+
+
+@pytest.mark.usefixtures("few_scenes")
+def test_training_is_profiled(tmp_path, capsys):
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(
+        "base: streets_pipa\niterations: 8\n"
+        "data: {crop: [32, 32], patch_crop: [32, 32], batch_size: 2}\n"
+        "adaptation: {patch: {start: 0, ramp: 0}}\n"
+    )
+    profile_training.main(["--config", str(recipe), "--steps", "1"])
+    shown = capsys.readouterr().out
+    for part in (
+        "step",
+        "ema",
+        "op:sample_anchors",
+        "op:gather_pixels",
+        "op:gather_pixels backward",
+    ):
+        assert f" {part} " in shown, part
 
 
 def test_too_large_or_too_slow_is_not_tried():
@@ -198,7 +253,7 @@ def test_memory_of_a_process_that_breaks(code, words, status, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", [op for op in OPS if "compile" in peers_of(op)])
 def test_compiled_peers_are_right(op):
     s = small(op)
     taking_part = contenders(op, CPU, [], ["compile"])
