@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one shape of a complaint about a bad argument."""
 
+import difflib
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -8,3 +10,9 @@ def require(ok: bool, argument: str, value: Any, expected: str) -> None:
     """Raise a ValueError that names the argument, what was expected and what came."""
     if not ok:
         raise ValueError(f"{argument} must be {expected}; got {value!r}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return " (did you mean 'x'?)" for the known name that is nearest; "" where none is near."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -64,34 +64,12 @@ def score_table(result: EvalResult, title: str) -> Table:
     return table
 
 
-def load_weights(network: nn.Module, path: Path) -> None:
-    """Load a run's checkpoint (its student) or exported weights; projection heads are left out.
+def load_teacher(network: nn.Module, run: Path) -> nn.Module | None:
+    """Return the teacher of the run's newest checkpoint, None where it has none.
 
     Raises:
-        ValueError: the file is damaged, or lacks parameters of the network.
+        ValueError: its weights do not fit the network.
     """
-    if not path.is_file():
-        raise ValueError(f"--checkpoint must be a file; got {str(path)!r}")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        state: dict[str, Any] = load_file(path)
-    else:
-        from pipa_fast.training import checkpoint
-
-        state = checkpoint.load(path)["student"]
-    wanted = network.state_dict()
-    missing = sorted(wanted.keys() - state.keys())
-    if missing:
-        raise ValueError(f"--checkpoint {path} lacks {len(missing)} entries, such as {missing[0]}")
-    try:
-        network.load_state_dict({key: state[key] for key in wanted})
-    except RuntimeError as error:
-        raise ValueError(f"--checkpoint {path} does not fit the run's network: {error}") from error
-
-
-def load_teacher(network: nn.Module, run: Path) -> nn.Module | None:
-    """Return the teacher of the run's newest checkpoint, None where it has none."""
     from pipa_fast.training import checkpoint
 
     state = checkpoint.load_newest(run)
@@ -100,7 +78,7 @@ def load_teacher(network: nn.Module, run: Path) -> nn.Module | None:
     teacher = copy.deepcopy(network)
     prefix = "network."
     weights = {k.removeprefix(prefix): v for k, v in state["teacher"].items()}
-    teacher.load_state_dict({key: weights[key] for key in teacher.state_dict()})
+    checkpoint.fit(teacher, weights, run / "checkpoints")
     return teacher
 
 
@@ -135,7 +113,7 @@ def rebuild_report(options: argparse.Namespace, network: nn.Module, config: Any)
 
 def run(options: argparse.Namespace, console: Console) -> None:
     """Load, score, print and write what the command line asks for."""
-    from pipa_fast.training.checkpoint import load_run
+    from pipa_fast.training.checkpoint import fit, load_run, read_weights
 
     if options.baseline is not None and not options.report:
         raise ValueError("--baseline is for the report; add --report")
@@ -146,7 +124,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
         console.print(f"wrote {rebuild_report(options, network, config)}", soft_wrap=True)
         return
     if options.checkpoint is not None:
-        load_weights(network, options.checkpoint)
+        fit(network, read_weights(options.checkpoint), options.checkpoint)
     name = options.dataset or config.data.target
     result = evaluate(
         network,

@@ -119,7 +119,11 @@ def segment(
 
 
 def run(options: argparse.Namespace, console: Console) -> None:
-    """Segment and paint what the command line asks for."""
+    """Segment and paint what the command line asks for.
+
+    Raises:
+        ValueError: a bad option; or, once all others are painted, images that cannot be read.
+    """
     from pipa_fast.training.checkpoint import load_run
 
     if not 0 <= options.blend <= 1:
@@ -133,8 +137,13 @@ def run(options: argparse.Namespace, console: Console) -> None:
     network, _ = load_run(options.run)
     network.to(device)
     options.out.mkdir(parents=True, exist_ok=True)
+    unreadable: list[str] = []
     for path in track(paths, "segmenting", console=console, transient=True):
-        image = read_image(path)
+        try:
+            image = read_image(path)
+        except ValueError as error:  # one bad file must not cost the others
+            unreadable.append(str(error))
+            continue
         labels = segment(network, image, device=device, max_side=options.max_side, window=window)
         painted = overlay(image, labels, blend=options.blend)
         if options.side_by_side:
@@ -142,11 +151,12 @@ def run(options: argparse.Namespace, console: Console) -> None:
         Image.fromarray(painted).save(options.out / f"{path.stem}_overlay.png")
         if options.raw:
             Image.fromarray(labels).save(options.out / f"{path.stem}_labels.png")
+    count = len(paths) - len(unreadable)
     left = sum(1 for p in options.folder.iterdir() if p.is_file()) - len(paths)
     note = f"; {left} other files of {options.folder} are not PNG or JPEG" if left else ""
-    console.print(
-        f"painted {len(paths)} images in {options.out}{note}", highlight=False, soft_wrap=True
-    )
+    console.print(f"painted {count} images in {options.out}{note}", highlight=False, soft_wrap=True)
+    if unreadable:
+        raise ValueError("\n".join([f"{len(unreadable)} of {len(paths)} images:", *unreadable]))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

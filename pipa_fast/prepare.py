@@ -18,11 +18,11 @@ import numpy as np
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .checks import require
-from .data.datasets import build_dataset
-from .data.labels import GTA5_PALETTE, to_label_ids
-from .data.sample import Sample
-from .data.streets import SPLIT_SIZES
+from pipa_fast.checks import require
+from pipa_fast.data.datasets import build_dataset
+from pipa_fast.data.labels import GTA5_PALETTE, to_label_ids
+from pipa_fast.data.sample import Sample
+from pipa_fast.data.streets import SPLIT_SIZES
 
 LAYOUTS = ("gta5", "cityscapes")
 _CITIES = {"train": ("aachen", "bremen", "zurich"), "val": ("frankfurt", "munster")}

@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-import copy
 import json
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -72,6 +71,14 @@ def run(tmp_path, monkeypatch):
     return SimpleNamespace(folder=folder, asked=asked)
 
 
+def refuse(run, capsys, *words):
+    """What the command says of options that it must not take."""
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main(["--run", str(run.folder), *words])
+    assert stop.value.code == 2
+    return " ".join(capsys.readouterr().err.split())
+
+
 def test_scores_are_printed_and_written(run, capsys):
     assert evaluate.main(["--run", str(run.folder), "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
@@ -91,7 +98,7 @@ def test_another_dataset_split_and_output(run, tmp_path):
 
 @pytest.mark.parametrize("kind", ["checkpoint", "safetensors"])
 def test_other_weights_are_scored(run, tmp_path, kind):
-    state = Constant(13).state_dict() | {"projection.weight": torch.zeros(3)}
+    state = Constant(13).state_dict() | {"projections.pixel.weight": torch.zeros(3)}
     if kind == "checkpoint":
         path = checkpoint.save(tmp_path, {"student": state}, 7)
     else:
@@ -105,9 +112,37 @@ def test_other_weights_are_scored(run, tmp_path, kind):
 def test_weights_that_lack_parameters_are_refused(run, tmp_path, capsys):
     path = tmp_path / "model.safetensors"
     save_file({"other": torch.zeros(3)}, path)
-    with pytest.raises(SystemExit):
-        evaluate.main(["--run", str(run.folder), "--checkpoint", str(path)])
-    assert "lacks 2 entries, such as classifier.bias" in capsys.readouterr().err
+    message = refuse(run, capsys, "--checkpoint", str(path))
+    assert "model.safetensors does not fit" in message and "classifier.bias" in message
+
+
+def test_weights_of_another_shape_are_refused(run, tmp_path, capsys):
+    state = Constant().state_dict() | {"classifier.bias": torch.zeros(7)}
+    path = checkpoint.save(tmp_path, {"student": state}, 7)
+    message = refuse(run, capsys, "--checkpoint", str(path))
+    assert f"{path.name} does not fit" in message and "size mismatch" in message
+
+
+def test_damaged_weights_are_named(run, tmp_path, capsys):
+    path = tmp_path / "model.safetensors"
+    save_file(Constant().state_dict(), path)
+    path.write_bytes(path.read_bytes()[:-5])
+    assert "model.safetensors is damaged" in refuse(run, capsys, "--checkpoint", str(path))
+
+
+def test_files_that_hold_no_weights_are_refused_by_their_own_name(run, tmp_path, capsys):
+    path = tmp_path / "config.yaml"
+    path.write_text("recipe: x")
+    message = refuse(run, capsys, "--checkpoint", str(path))
+    assert "config.yaml" in message and "config.json" not in message
+
+
+def test_a_teacher_that_does_not_fit_is_named(run, capsys):
+    teacher = {f"network.{k}": v for k, v in Constant(13).state_dict().items()}
+    teacher["network.classifier.bias"] = torch.zeros(7)
+    checkpoint.save(run.folder, {"teacher": teacher}, 5)
+    message = refuse(run, capsys, "--report")
+    assert "checkpoints does not fit" in message and "classifier.bias" in message
 
 
 def test_the_report_is_made_anew_with_the_teacher(run):
@@ -134,26 +169,15 @@ def test_the_report_is_made_anew_with_the_teacher(run):
         (["--stride", "4", "4"], "--stride needs --crop"),
         (["--crop", "4", "4", "--stride", "8", "4"], "stride must be"),
         (["--device", "abacus"], "--device must be one that works here"),
-        (["--checkpoint", "nowhere.pt"], "--checkpoint must be a file; got 'nowhere.pt'"),
+        (["--checkpoint", "nowhere.pt"], "checkpoint must be a file of weights"),
         (["--batch-size", "0"], "batch_size must be a positive count"),
     ],
 )
 def test_bad_options_end_with_2_and_say_why(run, capsys, words, message):
-    with pytest.raises(SystemExit) as stop:
-        evaluate.main(["--run", str(run.folder), *words])
-    assert stop.value.code == 2
-    assert message in capsys.readouterr().err
+    assert message in refuse(run, capsys, *words)
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path, capsys):
     with pytest.raises(SystemExit):
         evaluate.main(["--run", str(tmp_path / "nowhere")])
     assert "nowhere" in capsys.readouterr().err
-
-
-def test_weights_are_copied_into_the_network_alone():
-    network = Constant(0)
-    before = copy.deepcopy(network.state_dict())
-    with pytest.raises(ValueError, match="must be a file"):
-        evaluate.load_weights(network, evaluate.Path("nowhere.safetensors"))
-    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -114,6 +115,18 @@ def assert_package_is_whole(names: set[str]) -> None:
     assert {f"pipa_fast/kernels/{p.name}" for p in (ROOT / "kernels").glob("*.py")} <= names
     tops = {name.split("/")[0] for name in names}
     assert tops == {"pipa_fast", next(t for t in tops if t.endswith(".dist-info"))}, tops
+
+
+def test_what_the_sdist_grafts_is_there():
+    lines = (ROOT / "MANIFEST.in").read_text().splitlines()
+    grafted = [line.split()[1] for line in lines if line.startswith("graft")]
+    assert grafted and all((ROOT / folder).is_dir() for folder in grafted)
+
+
+def test_developers_have_what_the_bench_compares_with():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = extras["optional-dependencies"]
+    assert set(extras["bench"]) <= set(extras["dev"])
 
 
 def test_sdist_has_what_a_build_needs(sdist: Path):

@@ -135,6 +135,22 @@ def test_unreadable_images_are_named(folder, network, capsys):
     assert "not 8 bits a channel" in refuse(folder, capsys)
 
 
+def test_an_unreadable_image_costs_the_others_nothing(folder, network, capsys):
+    for name in ("a.png", "c.png"):
+        Image.fromarray(half_bright(8, 8)).save(folder / name)
+    for name in ("b.png", "d.jpg"):
+        (folder / name).write_bytes(b"not a picture")
+    with pytest.raises(SystemExit) as stop:
+        predict_folder(folder)
+    assert stop.value.code == 2
+    said = capsys.readouterr()
+    assert "painted 2 images" in said.out and "2 of 4 images" in said.err
+    for name in ("b.png", "d.jpg"):
+        assert f"{folder / name} cannot be read as an image" in said.err
+    out = folder.parent / "out"
+    assert sorted(p.name for p in out.iterdir()) == ["a_overlay.png", "c_overlay.png"]
+
+
 def test_folders_without_images_are_refused(folder, network, capsys):
     assert "must hold .png, .jpg, .jpeg files" in refuse(folder, capsys)
     assert "must be a directory of images" in refuse(folder / "nowhere", capsys)

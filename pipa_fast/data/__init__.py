@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images and labels: the embedded `streets` pair, and what turns scenes into batches."""
 
-from .datasets import DATASETS, Dataset, build_dataset
-from .labels import CLASSES, IGNORE_INDEX, PALETTE
-from .sample import Sample
-from .streets import Streets, render
+from pipa_fast.data.datasets import DATASETS, Dataset, build_dataset
+from pipa_fast.data.labels import CLASSES, IGNORE_INDEX, PALETTE
+from pipa_fast.data.sample import Sample
+from pipa_fast.data.streets import Streets, render
 
 __all__ = [
     "CLASSES",

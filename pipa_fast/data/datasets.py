@@ -2,11 +2,11 @@
 """Datasets by name: sequences of Sample with `eval_classes`, the train ids that they score."""
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
-from ..checks import require
-from .sample import Sample
-from .streets import SPLIT_SIZES, Streets
+from pipa_fast.checks import did_you_mean, require
+from pipa_fast.data.sample import Sample
+from pipa_fast.data.streets import SPLIT_SIZES, Streets
 
 __all__ = ["DATASETS", "Dataset", "Sample", "build_dataset"]
 
@@ -25,14 +25,19 @@ class Dataset(Protocol):
     def __iter__(self) -> Iterator[Sample]: ...
 
 
-def build_dataset(name: str, split: str, **options: Any) -> Dataset:
+def require_dataset(argument: str, name: str) -> None:
+    """Raise a ValueError that names the argument unless `name` is a dataset's."""
+    known = f"one of {', '.join(DATASETS)}{did_you_mean(name, DATASETS)}"
+    require(name in DATASETS, argument, name, known)
+
+
+def build_dataset(name: str, split: str) -> Dataset:
     """Build the dataset of that name (see DATASETS) for the split, "train" or "val".
 
-    Raises ValueError for an unknown name or split, and for options that the dataset lacks.
+    Raises ValueError for an unknown name or split.
     """
-    require(name in DATASETS, "name", name, f"one of {', '.join(DATASETS)}")
+    require_dataset("name", name)
     require(split in SPLIT_SIZES, "split", split, f"one of {', '.join(SPLIT_SIZES)}")
-    require(not options, "options", options, f"empty for {name}")
     return Streets(
         "synthetic" if name == "streets_synthetic" else "real",
         "train" if split == "train" else "val",

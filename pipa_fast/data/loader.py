@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from pipa_fast.checks import require
 from pipa_fast.data.batch import Batch
 from pipa_fast.data.crops import crop_pair, random_box, source_box
+from pipa_fast.data.datasets import require_dataset
 from pipa_fast.data.random import generator
 from pipa_fast.data.rare_classes import Images, RareClassSampler, class_counts
 
@@ -53,6 +54,8 @@ class DataConfig:
     """Processes that load; 0 loads in the training process. The data are the same."""
 
     def __post_init__(self) -> None:
+        require_dataset("data.source", self.source)
+        require_dataset("data.target", self.target)
         for name in ("batch_size", "stride"):
             require(getattr(self, name) > 0, f"data.{name}", getattr(self, name), "above 0")
         require(self.num_workers >= 0, "data.num_workers", self.num_workers, "at least 0")
@@ -198,7 +201,6 @@ def batches(
     iterations: int,
     rank: int = 0,
     world_size: int = 1,
-    pin_memory: bool = False,
 ) -> Iterator[Batch]:
     """Yield this rank's batches of the iterations from `start` up to, and without, `iterations`.
 
@@ -213,7 +215,6 @@ def batches(
         batch_sampler=StepSampler(start, iterations, config.batch_size, rank),
         collate_fn=training_set.collate,
         num_workers=config.num_workers,
-        pin_memory=pin_memory,
         # The loader seeds its workers from this: nothing here uses it, and without it the loader
         # would draw from the generator that dropout uses.
         generator=torch.Generator(),

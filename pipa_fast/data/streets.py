@@ -12,13 +12,13 @@ from typing import Literal, get_args, overload
 
 import numpy as np
 
-from ..checks import require
-from .labels import IGNORE_INDEX
-from .sample import Sample
-from .streets_canvas import Camera, Canvas, Dice
-from .streets_layout import Street, draw_street
-from .streets_objects import Painter, Placement
-from .streets_styles import STYLES, Style, develop
+from pipa_fast.checks import require
+from pipa_fast.data.labels import IGNORE_INDEX
+from pipa_fast.data.sample import Sample
+from pipa_fast.data.streets_canvas import Camera, Canvas, Dice
+from pipa_fast.data.streets_layout import Street, draw_street
+from pipa_fast.data.streets_objects import Painter, Placement
+from pipa_fast.data.streets_styles import STYLES, Style, develop
 
 StyleName = Literal["synthetic", "real"]
 Split = Literal["train", "val"]

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .streets_canvas import Camera, Canvas, Dice
-from .streets_styles import SYNTHETIC, Style
+from pipa_fast.data.streets_canvas import Camera, Canvas, Dice
+from pipa_fast.data.streets_styles import SYNTHETIC, Style
 
 ROAD, SIDEWALK, BUILDING, VEGETATION, SKY = 0, 1, 2, 8, 10
 

@@ -9,8 +9,8 @@ to be told apart.
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .streets_canvas import Camera, Canvas, Colour, Dice
-from .streets_styles import Style
+from pipa_fast.data.streets_canvas import Camera, Canvas, Colour, Dice
+from pipa_fast.data.streets_styles import Style
 
 POLE, LIGHT, SIGN, VEGETATION = 5, 6, 7, 8
 PERSON, RIDER, CAR, BUS, BICYCLE = 11, 12, 13, 15, 18

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .streets_canvas import Canvas, Colour, Dice
+from pipa_fast.data.streets_canvas import Canvas, Colour, Dice
 
 Range = tuple[float, float]
 

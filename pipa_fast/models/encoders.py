@@ -162,6 +162,11 @@ def _check_complete(name: str, weights: str, report: Any) -> None:
         logger.info("%s: left out what is not the encoder's: %s", weights, sorted(left_out))
 
 
+def network_stride(config: ModelConfig) -> int:
+    """Return the side [pixels] of a cell of the network that `config` describes, unbuilt."""
+    return (StreetsEncoder if config.encoder == "streets_s" else MitEncoder).strides[0]
+
+
 def build_encoder(config: ModelConfig) -> StreetsEncoder | MitEncoder:
     """Return the encoder that `config` names."""
     if config.encoder == "streets_s":

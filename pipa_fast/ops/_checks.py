@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import _resolve_process_group
 
 from pipa_fast.checks import require
 from pipa_fast.ops.backends import KERNEL_DTYPES, MAX_DIM
@@ -93,6 +94,23 @@ def check_constant(name: str, tensor: Tensor) -> None:
         raise ValueError(f"{name} must be a constant: pass {name}.detach(); got requires_grad=True")
 
 
+def check_count(name: str, value: Any, *, least: int = 0) -> None:
+    """An int of at least `least`."""
+    require(is_count(value, least), name, value, f"an int of at least {least}")
+
+
+def is_count(value: Any, least: int) -> bool:
+    """Whether a value is an int, one that torch.compile leaves open included, of at least that."""
+    whole = isinstance(value, int | torch.SymInt) and not isinstance(value, bool)
+    return whole and value >= least
+
+
+def check_share(name: str, value: Any) -> None:
+    """A number from 0 to 1."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    require(number and 0 <= value <= 1, name, value, "a number in [0, 1]")
+
+
 def check_temperature(temperature: Any) -> float:
     """Return a positive finite temperature as a float."""
     number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
@@ -110,9 +128,18 @@ def group_name(group: "dist.ProcessGroup | str | None") -> str:
     if group is None:
         return ""
     if isinstance(group, str):
-        require(group != "", "group", group, "a process group, its name, or None")
+        require(_is_group(group), "group", group, "a process group, the name of one, or None")
         return group
     require(
         hasattr(group, "group_name"), "group", type(group), "a process group, its name, or None"
     )
     return group.group_name
+
+
+@torch.compiler.assume_constant_result
+def _is_group(name: str) -> bool:
+    try:
+        _resolve_process_group(name)  # pyright: ignore[reportArgumentType]
+    except RuntimeError:
+        return False
+    return True

@@ -140,9 +140,13 @@ def backends_explained(op: str, device: str | torch.device) -> dict[str, str]:
     """Return each backend of an op with why it cannot run on the device; "" where it can.
 
     The question is asked for float32 rows, temperature 0.1 and no group. Raises ValueError for a
-    name that is no op's.
+    name that is no op's, or no device's.
     """
-    problem = Problem(device=torch.device(device).type)
+    try:
+        kind = torch.device(device).type
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device must be a device or its name; got {device!r}: {error}") from error
+    problem = Problem(device=kind)
     return {row.name: row.why_not(problem) for row in _table(op)}
 
 

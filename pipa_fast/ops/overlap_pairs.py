@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Find the cells of two crops' feature maps that look at the same place of an image."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from pipa_fast.checks import require
-from pipa_fast.ops._checks import check_integer, check_rank, check_shape
+from pipa_fast.ops._checks import check_count, check_integer, check_rank, check_shape, is_count
 from pipa_fast.ops._random import position_hash, spread
 
 
@@ -49,11 +51,11 @@ def overlap_pairs(
     check_shape("flips", flips, (images, 2))
     require(flips.dtype == torch.bool, "flips", flips.dtype, "of dtype bool")
     require(flips.device == boxes.device, "flips", str(flips.device), f"on {boxes.device}")
-    require(stride > 0, "stride", stride, "above 0")
-    require(num_pairs >= 0, "num_pairs", num_pairs, "at least 0")
-    crop = (crop_size, crop_size) if isinstance(crop_size, int) else tuple(crop_size)
+    check_count("stride", stride, least=1)
+    check_count("num_pairs", num_pairs)
+    crop = tuple(crop_size) if isinstance(crop_size, Sequence) else (crop_size, crop_size)
     require(
-        len(crop) == 2 and all(side > 0 and side % stride == 0 for side in crop),
+        len(crop) == 2 and all(is_count(side, 1) and side % stride == 0 for side in crop),
         "crop_size",
         crop_size,
         f"one or two positive multiples of stride ({stride})",

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Labels and confidence from a teacher's logits, upsampled on the way."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pipa_fast.checks import require
-from pipa_fast.ops._checks import check_float, check_rank
+from pipa_fast.ops._checks import check_float, check_rank, check_share, is_count
 from pipa_fast.ops.backends import (
     LIBRARY,
     Backend,
@@ -44,8 +45,10 @@ def pseudo_labels(
     check_float("logits", logits)
     check_rank("logits", logits, "B K h w")
     require(min(logits.shape[1:]) > 0, "logits", tuple(logits.shape), "[B, K, h, w], K, h, w > 0")
-    require(len(size) == 2 and min(size) > 0, "size", tuple(size), "two positive lengths (H, W)")
-    require(0 <= threshold <= 1, "threshold", threshold, "a probability in [0, 1]")
+    sides = tuple(size) if isinstance(size, Sequence) else ()
+    pair = len(sides) == 2 and all(is_count(side, 1) for side in sides)
+    require(pair, "size", size, "two positive lengths (H, W)")
+    check_share("threshold", threshold)
     problem = Problem(logits.device.type, logits.dtype)
     backend = choose("pseudo_labels", BACKENDS, problem, None)
     return torch.ops.pipa_fast.pseudo_labels(logits.detach(), *size, float(threshold), backend)

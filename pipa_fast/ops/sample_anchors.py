@@ -5,8 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipa_fast.checks import require
-from pipa_fast.ops._checks import check_integer, check_rank, integers
+from pipa_fast.ops._checks import check_count, check_integer, check_rank, check_share, integers
 from pipa_fast.ops._random import first_true, position_hash, spread
 
 
@@ -49,9 +48,9 @@ def sample_anchors(
     shape = tuple(labels.shape)
     predictions = integers("predictions", predictions, labels, shape)
     check_integer("labels", labels)
-    require(num_anchors >= 0, "num_anchors", num_anchors, "at least 0")
-    require(max_per_class >= 0, "max_per_class", max_per_class, "at least 0")
-    require(0 <= hard_fraction <= 1, "hard_fraction", hard_fraction, "in [0, 1]")
+    check_count("num_anchors", num_anchors)
+    check_count("max_per_class", max_per_class)
+    check_share("hard_fraction", hard_fraction)
     images, positions, device = shape[0], shape[1] * shape[2], labels.device
     if images * positions == 0:
         index = torch.zeros(num_anchors, dtype=torch.int64, device=device)

@@ -5,15 +5,18 @@ import hashlib
 import json
 import logging
 import os
+import pickle
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-import yaml
+from safetensors import SafetensorError
+from torch import Tensor, nn
 
 from pipa_fast.models import SegmentationNetwork, build_network
-from pipa_fast.training.config import Config, from_dict
+from pipa_fast.training.config import Config, read_settings
 
 logger = logging.getLogger(__name__)
 EXPORTED = "model.safetensors"
@@ -92,12 +95,22 @@ def load(path: Path) -> dict[str, Any]:
     """Return a checkpoint's state after checking its size and SHA-256.
 
     Raises:
-        ValueError: the file is not the one that was written.
+        ValueError: the file is not the one that was written, or holds other than weights.
     """
-    manifest = json.loads(path.with_suffix(".json").read_text())
-    if path.stat().st_size != manifest["bytes"] or _sha256(path) != manifest["sha256"]:
+    manifest_path = path.with_suffix(".json")
+    if not manifest_path.is_file():
+        raise ValueError(f"checkpoint {path} must have its manifest {manifest_path.name} beside it")
+    try:
+        manifest = json.loads(manifest_path.read_text())
+        written = manifest["bytes"], manifest["sha256"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{manifest_path} is no checkpoint's manifest: {error!r}") from error
+    if (path.stat().st_size, _sha256(path)) != written:
         raise ValueError(f"checkpoint {path} is damaged: its size or SHA-256 is not its manifest's")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        raise ValueError(f"checkpoint {path} cannot be read: {error}") from error
 
 
 def load_newest(run_dir: Path) -> dict[str, Any] | None:
@@ -130,25 +143,51 @@ def write_results(run_dir: Path, results: dict[str, Any]) -> None:
     write_atomically(run_dir / "results.json", (json.dumps(results, indent=2) + "\n").encode())
 
 
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the weights of an exported file, or those of a checkpoint's student.
+
+    Raises:
+        ValueError: there is no such file, it is neither of the two, or it is damaged.
+    """
+    expected = "a file of weights, .safetensors or a checkpoint's .pt"
+    if not path.is_file() or path.suffix not in (".safetensors", ".pt"):
+        raise ValueError(f"checkpoint must be {expected}; got {str(path)!r}")
+    if path.suffix == ".pt":
+        return load(path)["student"]
+    try:
+        return safetensors.torch.load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged, or no safetensors: {error}") from error
+
+
+def fit(network: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    """Give the network the weights read from `path`, those of projection heads left out.
+
+    Raises:
+        ValueError: they are not exactly the network's; the file is named.
+    """
+    kept = {k: v for k, v in weights.items() if not k.startswith("projections.")}
+    try:
+        network.load_state_dict(kept)
+    except RuntimeError as error:  # it lists what is missing, too much, or of another shape
+        problems = textwrap.shorten(str(error), 400)
+        raise ValueError(f"{path} does not fit the settings of its run: {problems}") from error
+
+
 def load_run(run_dir: Path | str) -> tuple[SegmentationNetwork, Config]:
     """Return a run's exported network in evaluation mode, and the run's settings.
 
     Raises:
-        ValueError: the folder holds no finished run, or its weights do not fit its settings.
+        ValueError: the folder holds no finished run, a file of it cannot be read, or its weights do
+            not fit its settings.
     """
     run_dir = Path(run_dir)
     for name in ("config.yaml", EXPORTED):
         if not (run_dir / name).is_file():
             raise ValueError(f"run must be a folder with {name}; got {str(run_dir)!r}")
-    config = from_dict(yaml.safe_load((run_dir / "config.yaml").read_text()))
+    config = read_settings(run_dir / "config.yaml")
     network = build_network(config.model).export()
-    state = safetensors.torch.load_file(run_dir / EXPORTED)
-    missing, unexpected = network.load_state_dict(state, strict=False)
-    if missing or unexpected:
-        raise ValueError(
-            f"{run_dir / EXPORTED} does not fit config.yaml: missing {missing}, "
-            f"unexpected {unexpected}"
-        )
+    fit(network, read_weights(run_dir / EXPORTED), run_dir / EXPORTED)
     return network.eval(), config
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run's settings: a YAML recipe and command-line overrides, typed and checked before any work."""
 
-import difflib
 import json
+import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,10 @@ from typing import Any, Literal
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from pipa_fast.checks import require
+from pipa_fast.checks import did_you_mean, require
+from pipa_fast.data.labels import NUM_CLASSES
 from pipa_fast.data.loader import DataConfig
-from pipa_fast.models import ModelConfig
+from pipa_fast.models import ModelConfig, network_stride
 from pipa_fast.uda.config import AdaptationConfig
 
 
@@ -36,8 +37,18 @@ class OptimizerConfig:
     """Largest norm of the gradient; None clips nothing, as in the lineage."""
 
     def __post_init__(self) -> None:
-        require(self.lr > 0, "optimizer.lr", self.lr, "a positive number")
+        for name in ("lr", "head_lr_multiplier"):
+            value = getattr(self, name)
+            require(0 < value < math.inf, f"optimizer.{name}", value, "a positive finite number")
+        for name in ("weight_decay", "power"):
+            value = getattr(self, name)
+            require(0 <= value < math.inf, f"optimizer.{name}", value, "finite, at least 0")
+        fine = all(0 <= beta < 1 for beta in self.betas)
+        require(fine, "optimizer.betas", self.betas, "two numbers in [0, 1)")
         require(self.warmup >= 0, "optimizer.warmup", self.warmup, "a count of iterations")
+        ratio, clip = self.warmup_ratio, self.clip
+        require(0 <= ratio <= 1, "optimizer.warmup_ratio", ratio, "a share in [0, 1]")
+        require(clip is None or clip > 0, "optimizer.clip", clip, "a positive norm, or None")
 
 
 @dataclass(kw_only=True)
@@ -57,8 +68,6 @@ class RunConfig:
     keep: int = 2
     """Checkpoints kept."""
     report: bool = True
-    deterministic: bool = True
-    """Only deterministic algorithms: a resumed run on CPU ends with the same bytes."""
 
     def __post_init__(self) -> None:
         for name in ("log_every", "eval_every", "checkpoint_every", "keep"):
@@ -85,6 +94,27 @@ class Config:
     def __post_init__(self) -> None:
         require(self.iterations > 0, "iterations", self.iterations, "a positive count")
         require(self.seed >= 0, "seed", self.seed, "a non-negative integer")
+        classes = self.model.num_classes
+        require(
+            classes == NUM_CLASSES,
+            "model.num_classes",
+            classes,
+            f"{NUM_CLASSES}, the number of train ids in every dataset's labels",
+        )
+        mixed, height = self.adaptation.mixed, self.data.crop[0]
+        if mixed.weight > 0 and mixed.ignore_top + mixed.ignore_bottom >= height:
+            raise ValueError(
+                "adaptation.mixed.ignore_top and ignore_bottom must leave rows of data.crop's "
+                f"{height} to learn from; got {mixed.ignore_top} and {mixed.ignore_bottom}"
+            )
+        stride = network_stride(self.model)
+        require(
+            self.adaptation.patch.weight == 0 or self.data.stride % stride == 0,
+            "data.stride",
+            self.data.stride,
+            f"a multiple of {stride}, the stride of {self.model.encoder}, where "
+            "adaptation.patch.weight is above 0",
+        )
 
     @property
     def run_dir(self) -> Path:
@@ -103,14 +133,11 @@ def read_recipe(name: str) -> dict[str, Any]:
     known = recipes()
     path = known.get(name, Path(name))
     if not path.is_file():
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(
-            f"config must be a YAML file or one of {', '.join(known)}; got {name!r}{hint}"
+            f"config must be a YAML file or one of {', '.join(known)}; got {name!r}"
+            f"{did_you_mean(name, known)}"
         )
-    content = yaml.safe_load(path.read_text()) or {}
-    if not isinstance(content, dict):
-        raise ValueError(f"config {path} must hold a mapping; got {type(content).__name__}")
+    content = _read_mapping(path)
     base = content.pop("base", None)
     content.setdefault("recipe", path.stem)
     return content if base is None else merge(read_recipe(base), content)
@@ -130,7 +157,8 @@ def parser() -> ArgumentParser:
     """Return the command line's parser: every field of Config is an option."""
     made = ArgumentParser(
         prog="python -m pipa_fast.train",
-        description="Train a recipe. Example: --config streets_pipa --iterations 500 --seed 1",
+        description="Train a recipe. Example: --config streets_pipa --iterations 500 --seed 1. "
+        "--resume auto is short for --run.resume auto.",
         exit_on_error=False,
         allow_abbrev=False,
     )
@@ -146,6 +174,7 @@ def load(recipe: Mapping[str, Any], argv: Sequence[str] = ()) -> Config:
         ValueError: an unknown key, a wrong type or an impossible combination.
     """
     made = parser()
+    _check_sections(recipe, Config)
     try:
         settings = made.parse_args(list(argv), namespace=made.parse_object(dict(recipe)))
         values = made.instantiate(settings)
@@ -156,7 +185,10 @@ def load(recipe: Mapping[str, Any], argv: Sequence[str] = ()) -> Config:
 
 def parse(argv: Sequence[str] | None = None) -> Config:
     """Return the Config of a command line; a bad one ends the process with exit code 2."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    argv = [
+        re.sub(r"^--resume(?==|$)", "--run.resume", word)
+        for word in (sys.argv[1:] if argv is None else argv)
+    ]
     try:
         if "-h" in argv or "--help" in argv:
             parser().print_help()
@@ -175,9 +207,37 @@ def to_dict(config: Config) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(config)))
 
 
-def from_dict(values: Mapping[str, Any]) -> Config:
-    """Return the Config that `to_dict` wrote."""
-    return load(values)
+def read_settings(path: Path) -> Config:
+    """Return the Config that a run saved as `config.yaml`.
+
+    Raises:
+        ValueError: the file is no YAML, or its settings are no longer accepted; it is named.
+    """
+    values = _read_mapping(path)
+    try:
+        return load(values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+    except (ValueError, yaml.YAMLError) as error:  # ValueError: the bytes are no text
+        raise ValueError(f"{path} cannot be read as YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a mapping; got {type(content).__name__}")
+    return content
+
+
+def _check_sections(values: Mapping[str, Any], config: type, prefix: str = "") -> None:
+    """Raise ValueError where a single value stands for a section of settings."""
+    for entry in fields(config):
+        value = values.get(entry.name, {})
+        if is_dataclass(entry.type):
+            name = f"{prefix}{entry.name}"
+            require(isinstance(value, Mapping), name, value, "a section of settings")
+            _check_sections(value, entry.type, f"{name}.")  # type: ignore[arg-type]
 
 
 def _option(argv: Sequence[str], option: str) -> str | None:
@@ -191,23 +251,27 @@ def _option(argv: Sequence[str], option: str) -> str | None:
 
 
 def _hint(message: str) -> str:
-    """Return a "did you mean" for the option that a parser's message quotes, or nothing."""
-    quoted = re.findall(r"[\"'`]?(?:--)?([a-z_][a-z_.]+)[\"'`]?", message)
+    """Return a "did you mean" for the unknown option that a parser's message names, or nothing."""
+    found = re.search(
+        r"unrecognized arguments: --(?P<option>[\w.]+)"
+        r"|(?:Group '(?P<group>[\w.]+)' does not accept o|O)ption '(?P<key>[\w.]+)'",
+        message,
+    )
+    if found is None:
+        return ""
+    word = ".".join(part for part in found.group("group", "option", "key") if part)
     names = _names(Config)
-    for word in quoted:
-        if word in names:
-            continue
-        near = difflib.get_close_matches(word, names, n=1, cutoff=0.8)
-        if near and near[0] != word:
-            return f" (did you mean {near[0]!r}?)"
-    return ""
+    ends = [name for name in names if name.endswith(f".{word}")]
+    if ends:
+        return f" (did you mean {' or '.join(map(repr, ends))}?)"
+    return did_you_mean(word, [*names, "config", "resume"])
 
 
-def _names(config: type) -> set[str]:
-    """Return the names of all fields of a dataclass of dataclasses."""
-    names = set()
+def _names(config: type, prefix: str = "") -> list[str]:
+    """Return the dotted names of all fields of a dataclass of dataclasses."""
+    names = []
     for entry in fields(config):
-        names.add(entry.name)
+        names.append(f"{prefix}{entry.name}")
         if is_dataclass(entry.type):
-            names |= _names(entry.type)  # type: ignore[arg-type]
+            names += _names(entry.type, f"{names[-1]}.")  # type: ignore[arg-type]
     return names

@@ -1,10 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which objectives a recipe adds up, and with what settings. A weight of 0 switches one off."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 from pipa_fast.checks import require
+
+
+def _share(setting: str, value: float) -> None:
+    require(0 <= value <= 1, f"adaptation.{setting}", value, "a number in [0, 1]")
+
+
+def _count(setting: str, value: int, *, least: int = 0) -> None:
+    require(value >= least, f"adaptation.{setting}", value, f"a count of at least {least}")
+
+
+def _positive(setting: str, value: float) -> None:
+    finite = 0 < value < math.inf
+    require(finite, f"adaptation.{setting}", value, "a positive finite number")
 
 
 @dataclass(kw_only=True)
@@ -35,9 +49,10 @@ class MixedConfig:
     """Rows [pixels] of pseudo labels without weight (rectification strip, ego hood)."""
 
     def __post_init__(self) -> None:
-        require(
-            0 <= self.threshold <= 1, "mixed.threshold", self.threshold, "a probability in [0, 1]"
-        )
+        for name in ("start", "ignore_top", "ignore_bottom"):
+            _count(f"mixed.{name}", getattr(self, name))
+        _share("mixed.threshold", self.threshold)
+        _share("mixed.jitter", self.jitter)  # above 1, contrast would change sign
 
 
 @dataclass(kw_only=True)
@@ -60,10 +75,15 @@ class PixelConfig:
     """Weigh them by that confidence too, relative to source pixels, which weigh 1."""
 
     def __post_init__(self) -> None:
-        require(self.temperature > 0, "pixel.temperature", self.temperature, "a positive number")
+        for name in ("start", "ramp"):
+            _count(f"pixel.{name}", getattr(self, name))
+        _positive("pixel.temperature", self.temperature)
+        if self.base_temperature is not None:
+            _positive("pixel.base_temperature", self.base_temperature)
+        _share("pixel.confidence", self.confidence)
         require(
             self.num_anchors == "all" or int(self.num_anchors) > 0,
-            "pixel.num_anchors",
+            "adaptation.pixel.num_anchors",
             self.num_anchors,
             'a positive count, or "all"',
         )
@@ -92,9 +112,11 @@ class PatchConfig:
     nothing but its own projection head and cannot change the student."""
 
     def __post_init__(self) -> None:
-        require(self.temperature > 0, "patch.temperature", self.temperature, "a positive number")
-        require(self.num_pairs > 0, "patch.num_pairs", self.num_pairs, "a positive count")
-        require(self.bank > 0, "patch.bank", self.bank, "a positive count")
+        for name, least in (("start", 0), ("ramp", 0), ("num_pairs", 1), ("bank", 1)):
+            _count(f"patch.{name}", getattr(self, name), least=least)
+        _positive("patch.temperature", self.temperature)
+        for name in ("confidence_threshold", "bank_confidence"):
+            _share(f"patch.{name}", getattr(self, name))
 
 
 @dataclass(kw_only=True)
@@ -114,7 +136,15 @@ class AdaptationConfig:
         )
         for name in ("source", "mixed", "pixel", "patch"):
             weight = getattr(self, name).weight
-            require(weight >= 0, f"adaptation.{name}.weight", weight, "a number of at least 0")
+            fine = 0 <= weight < math.inf
+            require(fine, f"adaptation.{name}.weight", weight, "a finite number of at least 0")
+        terms = {"mixed": self.mixed, "pixel": self.pixel, "patch": self.patch}
+        if self.source.weight == 0 and not any(t.weight and t.start == 0 for t in terms.values()):
+            got = ", ".join(f"{k}.weight={t.weight} from step {t.start}" for k, t in terms.items())
+            raise ValueError(
+                "adaptation must have a term with a weight above 0 that counts from step 0; got "
+                f"source.weight=0, {got}"
+            )
         if self.pixel.weight > 0 and self.pixel.images != "source" and self.mixed.weight == 0:
             raise ValueError(
                 f"adaptation.pixel.images={self.pixel.images!r} contrasts mixed images, which need "

@@ -206,5 +206,3 @@ def test_datasets_name_a_bad_argument() -> None:
         build_dataset("streets", "train")
     with pytest.raises(ValueError, match="split must be one of train, val; got 'test'"):
         build_dataset("streets_real", "test")
-    with pytest.raises(ValueError, match="options must be empty"):
-        build_dataset("streets_real", "train", root="/data")

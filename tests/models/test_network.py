@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipa_fast.models import ModelConfig, build_network
+from pipa_fast.models import ModelConfig, build_network, network_stride
 
 SIZE = (32, 32)
 
@@ -28,6 +28,7 @@ TINY = [("streets_s", "light"), ("mit_b0", "daformer"), ("mit_b0", "light")]
 def test_maps_are_at_the_networks_stride_and_embeddings_of_unit_length(encoder, head):
     network = build(encoder=encoder, head=head, pixel_dim=24, patch_dim=16, num_classes=5)
     out = network(images(), embed=("pixel", "patch"))
+    assert network.stride == network_stride(ModelConfig(encoder=encoder, head=head))
     h, w = SIZE[0] // network.stride, SIZE[1] // network.stride
     assert out.logits.shape == (2, 5, h, w)
     assert out.pixel.shape == (2, 24, h, w) and out.patch.shape == (2, 16, h, w)

@@ -52,6 +52,11 @@ def test_lists():
     assert ops.backends("sample_anchors", "cpu") == ["reference"]
     with pytest.raises(ValueError, match="op must be one of"):
         ops.backends("softmax", "cpu")
+    for device in ("tpu", None):
+        with pytest.raises(
+            ValueError, match=f"device must be a device or its name; got {device!r}"
+        ):
+            ops.backends("pixel_contrast", device)
     assert ops.has_triton() is False or torch.cuda.is_available()
 
 
@@ -95,9 +100,9 @@ def test_automatic_choice(monkeypatch, caplog):
     assert "not cpu: it computes in float32" in caplog.text
     assert chosen(monkeypatch, rows(), LABELS, temperature=0.02) == "reference"
     assert chosen(monkeypatch, rows(), LABELS, temperature=0.025) == "cpu"
-    for settings, reason in (({"temperature": 0.02}, "fixed shift"), ({"group": "0"}, "group")):
-        with pytest.raises(ValueError, match=reason):
-            ops.pixel_contrast(rows(), LABELS, backend="cpu", **settings)
+    with pytest.raises(ValueError, match="'cpu' cannot run .*fixed shift"):
+        ops.pixel_contrast(rows(), LABELS, backend="cpu", temperature=0.02)
+    assert "a group is given" in table.cpu_why_not(table.Problem(group="0"))
 
 
 def test_without_the_extension(monkeypatch):

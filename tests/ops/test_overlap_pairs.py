@@ -116,7 +116,12 @@ def test_bad_arguments():
         ("flips", (boxes, flips[:1]), {}),
         ("flips", (boxes, flips.long()), {}),
         ("crop_size", (boxes, flips), {"crop_size": 30}),
+        ("crop_size", (boxes, flips), {"crop_size": None}),
+        ("crop_size", (boxes, flips), {"crop_size": (32, None)}),
+        ("crop_size", (boxes, flips), {"crop_size": (32, 32, 32)}),
         ("stride", (boxes, flips), {"stride": 0}),
+        ("stride", (boxes, flips), {"stride": None}),
+        ("num_pairs", (boxes, flips), {"num_pairs": 2.5}),
         ("num_pairs", (boxes, flips), {"num_pairs": -1}),
     ]
     for name, args, settings in bad:

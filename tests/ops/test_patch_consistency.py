@@ -208,6 +208,7 @@ def test_bad_arguments():
         ("bank_labels", (a, p, k, labels, bank_labels.float()), {}),
         ("weights", (a, p, k, labels, bank_labels), {"weights": torch.ones(7)}),
         ("temperature", (a, p, k, labels, bank_labels), {"temperature": -1.0}),
+        ("group must be", (a, p, k, labels, bank_labels), {"group": "nope"}),
         ("backend", (a, p, k, labels, bank_labels), {"backend": "fast"}),
     ]
     for name, args, settings in bad:

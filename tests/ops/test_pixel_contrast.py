@@ -200,6 +200,8 @@ def test_bad_arguments():
         ("temperature", (x, labels), {"temperature": True}),
         ("denominator", (x, labels), {"denominator": "some"}),
         ("group", (x, labels), {"group": 3}),
+        ("group", (x, labels), {"group": ""}),
+        ("group must be .*; got 'nope'", (x, labels), {"group": "nope"}),
         ("backend", (x, labels), {"backend": "fast"}),
     ]
     for name, args, settings in bad:

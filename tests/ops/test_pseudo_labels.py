@@ -98,7 +98,12 @@ def test_bad_arguments():
         ("logits", logits[0], {}),
         ("logits", logits.long(), {}),
         ("size", logits, {"size": (0, 4)}),
+        ("size", logits, {"size": (4, 4.0)}),
+        ("size", logits, {"size": (4, 4, 4)}),
+        ("size", logits, {"size": 16}),
+        ("size", logits, {"size": None}),
         ("threshold", logits, {"threshold": 1.5}),
+        ("threshold", logits, {"threshold": None}),
     ]
     for name, given, settings in bad:
         with pytest.raises(ValueError, match=name):

@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import logging
+import re
 
 import pytest
 import torch
+import yaml
+from PIL import Image
 
+from pipa_fast import evaluate, predict
+from pipa_fast.models import ModelConfig, build_network
 from pipa_fast.training import checkpoint
+from pipa_fast.training.config import load, to_dict
 
 
 def save_some(folder, *iterations, keep=2):
@@ -78,10 +84,102 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
     torch.save({"evil": Evil()}, path)
     manifest = {"iteration": 1, "bytes": path.stat().st_size, "sha256": checkpoint._sha256(path)}
     path.with_suffix(".json").write_text(json.dumps(manifest))
-    with pytest.raises(Exception, match="[Ww]eights"):
+    with pytest.raises(ValueError, match=r"step-0000001.pt cannot be read: Weights only"):
+        checkpoint.load(path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
+def test_a_broken_manifest_is_named(tmp_path, text):
+    save_some(tmp_path, 1)
+    path = checkpoint.found(tmp_path)[0]
+    path.with_suffix(".json").write_text(text)
+    with pytest.raises(ValueError, match=r"step-0000001.json is no checkpoint's manifest"):
+        checkpoint.load(path)
+    path.with_suffix(".json").unlink()
+    with pytest.raises(ValueError, match=r"must have its manifest step-0000001.json beside it"):
         checkpoint.load(path)
 
 
 def test_load_run_says_what_is_missing(tmp_path):
     with pytest.raises(ValueError, match=r"config\.yaml"):
         checkpoint.load_run(tmp_path)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The folder of a finished run of an untrained network."""
+    config = load({"recipe": "r"})
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(to_dict(config)))
+    checkpoint.export(tmp_path, build_network(config.model))
+    return tmp_path
+
+
+def test_a_run_comes_back(run):
+    network, config = checkpoint.load_run(run)
+    assert config.recipe == "r" and not network.training and len(network.projections) == 0
+
+
+def edit_config(run, **model):
+    values = yaml.safe_load((run / "config.yaml").read_text())
+    values["model"] |= model
+    (run / "config.yaml").write_text(yaml.safe_dump(values))
+
+
+def damage(run, what):
+    """Spoil a finished run; return what the complaint must say."""
+    if what == "another head":
+        edit_config(run, head="daformer")
+        return r"model.safetensors does not fit the settings of its run: .*Missing key"
+    if what == "another width":
+        network = build_network(ModelConfig(num_classes=7))
+        checkpoint.export(run, network)
+        return r"model.safetensors does not fit the settings of its run: .*size mismatch"
+    if what == "another number of classes":
+        edit_config(run, num_classes=10)
+        return r"config.yaml: .*model.num_classes must be 19"
+    if what == "cut weights":
+        path = run / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:-7])
+        return "model.safetensors is damaged, or no safetensors"
+    (run / "config.yaml").write_text("recipe: [x\n")
+    return "config.yaml cannot be read as YAML"
+
+
+DAMAGES = [
+    "another head",
+    "another width",
+    "another number of classes",
+    "cut weights",
+    "broken settings",
+]
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_a_damaged_run_is_named(run, what):
+    message = damage(run, what)
+    with pytest.raises(ValueError, match=message):
+        checkpoint.load_run(run)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+@pytest.mark.parametrize("what", DAMAGES)
+def test_commands_say_that_a_run_is_damaged(run, what, command, tmp_path, capsys):
+    message = damage(run, what)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.new("RGB", (16, 16)).save(photos / "a.png")
+    words = ["--run", str(run), "--device", "cpu"]
+    with pytest.raises(SystemExit) as stop:
+        if command == "evaluate":
+            evaluate.main(words)
+        else:
+            predict.main([str(photos), *words, "--out", str(tmp_path / "out")])
+    assert stop.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_weights_of_a_deeper_network_are_refused(run):
+    network, _ = checkpoint.load_run(run)
+    weights = network.state_dict() | {"encoder.stages.9.weight": torch.zeros(1)}
+    with pytest.raises(ValueError, match="Unexpected key.*stages.9"):
+        checkpoint.fit(network, weights, run / "model.safetensors")
