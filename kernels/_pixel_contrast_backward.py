@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pixel contrast in Triton, backward: dX = G X/τ, with G made tile by tile and never stored.
+
+X [N padded, D] rows sorted by class, of which the first Live take part and the rest are 0, as are
+their u and weights: they add nothing, so that tiles outside of a class's range need no mask.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def pull_apart_kernel(
+    X,
+    First,
+    Past,
+    Live,
+    U,  # [N padded]
+    Gradient,  # [N padded, D] float32, written
+    scale,
+    ALL: tl.constexpr,
+    D: tl.constexpr,
+    PART: tl.constexpr,  # columns of the gradient that a program makes
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Sum e (u_i + u_j) x_j over the tiles that share no class with the rows."""
+    live = tl.load(Live)
+    start = tl.program_id(0) * BLOCK_M
+    if start >= live:
+        return
+    low = start // BLOCK_N
+    high = tl.cdiv(start + BLOCK_M, BLOCK_N)
+    if not ALL:  # there, a row is alone in its class
+        low = tl.load(First + start) // BLOCK_N
+        high = tl.cdiv(tl.load(Past + tl.minimum(start + BLOCK_M, live) - 1), BLOCK_N)
+    blocks = tl.cdiv(live, BLOCK_N)
+
+    row = start + tl.arange(0, BLOCK_M)
+    lane = tl.arange(0, BLOCK_N)
+    k = tl.arange(0, D)
+    own = tl.program_id(1) * PART + tl.arange(0, PART)
+    x = tl.load(X + row.to(tl.int64)[:, None] * D + k[None, :])
+    u = tl.load(U + row)
+    gradient = tl.zeros((BLOCK_M, PART), tl.float32)
+    for index in range(0, low + tl.maximum(blocks - high, 0)):
+        tile = tl.where(index < low, index, index - low + high)
+        column = tile.to(tl.int64) * BLOCK_N
+        y = tl.load(X + column * D + lane[:, None] * D + k[None, :])
+        e = tl.exp2(tl.dot(x, tl.trans(y), input_precision=PRECISION) * scale - scale)
+        g = e * (u[:, None] + tl.load(U + column + lane)[None, :])
+        if PART < D:
+            y = tl.load(X + column * D + lane[:, None] * D + own[None, :])
+        gradient = tl.dot(g.to(y.dtype), y, gradient, input_precision=PRECISION)
+    tl.store(Gradient + row.to(tl.int64)[:, None] * D + own[None, :], gradient)
+
+
+@triton.jit
+def _entries(
+    e,  # [M, N]
+    same,  # [M, N] another row of the same class
+    z,  # [M]
+    u,
+    pair,
+    column_z,  # [N]
+    column_u,
+    column_pair,
+    ALL: tl.constexpr,
+):
+    """G without the diagonal."""
+    push = e * (u[:, None] + column_u[None, :])
+    if ALL:
+        return push - tl.where(same, pair[:, None] + column_pair[None, :], 0.0)
+    # 1 / (Z + e) as a square: a division takes ten times as long
+    root = tl.rsqrt(z[:, None] + e)
+    column_root = tl.rsqrt(column_z[None, :] + e)
+    pull = (pair * z)[:, None] * (root * root)
+    pull += (column_pair * column_z)[None, :] * (column_root * column_root)
+    return tl.where(same, -pull, push)
+
+
+@triton.jit
+def gradient_kernel(
+    X,
+    First,
+    Past,
+    Live,
+    Z,  # [N padded]
+    U,  # [N padded]
+    Pair,  # [N padded]
+    Order,  # [N]
+    Gradient,  # [N padded, D] what the other kernels summed, or None
+    Grad,  # [] of the loss
+    Total,  # [] of the shares
+    Out,  # [N, d]
+    n,
+    d,
+    scale,
+    inverse_temperature,
+    ALL: tl.constexpr,
+    D: tl.constexpr,
+    PART: tl.constexpr,  # columns of the gradient that a program makes
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Add the tiles that share a class with the rows, all tiles where nothing is summed yet, and
+    write the gradient where the rows came from.
+
+    With ALL, Gradient holds what a class's own rows do, and the diagonal is left to be skipped.
+    """
+    live = tl.load(Live)
+    start = tl.program_id(0) * BLOCK_M
+    row = start + tl.arange(0, BLOCK_M)
+    there = row < live
+    own = tl.program_id(1) * PART + tl.arange(0, PART)
+    k = tl.arange(0, D)
+    first = tl.load(First + row)
+    past = tl.load(Past + row)
+    z = tl.load(Z + row)
+    u = tl.load(U + row)
+    pair = tl.load(Pair + row)
+    low = 0
+    high = tl.where(start < live, tl.cdiv(live, BLOCK_N), 0)
+    gradient = tl.zeros((BLOCK_M, PART), tl.float32)
+    if Gradient is not None:
+        at = Gradient + row.to(tl.int64)[:, None] * D + own[None, :]
+        gradient = tl.load(at, mask=there[:, None], other=0.0)
+        if ALL:
+            low = start // BLOCK_N
+            high = tl.minimum(high, tl.cdiv(start + BLOCK_M, BLOCK_N))
+        else:
+            low = tl.load(First + start) // BLOCK_N
+            last = tl.maximum(tl.minimum(start + BLOCK_M, live), 1) - 1
+            high = tl.minimum(high, tl.cdiv(tl.load(Past + last), BLOCK_N))
+
+    x = tl.load(X + row.to(tl.int64)[:, None] * D + k[None, :])
+    for tile in range(low, high):
+        column = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+        y = tl.load(X + column.to(tl.int64)[:, None] * D + k[None, :])
+        e = tl.exp2(tl.dot(x, tl.trans(y), input_precision=PRECISION) * scale - scale)
+        across = column[None, :]
+        same = (across >= first[:, None]) & (across < past[:, None])
+        if ALL and Gradient is not None:
+            same = across < 0
+        g = _entries(
+            e, same, z, u, pair,
+            tl.load(Z + column), tl.load(U + column), tl.load(Pair + column), ALL,
+        )  # fmt: skip
+        g = tl.where(across == row[:, None], 0.0, g)
+        if PART < D:
+            y = tl.load(X + column.to(tl.int64)[:, None] * D + own[None, :])
+        gradient = tl.dot(g.to(y.dtype), y, gradient, input_precision=PRECISION)
+
+    total = tl.load(Total)
+    factor = tl.where(total > 0, tl.load(Grad).to(tl.float32) * inverse_temperature / total, 0.0)
+    source = tl.load(Order + row, mask=row < n, other=0)
+    out = tl.where(there[:, None], gradient * factor, 0.0)
+    out = out.to(Out.dtype.element_ty)
+    mask = (row < n)[:, None] & (own < d)[None, :]
+    tl.store(Out + source[:, None] * d + own[None, :], out, mask=mask)
