@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bench.problem import DTYPES
@@ -72,9 +73,19 @@ class Row(NamedTuple):
         return ""
 
 
+def _pixel_contrast(dim: int, dtype: torch.dtype) -> None:
+    kernels = import_module("pipa_fast.kernels.pixel_contrast")
+    for n in (1024, 8192):  # few rows, and many
+        x, labels = F.normalize(torch.randn(n, dim), dim=1).to(dtype), torch.arange(n) % 16
+        for denominator in ("negatives", "all"):
+            settings = (0.1, denominator, 255, "")
+            _, z, u = kernels.forward(x, labels, None, *settings)
+            kernels.backward(torch.ones(()), x, labels, None, z, u, *settings)
+
+
 # Runs an op's forward and backward on CPU tensors of some depth and dtype, in every form that has
 # kernels of its own.
-CALLS: dict[str, Callable[[int, torch.dtype], None]] = {}
+CALLS: dict[str, Callable[[int, torch.dtype], None]] = {"pixel_contrast": _pixel_contrast}
 
 
 def recorded(op: str, chip: int, dim: int, dtype: torch.dtype) -> list[Launch]:
@@ -96,24 +107,25 @@ def recorded(op: str, chip: int, dim: int, dtype: torch.dtype) -> list[Launch]:
 def signature(launch: Launch) -> tuple[dict[str, str], dict[Any, Any], dict[Any, Any]]:
     """Return a launch's types, constants and alignments as the compiler takes them."""
     names = launch.kernel.arg_names
+    general = [parameter.do_not_specialize for parameter in launch.kernel.params]
     types = {name: "constexpr" for name in launch.constants}
     constants = {(names.index(name),): value for name, value in launch.constants.items()}
     aligned = {}
     for index, value in enumerate(launch.arguments):
-        if isinstance(value, Tensor):
+        number = isinstance(value, int) and not general[index]
+        if value is None or (number and value == 1):
+            types[names[index]] = "constexpr"
+            constants[(index,)] = value
+        elif isinstance(value, Tensor):
             types[names[index]] = "*" + TYPES[value.dtype]
-            multiple = value.data_ptr() % 16 == 0
+            if value.data_ptr() % 16 == 0:
+                aligned[(index,)] = ALIGNED
         elif isinstance(value, float):
-            types[names[index]], multiple = "fp32", False
+            types[names[index]] = "fp32"
         else:
             types[names[index]] = "i32" if abs(value) < 2**31 else "i64"
-            multiple = value % 16 == 0
-            if value == 1:
-                types[names[index]] = "constexpr"
-                constants[(index,)] = value
-                multiple = False
-        if multiple:
-            aligned[(index,)] = ALIGNED
+            if number and value % 16 == 0:
+                aligned[(index,)] = ALIGNED
     return {name: types[name] for name in names}, constants, aligned
 
 

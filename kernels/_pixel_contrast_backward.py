@@ -10,6 +10,36 @@ import triton.language as tl
 
 
 @triton.jit
+def _pull(
+    gradient,  # [M, PART]
+    x,  # [M, D]
+    X,
+    u,  # [M]
+    U,
+    own,  # [PART] columns of the gradient
+    begin,  # tiles of columns
+    end,
+    scale,
+    D: tl.constexpr,
+    PART: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Add e (u_i + u_j) x_j of tiles begin … end."""
+    lane = tl.arange(0, BLOCK_N)
+    k = tl.arange(0, D)
+    for tile in range(begin, end):
+        column = tl.full((), tile, tl.int64) * BLOCK_N
+        y = tl.load(X + column * D + lane[:, None] * D + k[None, :])
+        e = tl.exp2(tl.dot(x, tl.trans(y), input_precision=PRECISION) * scale - scale)
+        g = e * (u[:, None] + tl.load(U + column + lane)[None, :])
+        if PART < D:
+            y = tl.load(X + column * D + lane[:, None] * D + own[None, :])
+        gradient = tl.dot(g.to(y.dtype), y, gradient, input_precision=PRECISION)
+    return gradient
+
+
+@triton.jit
 def pull_apart_kernel(
     X,
     First,
@@ -38,21 +68,14 @@ def pull_apart_kernel(
     blocks = tl.cdiv(live, BLOCK_N)
 
     row = start + tl.arange(0, BLOCK_M)
-    lane = tl.arange(0, BLOCK_N)
     k = tl.arange(0, D)
     own = tl.program_id(1) * PART + tl.arange(0, PART)
     x = tl.load(X + row.to(tl.int64)[:, None] * D + k[None, :])
     u = tl.load(U + row)
     gradient = tl.zeros((BLOCK_M, PART), tl.float32)
-    for index in range(0, low + tl.maximum(blocks - high, 0)):
-        tile = tl.where(index < low, index, index - low + high)
-        column = tile.to(tl.int64) * BLOCK_N
-        y = tl.load(X + column * D + lane[:, None] * D + k[None, :])
-        e = tl.exp2(tl.dot(x, tl.trans(y), input_precision=PRECISION) * scale - scale)
-        g = e * (u[:, None] + tl.load(U + column + lane)[None, :])
-        if PART < D:
-            y = tl.load(X + column * D + lane[:, None] * D + own[None, :])
-        gradient = tl.dot(g.to(y.dtype), y, gradient, input_precision=PRECISION)
+    # Two loops take 50 registers fewer than one that skips the tiles between them.
+    gradient = _pull(gradient, x, X, u, U, own, 0, low, scale, D, PART, BLOCK_N, PRECISION)
+    gradient = _pull(gradient, x, X, u, U, own, high, blocks, scale, D, PART, BLOCK_N, PRECISION)
     tl.store(Gradient + row.to(tl.int64)[:, None] * D + own[None, :], gradient)
 
 

@@ -205,6 +205,7 @@ def sum_mixed_kernel(
     """Sum e, with masks, over the tiles that sum_apart_kernel leaves out: those that share a class
     with the rows, without those where all pairs are of one class, and those not full of live rows.
     """
+    tl.static_assert(UNIT % BLOCK_M == 0 and UNIT % BLOCK_N == 0)
     part = tl.program_id(1)
     live = tl.load(Live)
     start = tl.program_id(0) * BLOCK_M

@@ -17,7 +17,7 @@ from pipa_fast.kernels import _pixel_contrast_backward as pull
 from pipa_fast.kernels import _pixel_contrast_forward as push
 from pipa_fast.kernels import _pixel_contrast_rows as rows
 from pipa_fast.kernels._launch import LOG2E, Tile, choose_tile, padded_depth
-from pipa_fast.kernels._pixel_contrast_tiles import APART, GRADIENT, MIXED, PULL
+from pipa_fast.kernels._pixel_contrast_tiles import APART, FEW, GRADIENT, MIXED, PULL
 
 # Up to here the passes over all tiles take less time than the launches that would spare them.
 FEW_ROWS = 4096
@@ -25,7 +25,7 @@ ALIGNED_ROWS = 128  # every tile divides it
 PARTS = 8  # programs that share the tiles of one class: a mixed tile may meet all others
 RUN = 8  # shifts of a program, which loads its own rows once
 SORT_TILE = Tile(16, 0, 4, 1)  # a program's registers hold 16 rows of any depth
-SUM_TILE = Tile(64, 64, 4, 1)  # rows and columns of the features; bound by memory
+SUM_TILE = Tile(32, 32, 4, 1)  # rows and columns of the features
 FINISH_TILE = Tile(128, 0, 4, 1)
 HALF_RANGE = 2.0**14  # G/2 is at most 1 of the largest weight, and float16 ends at 2^16
 
@@ -123,7 +123,7 @@ def forward(
 def _few_rows(sort: Rows, z: Tensor, u: Tensor, scale: float, all_form: bool) -> Tensor:
     """Fill z and u in one launch, and return the sums [2, programs] of losses and of shares."""
     n, depth = z.shape[0], sort.x.shape[1]
-    tile = _tile(MIXED, sort.x)
+    tile = _tile(FEW, sort.x)
     totals = z.new_empty((2, triton.cdiv(n, tile.block_m)))
     _launch.launch(
         push.few_rows_kernel,
@@ -227,7 +227,7 @@ def backward(
         sort = _sort(features, labels, weights, ignore_index, (z, u))
         scale, depth = LOG2E / temperature, sort.x.shape[1]
         gradient = None if n <= FEW_ROWS else _pull_apart(sort, n, scale, all_form)
-        tile = _tile(GRADIENT, sort.x)
+        tile = _tile(FEW if gradient is None else GRADIENT, sort.x)
         part = _gradient_part(depth)
         _launch.launch(
             pull.gradient_kernel,
