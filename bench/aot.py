@@ -16,7 +16,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -170,43 +170,56 @@ def compiled(op: str, chip: int, dim: int, dtype: torch.dtype, launch: Launch) -
     )
 
 
-def rows(op: str, chip: int, dim: int, dtype: torch.dtype) -> Iterator[Row]:
-    """Compile each kernel that an op launches once, and return what it takes."""
+def rows(
+    op: str, chip: int, dim: int, dtype: torch.dtype, kernels: Container[str] | None = None
+) -> Iterator[Row]:
+    """Compile each kernel that an op launches once, or those named, and return what it takes."""
     seen = set()
     for launch in recorded(op, chip, dim, dtype):
-        key = (launch.kernel.__name__, launch.tile, repr(signature(launch)))
-        if key not in seen:
+        name = launch.kernel.__name__
+        key = (name, launch.tile, repr(signature(launch)))
+        if key not in seen and (kernels is None or name in kernels):
             seen.add(key)
             yield compiled(op, chip, dim, dtype, launch)
 
 
 HEAD = """# Triton kernels, compiled ahead of time
 
-Written by `python -m bench.aot --markdown docs/triton.md` with Triton {version} and the ptxas that
-it brings; nothing here was run on a GPU. A tile is rows × columns, warps, stages; registers are a
-thread's; spills are loads and stores of local memory in the machine code; shared memory is a
-block's, of at most 163 KiB on sm_80, 99 KiB on sm_89 and 227 KiB on sm_90. `python -m bench.aot`
-fails where one spills or asks for more. Float32 is compiled with IEEE products, which no tensor
-core computes.
+Written by `python -m bench.aot --dtypes {dtypes} --markdown docs/triton.md` with Triton {version}
+and the ptxas that it brings; nothing here was run on a GPU. A cell says the tile (rows × columns,
+w warps, s stages), then, at most among a kernel's forms, a thread's registers, the machine code's
+loads and stores of spilled registers where there are any, a block's shared memory, and the
+instructions of the tensor cores. A block has at most 163 KiB of shared memory on sm_80, 99 KiB on
+sm_89 and 227 KiB on sm_90; `python -m bench.aot` fails where one needs more, or spills. Float32 is
+compiled with IEEE products, which no tensor core computes.
 """
-COLUMNS = (
-    "| kernel | chip | dim | dtype | tile | registers | spills | shared [KiB] | tensor cores |"
-)
+
+
+def cell(forms: list[Row]) -> str:
+    """Return what the forms of a kernel take of one chip, at most."""
+    if not forms:
+        return ""
+    m, n, warps, stages = forms[0].tile
+    registers, spills = (max(getattr(row, key) for row in forms) for key in ("registers", "spills"))
+    taken = [f"{registers} registers", f"{max(row.shared for row in forms) / 1024:.0f} KiB"]
+    taken += [f"**{spills} spills**"] if spills else []
+    taken += sorted({name for row in forms for name in re.findall(r"[A-Z]+", row.tensor_cores)})
+    return f"{m}×{n} w{warps} s{stages}: {', '.join(taken)}"
 
 
 def markdown(found: list[Row]) -> str:
     """Return the table as a document."""
-    lines = [HEAD.format(version=import_module("triton").__version__)]
+    dtypes = " ".join(dict.fromkeys(row.dtype for row in found))
+    lines = [HEAD.format(version=import_module("triton").__version__, dtypes=dtypes)]
+    chips = sorted({row.chip for row in found})
     for op in dict.fromkeys(row.op for row in found):
-        lines += [f"## {op}\n", COLUMNS, "|---" * COLUMNS.count(" |") + "|"]
-        for row in found:
-            if row.op == op:
-                m, n, warps, stages = row.tile
-                lines.append(
-                    f"| {row.kernel} | sm_{row.chip} | {row.dim} | {row.dtype} "
-                    f"| {m}×{n}, {warps}, {stages} | {row.registers} | {row.spills} "
-                    f"| {row.shared / 1024:.0f} | {row.tensor_cores or 'none'} |"
-                )
+        columns = ["kernel", "dim", "dtype", *(f"sm_{chip}" for chip in chips)]
+        lines += [f"## {op}\n", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+        own = [row for row in found if row.op == op]
+        for key in sorted({(row.kernel, row.dtype, row.dim) for row in own}):
+            forms = [row for row in own if (row.kernel, row.dtype, row.dim) == key]
+            cells = [cell([row for row in forms if row.chip == chip]) for chip in chips]
+            lines.append(f"| {key[0]} | {key[2]} | {key[1]} | {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)
 
@@ -223,6 +236,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--chips", type=int, nargs="+", default=CHIPS, choices=CHIPS)
     add("--dims", type=int, nargs="+", default=DIMS)
     add("--dtypes", nargs="+", default=["bfloat16", "float16", "float32"], choices=list(DTYPES))
+    add("--kernels", nargs="+", metavar="NAME", help="only these")
     add("--markdown", type=Path, help="write the table there")
     return parser
 
@@ -236,7 +250,7 @@ def main() -> int:
         for chip in given.chips:
             for dim in given.dims:
                 for name in given.dtypes:
-                    for row in rows(op, chip, dim, DTYPES[name]):
+                    for row in rows(op, chip, dim, DTYPES[name], given.kernels):
                         fault = row.fault(limits)
                         unfit += bool(fault)
                         print(json.dumps({**row._asdict(), "fault": fault}), flush=True)

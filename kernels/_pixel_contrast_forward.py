@@ -50,8 +50,9 @@ def _positives(
 ):
     """Sums over rows' positives of the loss, and of its derivative by log Z; with ALL, of scores.
 
-    softplus(y) = max(y, 0) + log(1 + w), w = exp(-|y|). Logarithms are taken of products over tiles;
-    what 1 + w rounds away, (w - (t - 1)) / t, is added so that small losses keep their digits.
+    softplus(y) = max(y, 0) + log(1 + w), w = exp(-|y|). Logarithms are taken of products over
+    tiles; what t = 1 + w rounds away, (w - (t - 1)) / t, is added, so that small losses keep their
+    digits.
     """
     FEW: tl.constexpr = 64  # factors of at most 2 that a product holds safely
     lane = tl.arange(0, BLOCK_N)
@@ -63,7 +64,9 @@ def _positives(
             column = tile * BLOCK_N + lane
             s = _dot_scores(x, X, column.to(tl.int64), scale, D, PRECISION)
             column = column[None, :]
-            wanted = (column >= first[:, None]) & (column < past[:, None]) & (column != row[:, None])
+            wanted = (
+                (column >= first[:, None]) & (column < past[:, None]) & (column != row[:, None])
+            )
             if ALL:
                 losses += LN2 * tl.sum(tl.where(wanted, s, 0.0), 1)
             else:
@@ -144,9 +147,9 @@ def sum_apart_kernel(
 ):
     """Sum e over pairs of full tiles that have no class in common, each pair once for both sides.
 
-    Tile i meets tiles i + s around a circle of the F full tiles, s = 1 … F/2, which visits each pair
-    once. In one shift each tile is a column once, so that column sums need no atomics. Those of i's
-    own classes lie side by side, and leave one range of shifts.
+    Tile i meets tiles i + s around a circle of the F full tiles, s = 1 … F/2, which visits each
+    pair once. In one shift each tile is a column once, so that column sums need no atomics. Tiles
+    of i's own classes lie side by side, and leave one range of shifts.
     """
     i = tl.program_id(0)
     part = tl.program_id(1)
@@ -264,7 +267,7 @@ def positives_kernel(
     BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Sum the losses of positives and their slopes over the tiles that share a class with the rows."""
+    """Sum the losses of positives and their slopes over the tiles that share a class."""
     part = tl.program_id(1)
     live = tl.load(Live)
     start = tl.program_id(0) * BLOCK_M
@@ -370,6 +373,4 @@ def few_rows_kernel(
         x, X, row, first, past, tl.log2(tl.where(z > 0, z, 1.0)), begin, end, 1, scale,
         ALL, D, BLOCK_M, BLOCK_N, PRECISION,
     )  # fmt: skip
-    _finish(
-        row, first, past, live, z, losses, slopes, Share, Pair, Order, Z, U, Totals, n, ALL
-    )
+    _finish(row, first, past, live, z, losses, slopes, Share, Pair, Order, Z, U, Totals, n, ALL)

@@ -23,6 +23,7 @@ LAYOUTS = {
     "some ignored": lambda n: torch.where(torch.rand(n) < 0.3, IGNORE, torch.arange(n) % 3),
     "far apart": lambda n: torch.tensor([-(2**63), 0, 2**63 - 1])[torch.arange(n) % 3],
 }
+WEIGHTED = ("skewed", "a pair and singletons", "some ignored", "far apart")
 FORMS = pytest.mark.parametrize("form", ["negatives", "all"])
 PATHS = pytest.mark.parametrize("path", ["few", "many"])
 
@@ -122,8 +123,7 @@ def check(device, n, d, layout, form, weights=None, temperature=0.1):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_loss_and_gradient_are_the_equation(device, cut, layout, path, form):
     cut(path)
-    check(device, 150, 20, layout, form)
-    check(device, 150, 20, layout, form, torch.rand(150))
+    check(device, 150, 20, layout, form, torch.rand(150) if layout in WEIGHTED else None)
 
 
 @FORMS
@@ -136,11 +136,12 @@ def test_sizes(device, cut, n, d, path, form):
     check(device, n, d, "even", form)
 
 
-# Tiles of 16 rows: an even and an odd number of them, one and two, whole and not; more shifts than a
-# launch takes at D = 5.
+# Tiles of 16 rows: an even and an odd number of them, one and two, whole and not; more shifts than
+# a launch takes at D = 5.
 @FORMS
 @pytest.mark.parametrize(
-    "n", [15, 16, 32, 48, 64, 73, *[pytest.param(n, marks=pytest.mark.slow) for n in (80, 101, 300)]]
+    "n",
+    [15, 16, 32, 48, 64, 73, *[pytest.param(n, marks=pytest.mark.slow) for n in (80, 101, 300)]],
 )
 def test_each_pair_of_tiles_is_met_once(device, cut, n, form):
     cut("many", apart=(16, 16), mixed=(16, 16), pull=(64, 64), run=3, parts=1)
@@ -152,14 +153,18 @@ def test_each_pair_of_tiles_is_met_once(device, cut, n, form):
     "tiles",
     [
         dict(apart=(32, 16), mixed=(16, 32), pull=(32, 64)),
-        dict(apart=(64, 16), mixed=(32, 16), pull=(16, 64), run=1),
-        dict(apart=(128, 32), mixed=(64, 64), pull=(64, 16), parts=3),
+        pytest.param(
+            dict(apart=(64, 16), mixed=(32, 16), pull=(16, 64), run=1), marks=pytest.mark.slow
+        ),
+        pytest.param(
+            dict(apart=(128, 32), mixed=(64, 64), pull=(64, 16), parts=3), marks=pytest.mark.slow
+        ),
     ],
 )
 @FORMS
 def test_tiles_of_any_shape(device, cut, tiles, form):
     cut("many", **tiles)
-    for layout in ("even", "some ignored", "two classes"):
+    for layout in ("some ignored", "two classes"):
         check(device, 203, 12, layout, form)
 
 
@@ -168,7 +173,7 @@ def test_tiles_of_any_shape(device, cut, tiles, form):
 def test_half_precision(device, cut, path, form):
     cut(path)
     x, labels = unit_rows(150, 40).half(), LAYOUTS["skewed"](150)
-    for weights in (None, 1e-6 * torch.rand(150), 1e6 * torch.rand(150)):
+    for weights in (None, 1e6 * torch.rand(150)):
         loss, gradient, _, _ = run(device, x, labels, weights, 0.1, form)
         expected, expected_gradient, _ = truth(x, labels, weights, 0.1, form)
         torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)

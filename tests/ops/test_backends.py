@@ -58,7 +58,9 @@ def test_lists():
 
 
 def test_forced_backend_says_why_not():
-    with pytest.raises(ValueError, match="'triton' cannot run pixel_contrast here: it runs on CUDA"):
+    with pytest.raises(
+        ValueError, match="'triton' cannot run pixel_contrast here: it runs on CUDA"
+    ):
         ops.pixel_contrast(rows(), LABELS, backend="triton")
     with pytest.raises(ValueError, match="PIPA_FAST_BACKEND|backend must be one of .*'cpu'"):
         ops.pixel_contrast(rows(), LABELS, backend="gpu")
