@@ -185,32 +185,39 @@ def rows(
 
 HEAD = """# Triton kernels, compiled ahead of time
 
-Written by `python -m bench.aot --dtypes {dtypes} --markdown docs/triton.md` with Triton {version}
-and the ptxas that it brings; nothing here was run on a GPU. A cell says the tile (rows × columns,
-w warps, s stages), then, at most among a kernel's forms, a thread's registers, the machine code's
-loads and stores of spilled registers where there are any, a block's shared memory, and the
-instructions of the tensor cores. A block has at most 163 KiB of shared memory on sm_80, 99 KiB on
-sm_89 and 227 KiB on sm_90; `python -m bench.aot` fails where one needs more, or spills. Float32 is
-compiled with IEEE products, which no tensor core computes.
+Written by `python -m bench.aot{options} --markdown docs/triton.md`
+with Triton {version} and the ptxas that it brings; nothing here was run on a GPU. A cell says the
+tile (rows × columns, w warps, s stages), then, at most among a kernel's forms, a thread's
+registers, the machine code's loads and stores of spilled registers where there are any, a block's
+shared memory, and the instructions of the tensor cores. A block has at most 163 KiB of shared
+memory on sm_80, 99 KiB on sm_89 and 227 KiB on sm_90; `python -m bench.aot` fails where one needs
+more, or spills. Float32 is compiled with IEEE products, which no tensor core computes.
 """
 
 
 def cell(forms: list[Row]) -> str:
-    """Return what the forms of a kernel take of one chip, at most."""
-    if not forms:
-        return ""
-    m, n, warps, stages = forms[0].tile
-    registers, spills = (max(getattr(row, key) for row in forms) for key in ("registers", "spills"))
-    taken = [f"{registers} registers", f"{max(row.shared for row in forms) / 1024:.0f} KiB"]
-    taken += [f"**{spills} spills**"] if spills else []
-    taken += sorted({name for row in forms for name in re.findall(r"[A-Z]+", row.tensor_cores)})
-    return f"{m}×{n} w{warps} s{stages}: {', '.join(taken)}"
+    """Return what the forms of a kernel take of one chip, at most, for each of its tiles."""
+    parts = []
+    for tile in dict.fromkeys(row.tile for row in forms):
+        own = [row for row in forms if row.tile == tile]
+        registers, spills = (
+            max(getattr(row, key) for row in own) for key in ("registers", "spills")
+        )
+        taken = [f"{registers} registers", f"{max(row.shared for row in own) / 1024:.0f} KiB"]
+        taken += [f"**{spills} spills**"] if spills else []
+        taken += sorted({name for row in own for name in re.findall(r"[A-Z]+", row.tensor_cores)})
+        m, n, warps, stages = tile
+        parts.append(f"{m}×{n} w{warps} s{stages}: {', '.join(taken)}")
+    return "; ".join(parts)
 
 
 def markdown(found: list[Row]) -> str:
     """Return the table as a document."""
-    dtypes = " ".join(dict.fromkeys(row.dtype for row in found))
-    lines = [HEAD.format(version=import_module("triton").__version__, dtypes=dtypes)]
+    options = "".join(
+        f" --{name}s " + " ".join(dict.fromkeys(str(getattr(row, name)) for row in found))
+        for name in ("chip", "dim", "dtype")
+    )
+    lines = [HEAD.format(version=import_module("triton").__version__, options=options)]
     chips = sorted({row.chip for row in found})
     for op in dict.fromkeys(row.op for row in found):
         columns = ["kernel", "dim", "dtype", *(f"sm_{chip}" for chip in chips)]

@@ -10,6 +10,20 @@ import triton.language as tl
 
 
 @triton.jit
+def _own_tiles(
+    First, Past, start, live, ALL: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
+):
+    """First and past tile of columns that share a class with the rows; with ALL, a row."""
+    low = start // BLOCK_N
+    high = tl.cdiv(start + BLOCK_M, BLOCK_N)
+    if not ALL:
+        last = tl.maximum(tl.minimum(start + BLOCK_M, live), 1) - 1
+        low = tl.load(First + start) // BLOCK_N
+        high = tl.cdiv(tl.load(Past + last), BLOCK_N)
+    return low, high
+
+
+@triton.jit
 def _pull(
     gradient,  # [M, PART]
     x,  # [M, D]
@@ -60,11 +74,7 @@ def pull_apart_kernel(
     start = tl.program_id(0) * BLOCK_M
     if start >= live:
         return
-    low = start // BLOCK_N
-    high = tl.cdiv(start + BLOCK_M, BLOCK_N)
-    if not ALL:  # there, a row is alone in its class
-        low = tl.load(First + start) // BLOCK_N
-        high = tl.cdiv(tl.load(Past + tl.minimum(start + BLOCK_M, live) - 1), BLOCK_N)
+    low, high = _own_tiles(First, Past, start, live, ALL, BLOCK_M, BLOCK_N)
     blocks = tl.cdiv(live, BLOCK_N)
 
     row = start + tl.arange(0, BLOCK_M)
@@ -82,25 +92,37 @@ def pull_apart_kernel(
 @triton.jit
 def _entries(
     e,  # [M, N]
-    same,  # [M, N] another row of the same class
+    row,  # [M]
+    column,  # [N]
+    same,  # [M, N] rows of the same class
     z,  # [M]
     u,
     pair,
-    column_z,  # [N]
-    column_u,
-    column_pair,
+    Z,
+    U,
+    Pair,
     ALL: tl.constexpr,
 ):
-    """G without the diagonal."""
-    push = e * (u[:, None] + column_u[None, :])
+    """G of a tile."""
+    column_pair = tl.load(Pair + column)
+    g = e * (u[:, None] + tl.load(U + column)[None, :])
     if ALL:
-        return push - tl.where(same, pair[:, None] + column_pair[None, :], 0.0)
+        g -= tl.where(same, pair[:, None] + column_pair[None, :], 0.0)
+        return tl.where(column[None, :] == row[:, None], 0.0, g)
+    column_z = tl.load(Z + column)
     # 1 / (Z + e) as a square: a division takes ten times as long
     root = tl.rsqrt(z[:, None] + e)
     column_root = tl.rsqrt(column_z[None, :] + e)
     pull = (pair * z)[:, None] * (root * root)
     pull += (column_pair * column_z)[None, :] * (column_root * column_root)
-    return tl.where(same, -pull, push)
+    return tl.where(column[None, :] == row[:, None], 0.0, tl.where(same, -pull, g))
+
+
+@triton.jit
+def _factor(Grad, Total, inverse_temperature):
+    """What G X is multiplied by; 0 where no row is an anchor."""
+    total = tl.load(Total)
+    return tl.where(total > 0, tl.load(Grad).to(tl.float32) * inverse_temperature / total, 0.0)
 
 
 @triton.jit
@@ -139,24 +161,16 @@ def gradient_kernel(
     there = row < live
     own = tl.program_id(1) * PART + tl.arange(0, PART)
     k = tl.arange(0, D)
-    first = tl.load(First + row)
-    past = tl.load(Past + row)
-    z = tl.load(Z + row)
-    u = tl.load(U + row)
-    pair = tl.load(Pair + row)
+    first, past = tl.load(First + row), tl.load(Past + row)
+    z, u, pair = tl.load(Z + row), tl.load(U + row), tl.load(Pair + row)
     low = 0
     high = tl.where(start < live, tl.cdiv(live, BLOCK_N), 0)
     gradient = tl.zeros((BLOCK_M, PART), tl.float32)
     if Gradient is not None:
         at = Gradient + row.to(tl.int64)[:, None] * D + own[None, :]
         gradient = tl.load(at, mask=there[:, None], other=0.0)
-        if ALL:
-            low = start // BLOCK_N
-            high = tl.minimum(high, tl.cdiv(start + BLOCK_M, BLOCK_N))
-        else:
-            low = tl.load(First + start) // BLOCK_N
-            last = tl.maximum(tl.minimum(start + BLOCK_M, live), 1) - 1
-            high = tl.minimum(high, tl.cdiv(tl.load(Past + last), BLOCK_N))
+        low, past_tile = _own_tiles(First, Past, start, live, ALL, BLOCK_M, BLOCK_N)
+        high = tl.minimum(high, past_tile)
 
     x = tl.load(X + row.to(tl.int64)[:, None] * D + k[None, :])
     for tile in range(low, high):
@@ -167,19 +181,13 @@ def gradient_kernel(
         same = (across >= first[:, None]) & (across < past[:, None])
         if ALL and Gradient is not None:
             same = across < 0
-        g = _entries(
-            e, same, z, u, pair,
-            tl.load(Z + column), tl.load(U + column), tl.load(Pair + column), ALL,
-        )  # fmt: skip
-        g = tl.where(across == row[:, None], 0.0, g)
+        g = _entries(e, row, column, same, z, u, pair, Z, U, Pair, ALL)
         if PART < D:
             y = tl.load(X + column.to(tl.int64)[:, None] * D + own[None, :])
         gradient = tl.dot(g.to(y.dtype), y, gradient, input_precision=PRECISION)
 
-    total = tl.load(Total)
-    factor = tl.where(total > 0, tl.load(Grad).to(tl.float32) * inverse_temperature / total, 0.0)
+    factor = _factor(Grad, Total, inverse_temperature)
     source = tl.load(Order + row, mask=row < n, other=0)
-    out = tl.where(there[:, None], gradient * factor, 0.0)
-    out = out.to(Out.dtype.element_ty)
+    out = tl.where(there[:, None], gradient * factor, 0.0).to(Out.dtype.element_ty)
     mask = (row < n)[:, None] & (own < d)[None, :]
     tl.store(Out + source[:, None] * d + own[None, :], out, mask=mask)

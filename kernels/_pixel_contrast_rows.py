@@ -45,6 +45,19 @@ def _compare(Keys, key, row, dead_key, n, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def _shares(Weights, Largest, source, live, positives, gain):
+    """Anchors' weights times a scale, and the scale: `gain` for the largest weight."""
+    share = (positives > 0).to(tl.float32)
+    scale = gain
+    if Weights is not None:
+        share *= tl.load(Weights + source, mask=live, other=0.0)
+        if Largest is not None:
+            largest = tl.load(Largest)
+            scale = tl.where(largest > 0, gain / largest, 0.0)
+    return share * scale, scale
+
+
+@triton.jit
 def sort_rows_kernel(
     Features,  # [N, d] by strides
     Keys,  # [N] int64, sorted; with RANK the labels as they are
@@ -91,14 +104,7 @@ def sort_rows_kernel(
     tells = there & ((~live & (place == first)) | (live & (place == n - 1)))
     tl.store(Live + tl.zeros_like(row), tl.where(live, n, first), mask=tells)
     positives = tl.where(live, past - first - 1, 0)
-    share = (positives > 0).to(tl.float32)
-    scale = gain
-    if Weights is not None:
-        share *= tl.load(Weights + source, mask=live, other=0.0)
-        if Largest is not None:
-            largest = tl.load(Largest)
-            scale = tl.where(largest > 0, gain / largest, 0.0)
-    share *= scale
+    share, scale = _shares(Weights, Largest, source, live, positives, gain)
     tl.store(First + place, first)
     tl.store(Past + place, past)
     tl.store(Share + place, share)
