@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One thread and fixed seeds for every test, here and in the processes that tests start."""
+"""One thread, fixed seeds, and Triton's interpreter where there is no GPU, for every test."""
 
 import os
 import random
@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported: kernels run on the CPU
 torch.set_num_threads(1)
 
 

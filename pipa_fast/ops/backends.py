@@ -74,12 +74,32 @@ def cpu_why_not(problem: Problem) -> str:
 
 def triton_why_not(problem: Problem) -> str:
     """Return why kernels/ cannot run a problem, "" where it can."""
-    return "this version has no Triton kernel for it"
+    if problem.device != "cuda":
+        return f"it runs on CUDA tensors, and these are on {problem.device}"
+    return _triton_missing() or _kernel_why_not(problem)
+
+
+def unwritten_why_not(problem: Problem) -> str:
+    """No kernel of this kind computes the op."""
+    return "this version has no kernel for it"
 
 
 def cuda_why_not(problem: Problem) -> str:
     """Return why csrc/cuda cannot run a problem, "" where it can."""
     return "this version has no CUDA C++ kernel for it"
+
+
+@torch.compiler.assume_constant_result
+def _triton_missing() -> str:
+    """Return why no Triton kernel can be launched in this process, "" where one can."""
+    if not torch.utils._triton.has_triton_package():
+        return "the package triton is not installed"
+    if not torch.cuda.is_available():
+        return "torch sees no GPU that it can use"
+    major, minor = torch.cuda.get_device_capability()
+    if major < 8:
+        return f"it needs compute capability 8.0 or more, and this GPU has {major}.{minor}"
+    return "" if has_triton() else "triton finds no driver for this GPU"
 
 
 def _kernel_why_not(problem: Problem) -> str:
@@ -99,6 +119,18 @@ def _kernel_why_not(problem: Problem) -> str:
 def absent(*_: Any) -> Any:
     """Stand in for the functions of a backend that never can run."""
     raise AssertionError("a backend that cannot run was chosen")
+
+
+def triton_backend(op: str) -> Backend:
+    """Return the line of an op's table for kernels/OP.py, imported when it is first called."""
+
+    def caller(what: str) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            return getattr(importlib.import_module(f"pipa_fast.kernels.{op}"), what)(*arguments)
+
+        return call
+
+    return Backend("triton", triton_why_not, caller("forward"), caller("backward"))
 
 
 @torch.compiler.assume_constant_result

@@ -27,7 +27,7 @@ from pipa_fast.ops.backends import (
     implement,
     reference_why_not,
     refuse_second_derivative,
-    triton_why_not,
+    triton_backend,
 )
 from pipa_fast.reference import pixel_contrast as reference
 
@@ -146,7 +146,7 @@ def _cpu_backward(
 
 
 BACKENDS = (
-    Backend("triton", triton_why_not, absent, absent),
+    triton_backend("pixel_contrast"),
     Backend("cuda", cuda_why_not, absent, absent),
     Backend("cpu", cpu_why_not, _cpu_forward, _cpu_backward),
     Backend("reference", reference_why_not, reference.forward, reference.backward),

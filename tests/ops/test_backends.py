@@ -2,6 +2,7 @@
 """Who computes, why the others do not, and that an op's files are where its table says."""
 
 import logging
+import subprocess
 import sys
 from pathlib import Path
 
@@ -47,7 +48,8 @@ def test_lists():
         assert list(explained) == ["triton", "cuda", "cpu", "reference"]
         assert ops.backends(op, torch.device("cpu")) == [k for k, v in explained.items() if not v]
         assert "reference" in ops.backends(op, "cpu")
-        assert ops.backends(op, "cuda") == ["reference"]
+        if not ops.has_triton():
+            assert ops.backends(op, "cuda") == ["reference"]
         assert "cuda" in ops.backends_explained(op, "cuda")["cpu"]
     assert ops.backends("sample_anchors", "cpu") == ["reference"]
     with pytest.raises(ValueError, match="op must be one of"):
@@ -61,7 +63,9 @@ def test_lists():
 
 
 def test_forced_backend_says_why_not():
-    with pytest.raises(ValueError, match="'triton' cannot run pixel_contrast here: this version"):
+    with pytest.raises(
+        ValueError, match="'triton' cannot run pixel_contrast here: it runs on CUDA"
+    ):
         ops.pixel_contrast(rows(), LABELS, backend="triton")
     with pytest.raises(ValueError, match="PIPA_FAST_BACKEND|backend must be one of .*'cpu'"):
         ops.pixel_contrast(rows(), LABELS, backend="gpu")
@@ -110,3 +114,38 @@ def test_without_the_extension(monkeypatch):
     assert ops.backends("pixel_contrast", "cpu") == ["reference"]
     assert "no compiler" in ops.backends_explained("patch_consistency", "cpu")["cpu"]
     assert ops.pixel_contrast(rows(), LABELS).isfinite()
+
+
+def test_reasons_against_triton(monkeypatch):
+    on_gpu = table.Problem("cuda", temperature=0.1)
+
+    def reasons(package=True, gpu=True, capability=(9, 0), driver=True, problem=on_gpu):
+        module = torch.utils._triton
+        monkeypatch.setattr(module, "has_triton_package", lambda: package)
+        monkeypatch.setattr(module, "has_triton", lambda: driver)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+        return table.triton_why_not(problem)
+
+    assert reasons() == ""
+    assert "on cpu" in reasons(problem=table.Problem("cpu"))
+    assert "not installed" in reasons(package=False)
+    assert "no GPU" in reasons(gpu=False)
+    assert "8.0 or more, and this GPU has 7.5" in reasons(capability=(7, 5))
+    assert "no driver" in reasons(driver=False)
+    assert "fixed shift" in reasons(problem=on_gpu._replace(temperature=0.02))
+    assert "float64" in reasons(problem=on_gpu._replace(dtype=torch.float64))
+    assert "group" in reasons(problem=on_gpu._replace(group="0"))
+
+
+def test_import_needs_no_triton():
+    code = (
+        "import sys; sys.modules['triton'] = None; import pipa_fast.ops as o; print(o.has_triton())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+    loaded = "import sys, pipa_fast.ops; print('pipa_fast.kernels' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", loaded], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False", "kernels are imported when they are first called"

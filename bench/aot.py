@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiles the Triton kernels ahead of time, without a GPU, and lists what they take of a chip.
+
+python -m bench.aot                              # every shipped depth, dtype and chip
+python -m bench.aot pixel_contrast --chips 90 --dims 256 --dtypes bfloat16
+python -m bench.aot --markdown docs/triton.md    # the committed table
+
+Each op runs its own host code with launches recorded instead of started, so that what is compiled
+is what a GPU would get. Exit status 1 tells of a kernel that spills registers or wants more shared
+memory than its chip has. TRITON_INTERPRET must not be set: it makes kernels that do not compile.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Container, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.problem import DTYPES
+
+CHIPS = (80, 89, 90)
+DIMS = (64, 128, 256, 512)
+TYPES = {
+    torch.float32: "fp32",
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    torch.int32: "i32",
+    torch.int64: "i64",
+    torch.bool: "i1",
+}
+ALIGNED = [["tt.divisibility", 16]]
+
+
+class Launch(NamedTuple):
+    """A kernel as an op would start it."""
+
+    kernel: Any
+    tile: Any
+    arguments: tuple[Any, ...]
+    constants: dict[str, Any]
+
+
+class Row(NamedTuple):
+    """What a compiled kernel takes."""
+
+    op: str
+    kernel: str
+    chip: int
+    dim: int
+    dtype: str
+    tile: tuple[int, int, int, int]  # rows, columns, warps, stages
+    registers: int  # of a thread
+    spills: int  # loads and stores of local memory in the machine code
+    shared: int  # bytes of a block
+    tensor_cores: str  # their instructions, with how often each stands in the machine code
+
+    def fault(self, limits: dict[int, int]) -> str:
+        """Return what makes the kernel unfit for its chip, "" where nothing does."""
+        if self.spills:
+            return f"spills ({self.spills} local loads and stores)"
+        if self.shared > limits[self.chip]:
+            return f"wants {self.shared} bytes of shared memory of {limits[self.chip]}"
+        return ""
+
+
+def _pixel_contrast(dim: int, dtype: torch.dtype) -> None:
+    kernels = import_module("pipa_fast.kernels.pixel_contrast")
+    for n in (1024, 8192):  # few rows, and many
+        x, labels = F.normalize(torch.randn(n, dim), dim=1).to(dtype), torch.arange(n) % 16
+        for denominator in ("negatives", "all"):
+            settings = (0.1, denominator, 255, "")
+            _, z, u = kernels.forward(x, labels, None, *settings)
+            kernels.backward(torch.ones(()), x, labels, None, z, u, *settings)
+
+
+# Runs an op's forward and backward on CPU tensors of some depth and dtype, in every form that has
+# kernels of its own.
+CALLS: dict[str, Callable[[int, torch.dtype], None]] = {"pixel_contrast": _pixel_contrast}
+
+
+def recorded(op: str, chip: int, dim: int, dtype: torch.dtype) -> list[Launch]:
+    """Return every launch of an op on some chip, none of them started."""
+    shared = import_module("pipa_fast.kernels._launch")
+    found: list[Launch] = []
+
+    def record(kernel: Any, grid: Any, tile: Any, *arguments: Any, **constants: Any) -> None:
+        found.append(Launch(kernel, tile, arguments, constants))
+
+    with (
+        mock.patch.object(shared, "launch", record),
+        mock.patch.object(shared, "capability", lambda device: chip),
+    ):
+        CALLS[op](dim, dtype)
+    return found
+
+
+def signature(launch: Launch) -> tuple[dict[str, str], dict[Any, Any], dict[Any, Any]]:
+    """Return a launch's types, constants and alignments as the compiler takes them."""
+    names = launch.kernel.arg_names
+    general = [parameter.do_not_specialize for parameter in launch.kernel.params]
+    types = {name: "constexpr" for name in launch.constants}
+    constants = {(names.index(name),): value for name, value in launch.constants.items()}
+    aligned = {}
+    for index, value in enumerate(launch.arguments):
+        number = isinstance(value, int) and not general[index]
+        if value is None or (number and value == 1):
+            types[names[index]] = "constexpr"
+            constants[(index,)] = value
+        elif isinstance(value, Tensor):
+            types[names[index]] = "*" + TYPES[value.dtype]
+            if value.data_ptr() % 16 == 0:
+                aligned[(index,)] = ALIGNED
+        elif isinstance(value, float):
+            types[names[index]] = "fp32"
+        else:
+            types[names[index]] = "i32" if abs(value) < 2**31 else "i64"
+            if number and value % 16 == 0:
+                aligned[(index,)] = ALIGNED
+    return {name: types[name] for name in names}, constants, aligned
+
+
+def tools() -> Path:
+    """Return the folder of the CUDA tools that Triton's wheel brings."""
+    return Path(import_module("triton").__file__ or "").parent / "backends" / "nvidia" / "bin"
+
+
+def dump(cubin: bytes, what: str) -> str:
+    """Return what cuobjdump says of a compiled kernel."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [str(tools() / "cuobjdump"), what, file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def compiled(op: str, chip: int, dim: int, dtype: torch.dtype, launch: Launch) -> Row:
+    """Compile a launch for a chip and return what it takes."""
+    triton, shared = import_module("triton"), import_module("pipa_fast.kernels._launch")
+    target = import_module("triton.backends.compiler").GPUTarget("cuda", chip, 32)
+    types, constants, aligned = signature(launch)
+    source = import_module("triton.compiler").ASTSource(launch.kernel, types, constants, aligned)
+    options = {"num_warps": launch.tile.warps, "num_stages": launch.tile.stages, **shared.OPTIONS}
+    kernel = triton.compile(source, target=target, options=options)
+    resources = dump(kernel.asm["cubin"], "--dump-resource-usage")
+    code = dump(kernel.asm["cubin"], "-sass")
+    counts = {name: len(re.findall(rf"\b{name}\b", code)) for name in ("HGMMA", "HMMA")}
+    found = re.search(r"REG:(\d+)", resources)
+    assert found, resources
+    return Row(
+        op,
+        launch.kernel.__name__,
+        chip,
+        dim,
+        str(dtype).removeprefix("torch."),
+        tuple(launch.tile),
+        int(found[1]),
+        len(re.findall(r"\b(?:LDL|STL)\b", code)),
+        kernel.metadata.shared,
+        ", ".join(f"{count} {name}" for name, count in counts.items() if count),
+    )
+
+
+def rows(
+    op: str, chip: int, dim: int, dtype: torch.dtype, kernels: Container[str] | None = None
+) -> Iterator[Row]:
+    """Compile each kernel that an op launches once, or those named, and return what it takes."""
+    seen = set()
+    for launch in recorded(op, chip, dim, dtype):
+        name = launch.kernel.__name__
+        key = (name, launch.tile, repr(signature(launch)))
+        if key not in seen and (kernels is None or name in kernels):
+            seen.add(key)
+            yield compiled(op, chip, dim, dtype, launch)
+
+
+HEAD = """# Triton kernels, compiled ahead of time
+
+Written by `python -m bench.aot{options} --markdown docs/triton.md`
+with Triton {version} and the ptxas that it brings; nothing here was run on a GPU. A cell says the
+tile (rows × columns, w warps, s stages), then, at most among a kernel's forms, a thread's
+registers, the machine code's loads and stores of spilled registers where there are any, a block's
+shared memory, and the instructions of the tensor cores. A block has at most 163 KiB of shared
+memory on sm_80, 99 KiB on sm_89 and 227 KiB on sm_90; `python -m bench.aot` fails where one needs
+more, or spills. Float32 is compiled with IEEE products, which no tensor core computes.
+"""
+
+
+def cell(forms: list[Row]) -> str:
+    """Return what the forms of a kernel take of one chip, at most, for each of its tiles."""
+    parts = []
+    for tile in dict.fromkeys(row.tile for row in forms):
+        own = [row for row in forms if row.tile == tile]
+        registers, spills = (
+            max(getattr(row, key) for row in own) for key in ("registers", "spills")
+        )
+        taken = [f"{registers} registers", f"{max(row.shared for row in own) / 1024:.0f} KiB"]
+        taken += [f"**{spills} spills**"] if spills else []
+        taken += sorted({name for row in own for name in re.findall(r"[A-Z]+", row.tensor_cores)})
+        m, n, warps, stages = tile
+        parts.append(f"{m}×{n} w{warps} s{stages}: {', '.join(taken)}")
+    return "; ".join(parts)
+
+
+def markdown(found: list[Row]) -> str:
+    """Return the table as a document."""
+    options = "".join(
+        f" --{name}s " + " ".join(dict.fromkeys(str(getattr(row, name)) for row in found))
+        for name in ("chip", "dim", "dtype")
+    )
+    lines = [HEAD.format(version=import_module("triton").__version__, options=options)]
+    chips = sorted({row.chip for row in found})
+    for op in dict.fromkeys(row.op for row in found):
+        columns = ["kernel", "dim", "dtype", *(f"sm_{chip}" for chip in chips)]
+        lines += [f"## {op}\n", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+        own = [row for row in found if row.op == op]
+        for key in sorted({(row.kernel, row.dtype, row.dim) for row in own}):
+            forms = [row for row in own if (row.kernel, row.dtype, row.dim) == key]
+            cells = [cell([row for row in forms if row.chip == chip]) for chip in chips]
+            lines.append(f"| {key[0]} | {key[2]} | {key[1]} | {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def arguments() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.aot",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("ops", nargs="*", metavar="OP", help=f"some of: {', '.join(CALLS)} (default: all)")
+    add("--chips", type=int, nargs="+", default=CHIPS, choices=CHIPS)
+    add("--dims", type=int, nargs="+", default=DIMS)
+    add("--dtypes", nargs="+", default=["bfloat16", "float16", "float32"], choices=list(DTYPES))
+    add("--kernels", nargs="+", metavar="NAME", help="only these")
+    add("--markdown", type=Path, help="write the table there")
+    return parser
+
+
+def main() -> int:
+    """Compile what was asked for, print each row as JSON, and return 1 where one is unfit."""
+    given = arguments().parse_args()
+    limits = import_module("pipa_fast.kernels._launch").SHARED_MEMORY
+    found, unfit = [], 0
+    for op in given.ops or CALLS:
+        for chip in given.chips:
+            for dim in given.dims:
+                for name in given.dtypes:
+                    for row in rows(op, chip, dim, DTYPES[name], given.kernels):
+                        fault = row.fault(limits)
+                        unfit += bool(fault)
+                        print(json.dumps({**row._asdict(), "fault": fault}), flush=True)
+                        found.append(row)
+    if given.markdown:
+        given.markdown.write_text(markdown(found))
+    return int(unfit > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

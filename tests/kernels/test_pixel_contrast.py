@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: Apache-2.0
+"""kernels/pixel_contrast against the equation in float64, in the interpreter where no GPU is."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+pytest.importorskip("triton")
+from pipa_fast.kernels import _launch, pixel_contrast
+from pipa_fast.kernels._launch import Tile, TileRow
+
+IGNORE = 255
+LAYOUTS = {
+    "even": lambda n: torch.arange(n) % 4,
+    "skewed": lambda n: (torch.rand(n) ** 3 * 19).long(),
+    "two classes": lambda n: (torch.arange(n) < n // 3).long(),
+    "one class": lambda n: torch.full((n,), 7),
+    "singletons": lambda n: torch.randperm(n),
+    "a pair and singletons": lambda n: torch.arange(n).clamp(min=1),
+    "ignored": lambda n: torch.full((n,), IGNORE),
+    "some ignored": lambda n: torch.where(torch.rand(n) < 0.3, IGNORE, torch.arange(n) % 3),
+    "far apart": lambda n: torch.tensor([-(2**63), 0, 2**63 - 1])[torch.arange(n) % 3],
+}
+WEIGHTED = ("skewed", "a pair and singletons", "some ignored", "far apart")
+FORMS = pytest.mark.parametrize("form", ["negatives", "all"])
+PATHS = pytest.mark.parametrize("path", ["few", "many"])
+
+
+def unit_rows(n: int, d: int) -> Tensor:
+    return F.normalize(torch.randn(n, d), dim=1)
+
+
+@pytest.fixture(autouse=True)
+def poison():
+    """Memory that nobody wrote holds NaN, or the largest integer."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def cut(monkeypatch):
+    """Sets tiles and the path, so that a few rows make many tiles or a few programs."""
+
+    def set_tiles(path="few", apart=(64, 64), mixed=(64, 64), pull=None, run=2, parts=2):
+        monkeypatch.setattr(pixel_contrast, "FEW_ROWS", 0 if path == "many" else 10**9)
+        monkeypatch.setattr(pixel_contrast, "RUN", run)
+        monkeypatch.setattr(pixel_contrast, "PARTS", parts)
+        monkeypatch.setattr(pixel_contrast, "SORT_TILE", Tile(128, 0, 4, 1))
+        monkeypatch.setattr(pixel_contrast, "SUM_TILE", Tile(64, 64, 4, 1))
+        tables = dict(APART=apart, MIXED=mixed, PULL=pull or mixed, GRADIENT=pull or mixed)
+        for name, (block_m, block_n) in {**tables, "FEW": mixed}.items():
+            tile = Tile(block_m, block_n, 4, 2)
+            rows = tuple(
+                TileRow(chip, 512, width, tile, "")
+                for chip in _launch.SHARED_MEMORY
+                for width in (2, 4)
+            )
+            monkeypatch.setattr(pixel_contrast, name, rows)
+
+    set_tiles()
+    return set_tiles
+
+
+def truth(x, labels, weights, temperature, form, dtype=torch.float64):
+    """Loss, its gradient by autograd, and Z, with N x N matrices."""
+    x = x.detach().to(dtype).requires_grad_()
+    live = labels != IGNORE
+    pairs = live[:, None] & live & ~torch.eye(len(x), dtype=torch.bool)
+    same = labels[:, None] == labels
+    positive, summed = pairs & same, pairs if form == "all" else pairs & ~same
+    score = (x @ x.T - 1) / temperature
+    log_z = score.masked_fill(~summed, -torch.inf).logsumexp(1, keepdim=True)
+    loss = log_z - score if form == "all" else -F.logsigmoid(score - log_z)
+    loss = loss.masked_fill(~positive | ~summed.any(1, keepdim=True), 0)
+    count = positive.sum(1)
+    share = (torch.ones(len(x)) if weights is None else weights).to(dtype) * (count > 0)
+    share = share / share.sum() if share.any() else share
+    total = (share * loss.sum(1) / count.clamp(min=1)).sum()
+    (gradient,) = torch.autograd.grad(total + 0 * x.sum(), x)
+    return total.detach(), gradient, log_z.detach().exp().squeeze(1)
+
+
+def run(device, x, labels, weights, temperature, form, grad=1.0):
+    """Loss, gradient, z and u of the kernels."""
+    x, labels = x.to(device), labels.to(device)
+    weights = None if weights is None else weights.to(device)
+    settings = (temperature, form, IGNORE, "")
+    loss, z, u = pixel_contrast.forward(x, labels, weights, *settings)
+    grad = torch.tensor(grad, device=device)
+    gradient = pixel_contrast.backward(grad, x, labels, weights, z, u, *settings)
+    return loss.cpu(), gradient.cpu(), z.cpu(), u.cpu()
+
+
+def assert_gradient_close(gradient: Tensor, expected: Tensor, relative=2e-5, allowed=0.0):
+    """Element by element, and as one vector: length, direction and bias."""
+    if not expected.numel():
+        return
+    difference, size = gradient.double() - expected, expected.norm()
+    tolerance = relative * size + 1.1 * allowed
+    assert difference.norm() <= tolerance
+    assert difference.abs().amax() <= relative * expected.abs().amax() + 1.1 * allowed
+    assert abs(difference.sum()) <= tolerance * expected.numel() ** 0.5
+    if size > tolerance:
+        assert (gradient.double() * expected).sum() > 0.999 * gradient.double().norm() * size
+
+
+def check(device, n, d, layout, form, weights=None, temperature=0.1):
+    x, labels = unit_rows(n, d), LAYOUTS[layout](n)
+    loss, gradient, z, _ = run(device, x, labels, weights, temperature, form)
+    expected, expected_gradient, expected_z = truth(x, labels, weights, temperature, form)
+    # One positive and nothing else: the terms, each 1 / temperature large, cancel exactly.
+    cancels = form == "all" and not expected_gradient.any()
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
+    assert_gradient_close(gradient, expected_gradient, allowed=2e-5 if cancels else 0)
+    torch.testing.assert_close(z.double(), expected_z, rtol=1e-5, atol=0)
+
+
+@FORMS
+@PATHS
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_loss_and_gradient_are_the_equation(device, cut, layout, path, form):
+    cut(path)
+    check(device, 150, 20, layout, form, torch.rand(150) if layout in WEIGHTED else None)
+
+
+@FORMS
+@PATHS
+@pytest.mark.parametrize(
+    "n, d", [(0, 8), (1, 8), (2, 5), (5, 1), (64, 16), (65, 33), (128, 8), (97, 130), (40, 512)]
+)
+def test_sizes(device, cut, n, d, path, form):
+    cut(path)
+    check(device, n, d, "even", form)
+
+
+# Tiles of 16 rows: an even and an odd number of them, one and two, whole and not; more shifts than
+# a launch takes at D = 5.
+@FORMS
+@pytest.mark.parametrize(
+    "n",
+    [15, 16, 32, 48, 64, 73, *[pytest.param(n, marks=pytest.mark.slow) for n in (80, 101, 300)]],
+)
+def test_each_pair_of_tiles_is_met_once(device, cut, n, form):
+    cut("many", apart=(16, 16), mixed=(16, 16), pull=(64, 64), run=3, parts=1)
+    for layout in ["even"] if n > 200 else ["skewed", "two classes", "some ignored"]:
+        check(device, n, 5, layout, form)
+
+
+@pytest.mark.parametrize(
+    "tiles",
+    [
+        dict(apart=(32, 16), mixed=(16, 32), pull=(32, 64)),
+        pytest.param(
+            dict(apart=(64, 16), mixed=(32, 16), pull=(16, 64), run=1), marks=pytest.mark.slow
+        ),
+        pytest.param(
+            dict(apart=(128, 32), mixed=(64, 64), pull=(64, 16), parts=3), marks=pytest.mark.slow
+        ),
+    ],
+)
+@FORMS
+def test_tiles_of_any_shape(device, cut, tiles, form):
+    cut("many", **tiles)
+    for layout in ("some ignored", "two classes"):
+        check(device, 203, 12, layout, form)
+
+
+@PATHS
+@FORMS
+def test_half_precision(device, cut, path, form):
+    cut(path)
+    x, labels = unit_rows(150, 40).half(), LAYOUTS["skewed"](150)
+    for weights in (None, 1e6 * torch.rand(150)):
+        loss, gradient, _, _ = run(device, x, labels, weights, 0.1, form)
+        expected, expected_gradient, _ = truth(x, labels, weights, 0.1, form)
+        torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
+        assert gradient.dtype == torch.float16
+        # G is rounded to 11 bits, and so is the gradient.
+        assert_gradient_close(gradient, expected_gradient, relative=1e-3)
+
+
+@PATHS
+@FORMS
+@pytest.mark.parametrize("temperature", [2 / 80, 2.0])
+def test_any_temperature_that_a_fixed_shift_carries(device, cut, temperature, path, form):
+    # Opposite rows: e is as small as exp(-2 / temperature) wherever the classes differ.
+    cut(path)
+    side = torch.arange(60) % 2
+    sign = torch.where(side == 0, 1.0, -1.0)[:, None]
+    x = F.normalize(sign + 0.02 * torch.randn(60, 12), dim=1)
+    for labels in (side, side[torch.randperm(60)]):
+        loss, gradient, _, _ = run(device, x, labels, None, temperature, form)
+        expected, expected_gradient, _ = truth(x, labels, None, temperature, form)
+        torch.testing.assert_close(loss.double(), expected, rtol=3e-5, atol=1e-30)
+        # Near rows of one class cancel: autograd in float32 errs likewise.
+        in_float = truth(x, labels, None, temperature, form, torch.float32)[1]
+        allowed = 2 * (in_float.double() - expected_gradient).norm()
+        assert_gradient_close(gradient, expected_gradient, allowed=allowed)
+
+
+@PATHS
+def test_small_losses_keep_their_relative_accuracy(device, cut, path):
+    cut(path)
+    x = F.normalize(torch.eye(8)[torch.arange(64) % 2] + 1e-3 * torch.randn(64, 8), dim=1)
+    labels = torch.arange(64) % 2
+    loss, gradient, _, _ = run(device, x, labels, None, 0.04, "negatives")
+    expected, expected_gradient, _ = truth(x, labels, None, 0.04, "negatives")
+    assert expected < 1e-8
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-4, atol=0)
+    assert_gradient_close(gradient, expected_gradient)
+
+
+@PATHS
+def test_nothing_to_sum_is_exactly_zero(device, cut, path):
+    cut(path)
+    x = unit_rows(40, 8)
+    for layout in ("one class", "singletons", "ignored"):
+        loss, gradient, _, u = run(device, x, LAYOUTS[layout](40), None, 0.1, "negatives")
+        assert loss == 0 and not gradient.any() and not u.any()
+    for form in ("negatives", "all"):
+        loss, gradient, _, _ = run(device, x, torch.arange(40) % 2, torch.zeros(40), 0.1, form)
+        assert loss == 0 and not gradient.any(), "all weights are zero"
+
+
+@PATHS
+@FORMS
+def test_nan_is_not_hidden_and_not_taken_from_ignored_rows(device, cut, path, form):
+    cut(path)
+    labels = torch.arange(100) % 3
+    for row in (0, 99):
+        x = unit_rows(100, 16)
+        x[row, 3] = torch.nan
+        loss, gradient, _, _ = run(device, x, labels, None, 0.1, form)
+        assert loss.isnan() and gradient.isnan().any()
+        ignored = labels.clone()
+        ignored[row] = IGNORE
+        loss, gradient, _, _ = run(device, x, ignored, None, 0.1, form)
+        assert loss.isfinite() and gradient.isfinite().all() and not gradient[row].any()
+
+
+@PATHS
+@FORMS
+def test_twice_the_same_bits_from_any_strides(device, cut, path, form):
+    cut(path)
+    x, labels, weights = unit_rows(150, 20), LAYOUTS["skewed"](150), torch.rand(150)
+    first = run(device, x, labels, weights, 0.1, form)
+    spread = torch.empty(20, 300).T[::2].copy_(x)
+    assert not spread.is_contiguous()
+    for other in (x, spread):
+        second = run(device, other, labels, weights, 0.1, form)
+        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@PATHS
+@FORMS
+def test_gradient_scales_with_the_gradient_of_the_loss(device, cut, path, form):
+    cut(path)
+    x, labels = unit_rows(50, 16), torch.arange(50) % 3
+    once = run(device, x, labels, None, 0.1, form, 1.0)[1]
+    torch.testing.assert_close(run(device, x, labels, None, 0.1, form, -4.0)[1], -4 * once)
+
+
+class Counted(TorchDispatchMode):
+    """Counts torch's operators that compute; views and allocations do not."""
+
+    FREE = ("empty", "view", "slice", "select", "unbind", "detach", "transpose", "alias", "fill")
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.name().split("::")[1]
+        if not any(word in name for word in self.FREE):
+            self.names.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+# A torch operator is a launch or two, torch.sort some more.
+@pytest.mark.parametrize(
+    "path, form, forward, backward",
+    [
+        ("few", "negatives", (2, 3), (2, 1)),
+        ("few", "all", (2, 3), (2, 1)),
+        ("many", "negatives", (5, 7), (3, 3)),
+        ("many", "all", (6, 7), (5, 3)),
+    ],
+)
+def test_number_of_launches(device, cut, monkeypatch, path, form, forward, backward):
+    cut(path)
+    launched = []
+    launch = _launch.launch
+
+    def count(kernel, *rest, **constants):
+        launched.append(kernel)
+        with torch.utils._python_dispatch._disable_current_modes():
+            launch(kernel, *rest, **constants)
+
+    monkeypatch.setattr(_launch, "launch", count)
+    x, labels = unit_rows(150, 16).to(device), LAYOUTS["even"](150).to(device)
+    settings, grad = (0.1, form, IGNORE, ""), torch.ones((), device=device)
+    with Counted() as operators:
+        _, z, u = pixel_contrast.forward(x, labels, None, *settings)
+    assert (len(launched), len(operators.names)) == forward, operators.names
+    launched.clear()
+    with Counted() as operators:
+        pixel_contrast.backward(grad, x, labels, None, z, u, *settings)
+    assert (len(launched), len(operators.names)) == backward, operators.names
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@FORMS
+def test_op_under_a_cuda_graph(form):
+    from pipa_fast.ops import pixel_contrast as op
+
+    x = unit_rows(1024, 256).cuda().bfloat16().requires_grad_()
+    labels = (torch.arange(1024) % 16).cuda()
+
+    def step():
+        loss = op(x, labels, denominator=form, backend="triton")
+        return loss, *torch.autograd.grad(loss, x)
+
+    eager = step()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    graph.replay()
+    torch.cuda.synchronize()
+    assert all(torch.equal(a, b) for a, b in zip(eager, captured, strict=True))
