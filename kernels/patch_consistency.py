@@ -36,10 +36,37 @@ MAX_SPLITS = 4
 # e spans no more; where it does, sums are kept relative to each anchor's largest e.
 HEADROOM = 15
 OCTAVES = 29
+CHUNK = 32
 # Of a tile of _finish, which has three in registers: 32 a thread.
 FINISH_ELEMENTS = 4096
 
-TILES = tuple(TileRow(c, 512, w, Tile(32, 32, 4, 2), "") for c in (80,89,90) for w in (2,4))
+_HALF = "the largest whose sum of keys, e and addresses stay in registers"
+_FLOAT = "as _HALF; the first product takes CHUNK columns at a time, or would spill"
+TILES = (
+    TileRow(90, 64, 2, Tile(64, 64, 4, 4), "two blocks a multiprocessor and more"),
+    TileRow(90, 128, 2, Tile(64, 64, 4, 3), "two blocks a multiprocessor"),
+    TileRow(90, 256, 2, Tile(64, 64, 8, 3), _HALF),
+    TileRow(90, 512, 2, Tile(32, 32, 8, 2), "64 rows, which HGMMA wants, spill"),
+    *(
+        TileRow(chip, depth, 2, tile, _HALF)
+        for chip in (80, 89)
+        for depth, tile in (
+            (128, Tile(64, 64, 8, 3)),
+            (256, Tile(64, 32, 8, 3)),
+            (512, Tile(32, 32, 8, 2)),
+        )
+    ),
+    *(
+        TileRow(chip, depth, 4, tile, _FLOAT)
+        for chip in (80, 89, 90)
+        for depth, tile in ((64, Tile(32, 32, 4, 2)), (512, Tile(16, 16, 4, 2)))
+    ),
+)
+CHUNK = 32
+# Of a tile of _finish, which has three in registers: 32 a thread.
+FINISH_ELEMENTS = 4096
+
+TILES = tuple(TileRow(c, 512, w, Tile(32, 32, 4, 2), "") for c in (80, 89, 90) for w in (2, 4))
 
 
 @triton.jit
@@ -67,6 +94,7 @@ def _sweep(
     BLOCK_D: tl.constexpr,
     BLOCK_I: tl.constexpr,
     BLOCK_J: tl.constexpr,
+    CHUNK: tl.constexpr,  # columns of the first product at a time
     PRECISION: tl.constexpr,
 ):
     split, splits = tl.program_id(1), tl.num_programs(1)
@@ -99,7 +127,8 @@ def _sweep(
     row = tl.load(Rows + i, mask=i < N, other=0)
     at = row[:, None] * D + d[None, :]
     real = (i < N)[:, None] & (d < D)[None, :]
-    a = tl.load(Anchors + at, mask=real, other=0.0)
+    if CHUNK == BLOCK_D:
+        a = tl.load(Anchors + at, mask=real, other=0.0)
     own_first = tl.load(First + i, mask=i < N, other=0)
     own_last = tl.load(Last + i, mask=i < N, other=0)
     sums = split.to(tl.int64) * N + row
@@ -122,12 +151,19 @@ def _sweep(
             t = tl.where(u < before, low + u, tl.where(u < both, t, whole))
         j = idle + t * BLOCK_J + tl.arange(0, BLOCK_J)
         column = tl.load(Columns + j, mask=j < M, other=0) if MASKED else tl.load(Columns + j)
-        key_at = column[:, None] * D + d[None, :]
-        if D == BLOCK_D:
-            k = tl.load(Keys + key_at)
+        key_at = column[:, None] * D
+        k = tl.load(Keys + key_at + d[None, :], mask=(d < D)[None, :], other=0.0)
+        if CHUNK == BLOCK_D:
+            s = tl.dot(a, tl.trans(k), input_precision=PRECISION)
         else:
-            k = tl.load(Keys + key_at, mask=(d < D)[None, :], other=0.0)
-        s = tl.dot(a, tl.trans(k), input_precision=PRECISION) * scale
+            s = tl.zeros((BLOCK_I, BLOCK_J), tl.float32)
+            for c in range(0, BLOCK_D, CHUNK):
+                part = c + tl.arange(0, CHUNK)
+                inside = (part < D)[None, :]
+                x = tl.load(Anchors + row[:, None] * D + part[None, :], mask=inside, other=0.0)
+                y = tl.load(Keys + key_at + part[None, :], mask=inside, other=0.0)
+                s = tl.dot(x, tl.trans(y), s, input_precision=PRECISION)
+        s *= scale
         if MASKED:
             kept = (j[None, :] < own_first[:, None]) | (j[None, :] >= own_last[:, None])
             s = tl.where(kept & (j < M)[None, :], s, -float("inf"))
@@ -286,6 +322,7 @@ def _sweep_keys(
             BLOCK_D=depth,
             BLOCK_I=tile.block_m,
             BLOCK_J=tile.block_n,
+            CHUNK=min(CHUNK, depth) if dtype == torch.float32 else depth,
             PRECISION=_launch.precision(dtype),
         )
     return sums

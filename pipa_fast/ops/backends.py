@@ -121,6 +121,18 @@ def absent(*_: Any) -> Any:
     raise AssertionError("a backend that cannot run was chosen")
 
 
+def triton_backend(op: str) -> Backend:
+    """Return the line of an op's table for kernels/OP.py, imported when it is first called."""
+
+    def caller(what: str) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            return getattr(importlib.import_module(f"pipa_fast.kernels.{op}"), what)(*arguments)
+
+        return call
+
+    return Backend("triton", triton_why_not, caller("forward"), caller("backward"))
+
+
 @torch.compiler.assume_constant_result
 def _forced() -> str:
     return os.environ.get("PIPA_FAST_BACKEND", "")
