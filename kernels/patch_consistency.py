@@ -36,7 +36,7 @@ MAX_SPLITS = 4
 # e spans no more; where it does, sums are kept relative to each anchor's largest e.
 HEADROOM = 15
 OCTAVES = 29
-CHUNK = 32
+CHUNK = 32  # columns of the first product of float32 at a time
 # Of a tile of _finish, which has three in registers: 32 a thread.
 FINISH_ELEMENTS = 4096
 
@@ -59,10 +59,14 @@ TILES = (
     *(
         TileRow(chip, depth, 4, tile, _FLOAT)
         for chip in (80, 89, 90)
-        for depth, tile in ((64, Tile(32, 32, 4, 2)), (512, Tile(16, 16, 4, 2)))
+        for depth, tile in (
+            (64, Tile(32, 32, 4, 2)),
+            (128, Tile(32, 16, 4, 2)),
+            (512, Tile(16, 16, 4, 2)),
+        )
     ),
 )
-CHUNK = 32
+CHUNK = 32  # columns of the first product of float32 at a time
 # Of a tile of _finish, which has three in registers: 32 a thread.
 FINISH_ELEMENTS = 4096
 

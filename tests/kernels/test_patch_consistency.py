@@ -169,7 +169,7 @@ def test_nan_is_not_hidden(device, small_tiles):
 def test_memory_does_not_grow_with_the_bank(device, host_bytes):
     n, d = 4096, 128
     for m in (1000, 300_000):
-        arguments = problem(device, n, 1, d)[:2] + [torch.empty(m, d, device=device)]
+        arguments = [*problem(device, n, 1, d)[:2], torch.empty(m, d, device=device)]
         labels = [torch.zeros(k, dtype=torch.int64, device=device) for k in (n, m)]
         total = host_bytes(kernels.forward, *arguments, *labels, None, 0.05, "")
         # the slope itself, 3 · N · D floats, and the order of labels
