@@ -66,11 +66,6 @@ TILES = (
         )
     ),
 )
-CHUNK = 32  # columns of the first product of float32 at a time
-# Of a tile of _finish, which has three in registers: 32 a thread.
-FINISH_ELEMENTS = 4096
-
-TILES = tuple(TileRow(c, 512, w, Tile(32, 32, 4, 2), "") for c in (80, 89, 90) for w in (2, 4))
 
 
 @triton.jit
