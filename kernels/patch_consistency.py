@@ -69,115 +69,110 @@ TILES = (
 
 
 @triton.jit
-def _sweep(
-    Anchors,  # [N, D]
-    Keys,  # [M, D]
-    Rows,  # [N] int64, anchors by ascending class
-    Columns,  # [M] int64, keys by ascending class
-    First,  # [N] int32, where among sorted keys those of a sorted anchor's class begin
-    Last,  # [N] int32, and end
-    IdleRows,  # [] int64, sorted anchors that count for nothing
-    IdleColumns,  # [] int64, sorted keys that count for nothing
-    Z,  # [S, N] fp32 sums of e · 2^(shift - scale)
-    Top,  # [S, N] fp32 the shift of each, where RESCALE
-    Slope,  # [N, D] fp32 sums of e times key of the first of S programs
-    Work,  # [S - 1, N, D] fp32 and of the others
-    N,
-    M,
-    scale,  # log2(e)/τ
-    shift,  # e · 2^(scale - shift) is what is summed
-    MASKED: tl.constexpr,
-    RESCALE: tl.constexpr,
-    HEADROOM: tl.constexpr,
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_I: tl.constexpr,
-    BLOCK_J: tl.constexpr,
-    CHUNK: tl.constexpr,  # columns of the first product at a time
-    PRECISION: tl.constexpr,
-):
-    split, splits = tl.program_id(1), tl.num_programs(1)
-    idle = tl.load(IdleColumns).to(tl.int32)
-    begin = tl.load(IdleRows).to(tl.int32) + tl.program_id(0) * BLOCK_I
-    if begin >= N:
-        return
-    i = begin + tl.arange(0, BLOCK_I)
-    end = tl.minimum(begin + BLOCK_I, N) - 1
-    d = tl.arange(0, BLOCK_D)
+def _tiles(First, Last, begin, end, keys, idle, MASKED: tl.constexpr, BLOCK_J: tl.constexpr):
+    """Return which of the tiles of keys, counted from the first that is not idle, are visited.
 
-    # Tiles of keys, counted from the first that is not idle: those in [low, high) hold keys of an
-    # anchor's class, those in [same, other) nothing else; the last one may be ragged.
+    Those in [low, high) hold keys of an anchor's class, those in [same, other) nothing else, and
+    the last may be ragged. The u-th of `count` is low + u if u < before, then other + u - before,
+    and the last of all from `both` on.
+    """
     low = (tl.load(First + begin) - idle) // BLOCK_J
     high = tl.cdiv(tl.load(Last + end) - idle, BLOCK_J)
-    whole, tiles = (M - idle) // BLOCK_J, tl.cdiv(M - idle, BLOCK_J)
+    whole = keys // BLOCK_J
     if MASKED:
         same = tl.cdiv(tl.load(First + end) - idle, BLOCK_J)
         other = tl.maximum((tl.load(Last + begin) - idle) // BLOCK_J, same)
         before = same - low
         both = before + high - other
-        count = both + tiles - tl.maximum(high, whole)
+        count = both + tl.cdiv(keys, BLOCK_J) - tl.maximum(high, whole)
     else:
         before, other = low, high
         count = low + tl.maximum(whole - high, 0)
+        both, low = count, 0
+    return low, before, other, both, whole, count
+
+
+# fmt: off
+@triton.jit
+def _products(
+    Anchors, Keys, a, row, column, scale,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, CHUNK: tl.constexpr, PRECISION: tl.constexpr,
+):
+    # fmt: on
+    """Return keys [BLOCK_J, BLOCK_D] and scale times their cosines [BLOCK_I, BLOCK_J]."""
+    d, key_at = tl.arange(0, BLOCK_D), column[:, None] * D
+    k = tl.load(Keys + key_at + d[None, :], mask=(d < D)[None, :], other=0.0)
+    if CHUNK == BLOCK_D:
+        s = tl.dot(a, tl.trans(k), input_precision=PRECISION)
+    else:
+        s = tl.zeros((a.shape[0], k.shape[0]), tl.float32)
+        for c in range(0, BLOCK_D, CHUNK):
+            part = c + tl.arange(0, CHUNK)
+            inside = (part < D)[None, :]
+            x = tl.load(Anchors + row[:, None] * D + part[None, :], mask=inside, other=0.0)
+            y = tl.load(Keys + key_at + part[None, :], mask=inside, other=0.0)
+            s = tl.dot(x, tl.trans(y), s, input_precision=PRECISION)
+    return k, s * scale
+
+
+# fmt: off
+@triton.jit
+def _sweep(
+    Anchors, Keys,  # [N, D], [M, D]
+    Rows, Columns,  # [N], [M] int64, anchors and keys by ascending class
+    First, Last,  # [N] int32, where among sorted keys a sorted anchor's class begins and ends
+    IdleRows, IdleColumns,  # [] int64, sorted anchors and keys that count for nothing
+    Z, Top,  # [S, N] fp32 sums of e · 2^(scale - shift), and each one's shift where RESCALE
+    Slope, Work,  # [N, D], [S - 1, N, D] fp32 sums of e times key, of S programs
+    N, M, scale, shift,
+    MASKED: tl.constexpr, RESCALE: tl.constexpr, HEADROOM: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr,
+    CHUNK: tl.constexpr, PRECISION: tl.constexpr,
+):
+    # fmt: on
+    split, splits = tl.program_id(1), tl.num_programs(1)
+    idle = tl.load(IdleColumns).to(tl.int32)
+    begin = tl.load(IdleRows).to(tl.int32) + tl.program_id(0) * BLOCK_I
+    if begin >= N:
+        return
+    end = tl.minimum(begin + BLOCK_I, N) - 1
+    visited = _tiles(First, Last, begin, end, M - idle, idle, MASKED, BLOCK_J)
+    low, before, other, both, whole, count = visited
     first, past = split * count // splits, (split + 1) * count // splits
     if MASKED and first == past:
         return
-
+    i, d = begin + tl.arange(0, BLOCK_I), tl.arange(0, BLOCK_D)
     row = tl.load(Rows + i, mask=i < N, other=0)
-    at = row[:, None] * D + d[None, :]
+    at, sums = row[:, None] * D + d[None, :], split.to(tl.int64) * N + row
     real = (i < N)[:, None] & (d < D)[None, :]
-    if CHUNK == BLOCK_D:
-        a = tl.load(Anchors + at, mask=real, other=0.0)
+    a = tl.load(Anchors + at, mask=real, other=0.0)
     own_first = tl.load(First + i, mask=i < N, other=0)
     own_last = tl.load(Last + i, mask=i < N, other=0)
-    sums = split.to(tl.int64) * N + row
     Output = Slope if split == 0 else Work + (split - 1).to(tl.int64) * N * D
-    if MASKED:
+    z = tl.zeros((BLOCK_I,), tl.float32)
+    o = tl.zeros((BLOCK_I, BLOCK_D), tl.float32)
+    top = tl.zeros((BLOCK_I,), tl.float32) - 2 * scale
+    if MASKED:  # what the other launch has summed
         z = tl.load(Z + sums, mask=i < N, other=0.0)
         o = tl.load(Output + at, mask=real, other=0.0)
-    else:
-        z = tl.zeros((BLOCK_I,), tl.float32)
-        o = tl.zeros((BLOCK_I, BLOCK_D), tl.float32)
-    if RESCALE:
-        if MASKED:
+        if RESCALE:
             top = tl.load(Top + sums, mask=i < N, other=0.0)
-        else:
-            top = tl.zeros((BLOCK_I,), tl.float32) - 2 * scale
 
     for u in range(first, past):
-        t = tl.where(u < before, u, other + u - before)
-        if MASKED:
-            t = tl.where(u < before, low + u, tl.where(u < both, t, whole))
+        t = tl.where(u < before, low + u, tl.where(u < both, other + u - before, whole))
         j = idle + t * BLOCK_J + tl.arange(0, BLOCK_J)
         column = tl.load(Columns + j, mask=j < M, other=0) if MASKED else tl.load(Columns + j)
-        key_at = column[:, None] * D
-        k = tl.load(Keys + key_at + d[None, :], mask=(d < D)[None, :], other=0.0)
-        if CHUNK == BLOCK_D:
-            s = tl.dot(a, tl.trans(k), input_precision=PRECISION)
-        else:
-            s = tl.zeros((BLOCK_I, BLOCK_J), tl.float32)
-            for c in range(0, BLOCK_D, CHUNK):
-                part = c + tl.arange(0, CHUNK)
-                inside = (part < D)[None, :]
-                x = tl.load(Anchors + row[:, None] * D + part[None, :], mask=inside, other=0.0)
-                y = tl.load(Keys + key_at + part[None, :], mask=inside, other=0.0)
-                s = tl.dot(x, tl.trans(y), s, input_precision=PRECISION)
-        s *= scale
+        k, s = _products(Anchors, Keys, a, row, column, scale, D, BLOCK_D, CHUNK, PRECISION)
         if MASKED:
             kept = (j[None, :] < own_first[:, None]) | (j[None, :] >= own_last[:, None])
             s = tl.where(kept & (j < M)[None, :], s, -float("inf"))
         if RESCALE:
             higher = tl.maximum(top, tl.max(s, 1))
-            fade = tl.exp2(top - higher)
-            z *= fade
-            o *= fade[:, None]
+            z, o = z * tl.exp2(top - higher), o * tl.exp2(top - higher)[:, None]
             top = higher
-            e = tl.exp2(s - (top - HEADROOM)[:, None])
-        else:
-            e = tl.exp2(s - shift)
+        e = tl.exp2(s - (top - HEADROOM)[:, None]) if RESCALE else tl.exp2(s - shift)
         z += tl.sum(e, 1)
         o = tl.dot(e.to(k.dtype), k, o, input_precision=PRECISION)
-
     tl.store(Z + sums, z, mask=i < N)
     tl.store(Output + at, o, mask=real)
     if RESCALE:
@@ -185,44 +180,45 @@ def _sweep(
 
 
 @triton.jit
+def _softplus_and_sigmoid(gap):
+    """Return log(1 + 2^gap), also where it is small, and 2^gap / (1 + 2^gap)."""
+    w = tl.exp2(-tl.abs(gap))
+    # log(u) misses by what u = 1 + w has lost of w, which the quotient makes up for.
+    u = 1.0 + w
+    log_u = tl.where(u == 1.0, w, tl.log(u) * (w / tl.where(u == 1.0, 1.0, u - 1.0)))
+    softplus = tl.maximum(gap, 0.0) * 0.6931471805599453 + log_u
+    return softplus, tl.where(gap > 0, 1.0, w) / u
+
+
+# fmt: off
+@triton.jit
 def _finish(
     Anchors,  # [N, D]
     Positives,  # [N, D]
     Labels,  # [N] int64, negative: counts for nothing
     Weights,  # [N] fp32, or Labels where there are none
     Total,  # [] Σ w of those that count
-    Z,  # [S, N]
-    Top,  # [S, N]
+    Z, Top,  # [S, N]
     Slope,  # [N, D] fp32, on its way in O of the first program
     Work,  # [S - 1, N, D]
     Losses,  # [N] fp32, each anchor's part
-    N,
-    scale,
-    shift,
-    inverse,  # 1/τ
-    S: tl.constexpr,
-    RESCALE: tl.constexpr,
-    HEADROOM: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_I: tl.constexpr,
+    N, scale, shift, inverse,  # inverse: 1/τ
+    S: tl.constexpr, RESCALE: tl.constexpr, HEADROOM: tl.constexpr, HAS_WEIGHTS: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_I: tl.constexpr,
 ):
-    i = tl.program_id(0) * BLOCK_I + tl.arange(0, BLOCK_I)
-    d = tl.arange(0, BLOCK_D)
+    # fmt: on
+    i, d = tl.program_id(0) * BLOCK_I + tl.arange(0, BLOCK_I), tl.arange(0, BLOCK_D)
     at = i.to(tl.int64)[:, None] * D + d[None, :]
     live = (i < N) & (tl.load(Labels + i, mask=i < N, other=-1) >= 0)
-    weight = live.to(tl.float32)
-    if HAS_WEIGHTS:
-        weight = tl.load(Weights + i, mask=live, other=0.0)
+    weight = tl.load(Weights + i, mask=live, other=0.0) if HAS_WEIGHTS else live.to(tl.float32)
     real = live[:, None] & (d < D)[None, :]
     z = tl.load(Z + i, mask=live, other=0.0)
     o = tl.load(Slope + at, mask=real, other=0.0)
-    if RESCALE:
-        top = tl.load(Top + i, mask=live, other=0.0)
+    top = tl.load(Top + i, mask=live, other=0.0) if RESCALE else z
     for split in tl.static_range(1, S):
         more_z = tl.load(Z + split * N + i, mask=live, other=0.0)
-        more_o = tl.load(Work + tl.full((), split - 1, tl.int64) * N * D + at, mask=real, other=0.0)
+        Other = Work + tl.full((), split - 1, tl.int64) * N * D
+        more_o = tl.load(Other + at, mask=real, other=0.0)
         if RESCALE:
             other = tl.load(Top + split * N + i, mask=live, other=0.0)
             higher = tl.maximum(top, other)
@@ -230,34 +226,23 @@ def _finish(
             z, o = z * fade + more_z * more, o * fade[:, None] + more_o * more[:, None]
             top = higher
         else:
-            z += more_z
-            o += more_o
+            z, o = z + more_z, o + more_o
 
     a = tl.load(Anchors + at, mask=real, other=0.0).to(tl.float32)
     p = tl.load(Positives + at, mask=real, other=0.0).to(tl.float32)
     own = tl.sum(a * p, 1) * scale
-    if RESCALE:
-        own -= top - HEADROOM
-    else:
-        own -= shift
-    # L_i = log(1 + Z/e), σ = Z/(Z + e), from gap = log2(Z/e). An anchor without negatives has
-    # Z = 0; NaN is not 0, and stays.
+    own -= top - HEADROOM if RESCALE else shift
+    # L_i = log(1 + Z/e), σ = Z/(Z + e), from log2(Z/e). An anchor without negatives has Z = 0; NaN
+    # is not 0, and stays.
     some = z != 0
     z = tl.where(some, z, 1.0)
-    gap = tl.log2(z) - own
-    w = tl.exp2(-tl.abs(gap))
-    sigma = tl.where(gap > 0, 1.0, w) / (1.0 + w)
-    # log(1 + w) to a few last places, also for small w: log(u) misses by what u = 1 + w has lost.
-    u = 1.0 + w
-    log_u = tl.where(u == 1.0, w, tl.log(u) * (w / tl.where(u == 1.0, 1.0, u - 1.0)))
-    loss = tl.maximum(gap, 0.0) * 0.6931471805599453 + log_u
+    loss, sigma = _softplus_and_sigmoid(tl.log2(z) - own)
     total = tl.load(Total)
     share = tl.where(some, weight / tl.where(total > 0, total, 1.0), 0.0)
     tl.store(Losses + i, tl.where(some, share * loss, 0.0), mask=i < N)
     slope = (share * sigma * inverse)[:, None] * (o / z[:, None] - p)
-    tl.store(
-        Slope + at, tl.where(some[:, None], slope, 0.0), mask=(i < N)[:, None] & (d < D)[None, :]
-    )
+    inside = (i < N)[:, None] & (d < D)[None, :]
+    tl.store(Slope + at, tl.where(some[:, None], slope, 0.0), mask=inside)
 
 
 class Exponent(NamedTuple):

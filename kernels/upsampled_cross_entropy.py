@@ -84,6 +84,7 @@ def _sum_pixels(
         tl.store(LogSum + at, log_sum, mask=x < W)
 
 
+# fmt: off
 @triton.jit
 def _gather_slopes(
     Logits,  # [B, K, h, w]
@@ -92,16 +93,10 @@ def _gather_slopes(
     LogSum,  # [B, H, W] fp32
     Divisor,  # [] int64
     Slope,  # [B, K, h, w] fp32
-    K,
-    h,
-    w,
-    H,
-    W,
-    ignore_index,
-    HAS_WEIGHTS: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    BLOCK_X: tl.constexpr,
+    K, h, w, H, W, ignore_index,
+    HAS_WEIGHTS: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_X: tl.constexpr,
 ):
+    # fmt: on
     program, blocks, parts = tl.program_id(0), tl.cdiv(w, BLOCK_X), tl.cdiv(K, BLOCK_K)
     x = program % blocks * BLOCK_X + tl.arange(0, BLOCK_X)
     y = program // blocks % h
