@@ -83,9 +83,37 @@ def _pixel_contrast(dim: int, dtype: torch.dtype) -> None:
             kernels.backward(torch.ones(()), x, labels, None, z, u, *settings)
 
 
+def _patch_consistency(dim: int, dtype: torch.dtype) -> None:
+    kernels = import_module("pipa_fast.kernels.patch_consistency")
+    n, m = 2048, 4096
+    rows = [torch.randn(count, dim).to(dtype) for count in (n, n, m)]
+    labels = [torch.arange(count) % 16 for count in (n, m)]
+    for temperature in (0.1, 0.05):  # float16 holds e as it is, and relative to the largest
+        kernels.forward(*rows, *labels, torch.ones(n), temperature, "")
+    kernels.forward(*rows, *labels, None, 0.1, "")
+
+
+def _upsampled_cross_entropy(dim: int, dtype: torch.dtype) -> None:
+    kernels = import_module("pipa_fast.kernels.upsampled_cross_entropy")
+    logits, labels = torch.randn(1, dim, 16, 16).to(dtype), torch.zeros(1, 64, 64).long()
+    for weights in (None, torch.ones(labels.shape)):
+        for gradient in (True, False):
+            kernels.forward(logits, labels, weights, 255, False, gradient)
+
+
+def _pseudo_labels(dim: int, dtype: torch.dtype) -> None:
+    kernels = import_module("pipa_fast.kernels.pseudo_labels")
+    kernels.forward(torch.randn(1, dim, 16, 16).to(dtype), 64, 64, 0.9)
+
+
 # Runs an op's forward and backward on CPU tensors of some depth and dtype, in every form that has
 # kernels of its own.
-CALLS: dict[str, Callable[[int, torch.dtype], None]] = {"pixel_contrast": _pixel_contrast}
+CALLS: dict[str, Callable[[int, torch.dtype], None]] = {
+    "pixel_contrast": _pixel_contrast,
+    "patch_consistency": _patch_consistency,
+    "upsampled_cross_entropy": _upsampled_cross_entropy,  # dim: classes
+    "pseudo_labels": _pseudo_labels,  # dim: classes
+}
 
 
 def recorded(op: str, chip: int, dim: int, dtype: torch.dtype) -> list[Launch]:

@@ -79,11 +79,6 @@ def triton_why_not(problem: Problem) -> str:
     return _triton_missing() or _kernel_why_not(problem)
 
 
-def unwritten_why_not(problem: Problem) -> str:
-    """No kernel of this kind computes the op."""
-    return "this version has no kernel for it"
-
-
 def cuda_why_not(problem: Problem) -> str:
     """Return why csrc/cuda cannot run a problem, "" where it can."""
     return "this version has no CUDA C++ kernel for it"

@@ -29,7 +29,7 @@ from pipa_fast.ops.backends import (
     implement,
     reference_why_not,
     refuse_second_derivative,
-    unwritten_why_not,
+    triton_backend,
 )
 from pipa_fast.reference import patch_consistency as reference
 
@@ -132,7 +132,7 @@ def _cpu_forward(
 
 
 BACKENDS = (
-    Backend("triton", unwritten_why_not, absent, absent),
+    triton_backend("patch_consistency")._replace(backward=reference.backward),
     Backend("cuda", cuda_why_not, absent, absent),
     Backend("cpu", cpu_why_not, _cpu_forward, reference.backward),
     Backend("reference", reference_why_not, reference.forward, reference.backward),

@@ -18,6 +18,7 @@ from pipa_fast.ops.backends import (
     cpu_why_not,
     implement,
     reference_why_not,
+    triton_backend,
 )
 from pipa_fast.reference import pseudo_labels as reference
 
@@ -68,6 +69,7 @@ def _cpu_forward(
 
 
 BACKENDS = (
+    triton_backend("pseudo_labels")._replace(backward=absent),
     Backend("cpu", cpu_why_not, _cpu_forward, absent),
     Backend("reference", reference_why_not, reference.forward, absent),
 )

@@ -17,6 +17,7 @@ from pipa_fast.ops.backends import (
     implement,
     reference_why_not,
     refuse_second_derivative,
+    triton_backend,
 )
 from pipa_fast.reference import upsampled_cross_entropy as reference
 
@@ -48,7 +49,8 @@ def upsampled_cross_entropy(
 
     Raises:
         ValueError: a shape, dtype or device that does not fit, or an unknown average.
-        RuntimeError, IndexError: on a CPU, a label that is neither a class nor `ignore_index`.
+        RuntimeError, IndexError: on a CPU, a label that is neither a class nor `ignore_index`. On a
+            GPU it fails an assertion there, as torch's own loss, which a later call tells of.
     """
     check_float("logits", logits)
     check_rank("logits", logits, "B K h w")
@@ -101,6 +103,7 @@ def _cpu_forward(
 
 
 BACKENDS = (
+    triton_backend("upsampled_cross_entropy")._replace(backward=reference.backward),
     Backend("cpu", cpu_why_not, _cpu_forward, reference.backward),
     Backend("reference", reference_why_not, reference.forward, reference.backward),
 )
