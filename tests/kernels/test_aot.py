@@ -34,6 +34,7 @@ PLAIN = {
     "class_pull_kernel",
     "_finish",
 }
+CONTRASTS = ("pixel_contrast", "patch_consistency")
 # Those of an op that matter most, where all would take minutes.
 USUAL = {"pixel_contrast": ["sum_apart_kernel", "pull_apart_kernel"]}
 
@@ -49,8 +50,12 @@ def check(found):
             assert "MMA" in products, row
 
 
-@pytest.mark.parametrize("op", aot.CALLS)
-@pytest.mark.parametrize("chip, dtype", [(90, "bfloat16"), (89, "float16")])
+@pytest.mark.parametrize(
+    "op", [pytest.param(op, marks=[] if op in CONTRASTS else pytest.mark.slow) for op in aot.CALLS]
+)
+@pytest.mark.parametrize(
+    "chip, dtype", [(90, "bfloat16"), pytest.param(89, "float16", marks=pytest.mark.slow)]
+)
 def test_usual_depth(op, chip, dtype):
     some = ["--kernels", *USUAL[op]] if op in USUAL else []
     check(compile_ahead(op, "--chips", chip, "--dims", 256, "--dtypes", dtype, *some))
