@@ -156,7 +156,7 @@ class PixelContrastLoss(nn.Module):
             index, anchor_labels = self._draw(labels, predictions, seed, group)
             anchors = ops.gather_pixels(embeddings, index, normalize=self.normalize)
             if weights is not None and weights.numel() > 0:
-                weights = weights[index.clamp(min=0)]
+                weights = weights[index]
             elif weights is not None:
                 weights = weights.new_zeros(index.shape)
         loss = ops.pixel_contrast(
@@ -185,12 +185,11 @@ class PixelContrastLoss(nn.Module):
         seed: int | Tensor | None,
         group: dist.ProcessGroup | str | None,
     ) -> tuple[Tensor, Tensor]:
-        """Return cells [num_anchors], -1 where an anchor is another rank's, and their labels."""
+        """Return the cells of anchors and their labels; over a group, this rank's share of them."""
         assert isinstance(self.num_anchors, int)
         if seed is None:
             seed = self.step.clone()
             self.step += 1
-        count = labels.numel()
         (every_label, every_prediction), first = gather_rows(
             group_name(group), labels, labels if predictions is None else predictions
         )
@@ -207,8 +206,10 @@ class PixelContrastLoss(nn.Module):
         )
         if group is None:
             return index, anchor_labels
-        index = _of_rank(index, first * labels[0].numel(), count)
-        return index, anchor_labels.masked_fill(index < 0, self.ignore_index)
+        # How many are this rank's is read on the host, as the op does to gather their rows.
+        index = _of_rank(index, first * labels[0].numel(), labels.numel())
+        own = (index >= 0) & (anchor_labels != self.ignore_index)
+        return index[own], anchor_labels[own]
 
 
 class PatchConsistencyLoss(nn.Module):
