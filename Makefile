@@ -37,12 +37,12 @@ INSTALL = $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python $(1) ||) $
 REQUIRE = $(BIN)/python -c 'import pathlib, tomllib; \
     p = tomllib.loads(pathlib.Path("pyproject.toml").read_text()); print(*$(1), sep="\n")'
 
-.PHONY: help setup train ablation bench test test-all format clean sanitize sanitize-build lint \
+.PHONY: help setup train ablation bench test test-all test-tiles format clean sanitize sanitize-build lint \
     lint-format lint-ruff lint-types lint-clang lint-spelling
 
 help:
 	@sed -n 's/^# \{0,1\}//; 2,8p' Makefile
-	@echo "targets: setup train ablation bench test test-all sanitize lint format clean"
+	@echo "targets: setup train ablation bench test test-all test-tiles sanitize lint format clean"
 
 # ---- environment and build ----
 
@@ -102,7 +102,10 @@ test: setup $(VENV)/.dev
 	$(TEST) -m "not slow" $(ARGS)
 
 test-all: setup $(VENV)/.dev
-	$(TEST) $(ARGS)
+	$(TEST) -m "not tiles" $(ARGS)
+
+test-tiles: setup $(VENV)/.dev
+	$(TEST) -m tiles $(ARGS)
 
 # ---- sanitizers ----
 

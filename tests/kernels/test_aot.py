@@ -62,6 +62,7 @@ def test_usual_depth(op, chip, dtype):
 
 
 @pytest.mark.slow
+@pytest.mark.tiles
 @pytest.mark.parametrize("op", aot.CALLS)
 @pytest.mark.parametrize("chip", aot.CHIPS)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])

@@ -11,7 +11,7 @@ from pipa_fast.kernels._launch import Tile
 
 # Images, classes, and the sizes of the map and of the labels.
 SIZES = [
-    (2, 5, (2, 5), (4, 18)),
+    pytest.param((2, 5, (2, 5), (4, 18)), marks=pytest.mark.slow),
     (1, 3, (4, 3), (8, 6)),
     (1, 2, (3, 2), (3, 2)),  # nothing to enlarge
     (1, 3, (5, 9), (2, 5)),  # downscaling
