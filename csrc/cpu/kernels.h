@@ -11,12 +11,18 @@ namespace pipa {
 // Rows of a block. Divisible by every variant's tile, and two blocks of 128 columns stay in L2.
 constexpr int kBlock = 96;
 constexpr int kBankBlock = 64;         // keys: only their columns are tiled
+constexpr int kCacheLine = 16;         // floats
 constexpr int32_t kNoRow = INT32_MAX;  // the key of padding; larger than any other
+
+// Floats from one chunk of columns to the next in Block::rows. Without the extra line, the chunks
+// of a tile would fall into few of the first cache's sets and push each other out.
+constexpr int64_t chunk_stride(int size, int lanes) { return size * lanes + kCacheLine; }
 
 // Packed features of consecutive rows, in the two layouts that the tiles read.
 // Lanes are a vector's floats; depth is D padded with zeros to a multiple of them.
 struct Block {
-  const float* rows;    // [depth / lanes, size, lanes]: broadcast rows, and vectors along D
+  const float* rows;    // [depth / lanes, size, lanes], the first by chunk_stride: broadcast rows,
+                        // and vectors along D
   const float* panels;  // [size / (2 lanes), depth, 2 lanes]: vectors along rows
   const int32_t* keys;  // [size] ascending; pairs of equal keys are positives, or left out
 };
@@ -38,8 +44,8 @@ struct Kernels {
   // Writes one row into both layouts of its block.
   void (*pack)(const float* values,  // [depth]
                int depth, int row, int size,
-               float* rows,     // [depth / lanes, size, lanes]
-               float* panels);  // [size / (2 lanes), depth, 2 lanes], or null
+               float* rows,     // as Block::rows
+               float* panels);  // as Block::panels, or null
 
   // Adds each row's sum of e over keys that differ; the second block's too unless it is the first.
   void (*sum)(const Scores& scores, const Block& a, const Block& b,
@@ -56,7 +62,7 @@ struct Kernels {
   // Adds G x, where G is the gradient by the scores, for both blocks.
   void (*gradient)(const Scores& scores, const Block& a, const Block& b, const RowValues& values_a,
                    const RowValues& values_b,
-                   float* gradient_a,   // [depth / lanes, kBlock, lanes]
+                   float* gradient_a,   // as Block::rows
                    float* gradient_b);  // as gradient_a, null on the diagonal
 
   // Adds each anchor's sum of e, and of e times key, over the bank's keys that differ.
@@ -64,7 +70,7 @@ struct Kernels {
                  const Block& anchors,  // kBlock rows; panels unused
                  const Block& bank,     // kBankBlock rows
                  double* sums,          // [kBlock]
-                 float* output);        // [depth / lanes, kBlock, lanes]
+                 float* output);        // as Block::rows
 };
 
 const Kernels& kernels_for(Isa isa);

@@ -34,6 +34,9 @@ struct Tile {
 PIPA_INLINE vf load(const float* from) { return *reinterpret_cast<const vf_unaligned*>(from); }
 PIPA_INLINE vi load(const int32_t* from) { return *reinterpret_cast<const vi_unaligned*>(from); }
 PIPA_INLINE void store(float* to, vf value) { *reinterpret_cast<vf_unaligned*>(to) = value; }
+PIPA_INLINE void prefetch(const float* from, int floats) {
+  for (int i = 0; i < floats; i += kCacheLine) __builtin_prefetch(from + i);
+}
 PIPA_INLINE vf splat(float value) { return value - vf{}; }
 PIPA_INLINE vi splat(int32_t value) { return value - vi{}; }
 PIPA_INLINE vf only(vf value, vi mask) { return (vf)((vi)value & mask); }
@@ -87,6 +90,7 @@ PIPA_INLINE Tile product(const float* a,    // [depth / V, a_size, V] from the t
                          int depth) {
   Tile c = {};
   for (int d = 0; d < depth; d += V, a += a_stride) {
+    prefetch(a + R * V, R * V);  // the next tile's, too short a run for the hardware to foresee
 #pragma GCC unroll 4
     for (int k = 0; k < V; ++k, b += W) {
       const vf b0 = load(b), b1 = load(b + V);
@@ -100,17 +104,24 @@ PIPA_INLINE Tile product(const float* a,    // [depth / V, a_size, V] from the t
   return c;
 }
 
-// Adds g x to R rows and N vectors of columns, g [R, depth] at any strides.
+// Cosines of a block's rows i .. i + R - 1 with another's j .. j + W - 1.
+PIPA_INLINE Tile cosines(const Block& a, const Block& b, int i, int j, int depth) {
+  const float* panel = b.panels + j * depth;
+  constexpr int kTiles = kBlock / R;  // that read the panel; each asks for a share of the next one
+  const int share = W * depth / kTiles;
+  prefetch(panel + W * depth + i / R * share, share);
+  return product(a.rows + i * V, chunk_stride(kBlock, V), panel, depth);
+}
+
+// Adds g x to R rows and N vectors of columns, g [R, count] at any strides. The product is summed
+// before it is added: a sum of sums of equally many terms errs far less than one running sum.
 template <int N, int G_ROW, int G_COLUMN>
 PIPA_INLINE void update_tile(const float* g, const float* x,  // [N][count, V], x_stride apart
                              int64_t x_stride, int count,
                              float* out,  // [N][R, V], out_stride apart
                              int64_t out_stride) {
-  vf c[R][N];
-#pragma GCC unroll 16
-  for (int i = 0; i < R; ++i)
-#pragma GCC unroll 2
-    for (int n = 0; n < N; ++n) c[i][n] = load(out + n * out_stride + i * V);
+  for (int n = 0; n < N; ++n) prefetch(out + n * out_stride, R * V);
+  vf c[R][N] = {};
 #pragma GCC unroll 2
   for (int k = 0; k < count; ++k, x += V, g += G_COLUMN) {
     vf b[N];
@@ -124,20 +135,31 @@ PIPA_INLINE void update_tile(const float* g, const float* x,  // [N][count, V], 
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i)
 #pragma GCC unroll 2
-    for (int n = 0; n < N; ++n) store(out + n * out_stride + i * V, c[i][n]);
+    for (int n = 0; n < N; ++n) {
+      float* to = out + n * out_stride + i * V;
+      store(to, load(to) + c[i][n]);
+    }
 }
 
-// out [depth / V, kBlock, V] += g [kBlock, count] x [depth / V, count, V]
+// N vectors of columns of update. Each tile asks for its share of the next N vectors of x.
+template <int N, int G_ROW, int G_COLUMN>
+PIPA_INLINE void update_columns(const float* g, const float* x, int count, float* out) {
+  const int64_t x_stride = chunk_stride(count, V), out_stride = chunk_stride(kBlock, V);
+  const int share = static_cast<int>(N * x_stride) / (kBlock / R);
+  for (int i = 0; i < kBlock; i += R) {
+    prefetch(x + N * x_stride + i / R * share, share);
+    update_tile<N, G_ROW, G_COLUMN>(g + i * G_ROW, x, x_stride, count, out + i * V, out_stride);
+  }
+}
+
+// out += g x for out as Block::rows, g [kBlock, count] at any strides, x as Block::rows of count
 template <int G_ROW, int G_COLUMN>
 PIPA_INLINE void update(const float* g, const float* x, int count, int depth, float* out) {
-  const int64_t x_stride = static_cast<int64_t>(count) * V, out_stride = kBlock * V;
+  const int64_t x_stride = chunk_stride(count, V), out_stride = chunk_stride(kBlock, V);
   int d = 0;
   for (; d + W <= depth; d += W, x += 2 * x_stride, out += 2 * out_stride)
-    for (int i = 0; i < kBlock; i += R)
-      update_tile<2, G_ROW, G_COLUMN>(g + i * G_ROW, x, x_stride, count, out + i * V, out_stride);
-  for (; d < depth; d += V, x += x_stride, out += out_stride)
-    for (int i = 0; i < kBlock; i += R)
-      update_tile<1, G_ROW, G_COLUMN>(g + i * G_ROW, x, x_stride, count, out + i * V, out_stride);
+    update_columns<2, G_ROW, G_COLUMN>(g, x, count, out);
+  if (d < depth) update_columns<1, G_ROW, G_COLUMN>(g, x, count, out);
 }
 
 enum class Kind { apart, together, mixed };
@@ -179,7 +201,7 @@ PIPA_TARGET static void sum(const Scores& scores, const Block& a, const Block& b
     for (int i = 0; i < kBlock; i += R) {
       const Kind kind = kind_of(a.keys + i, b.keys + j);
       if (kind == Kind::together) continue;
-      const Tile c = product(a.rows + i * V, kBlock * V, b.panels + j * scores.depth, scores.depth);
+      const Tile c = cosines(a, b, i, j, scores.depth);
       if (kind == Kind::apart)
         sum_tile<false>(c, scores.scale, a.keys + i, b.keys + j, row_sums + i, column_sums + j / V);
       else
@@ -243,7 +265,7 @@ PIPA_TARGET static void positives(const Scores& scores, const Block& a, const Bl
   for (int j = 0; j < kBlock; j += W)
     for (int i = 0; i < kBlock; i += R) {
       if (kind_of(a.keys + i, b.keys + j) == Kind::apart) continue;
-      const Tile c = product(a.rows + i * V, kBlock * V, b.panels + j * scores.depth, scores.depth);
+      const Tile c = cosines(a, b, i, j, scores.depth);
       store_scores(c, scores.scale, t, W);
       positive_tile(t, a, b, log_z_a, log_z_b, i, j, loss_b == nullptr, &sums);
     }
@@ -294,7 +316,7 @@ PIPA_TARGET static void gradient(const Scores& scores, const Block& a, const Blo
   const bool diagonal = gradient_b == nullptr;
   for (int j = 0; j < kBlock; j += W)
     for (int i = 0; i < kBlock; i += R) {
-      const Tile c = product(a.rows + i * V, kBlock * V, b.panels + j * scores.depth, scores.depth);
+      const Tile c = cosines(a, b, i, j, scores.depth);
       float* tile = g + i * kBlock + j;
       if (kind_of(a.keys + i, b.keys + j) == Kind::apart) {
         gradient_tile(c, scores.scale, values_a.u + i, values_b.u + j, tile);
@@ -339,8 +361,7 @@ PIPA_TARGET static void attend(const Scores& scores, const Block& anchors, const
         continue;
       }
       any = true;
-      const Tile c =
-          product(anchors.rows + i * V, kBlock * V, bank.panels + j * scores.depth, scores.depth);
+      const Tile c = cosines(anchors, bank, i, j, scores.depth);
       if (kind == Kind::apart)
         attend_tile<false>(c, scores.scale, keys_a, keys_b, row_sums + i, tile);
       else
@@ -353,7 +374,8 @@ PIPA_TARGET static void attend(const Scores& scores, const Block& anchors, const
 
 PIPA_TARGET static void pack(const float* values, int depth, int row, int size, float* rows,
                              float* panels) {
-  for (int d = 0; d < depth; d += V) store(rows + d * size + row * V, load(values + d));
+  for (int d = 0; d < depth; d += V)
+    store(rows + d / V * chunk_stride(size, V) + row * V, load(values + d));
   if (!panels) return;
   float* lane = panels + static_cast<int64_t>(row / W) * depth * W + row % W;
   for (int d = 0; d < depth; ++d) lane[d * W] = values[d];

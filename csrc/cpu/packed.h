@@ -18,8 +18,8 @@ struct Packed {
   int lanes;       // of the kernels that read it
   int depth;       // columns, padded to a multiple of lanes
   int64_t blocks;  // the last one is padded with rows of zeros
-  float* rows;     // [blocks, depth / lanes, size, lanes]
-  float* panels;   // [blocks, size / (2 lanes), depth, 2 lanes], or null
+  float* rows;     // [blocks] as Block::rows
+  float* panels;   // [blocks] as Block::panels, or null
   int32_t* keys;   // [blocks, size]
 
   Packed(Arena* arena, int64_t count, int64_t columns, int lanes, int size, bool with_panels)
@@ -27,14 +27,17 @@ struct Packed {
         lanes(lanes),
         depth(static_cast<int>(blocks_of(columns, lanes)) * lanes),
         blocks(blocks_of(count, size)),
-        rows(arena->take<float>(blocks * size * depth)),
+        rows(arena->take<float>(offset(blocks))),
         panels(with_panels ? arena->take<float>(blocks * size * depth) : nullptr),
         keys(arena->take<int32_t>(blocks * size)) {}
 
-  int64_t offset(int64_t block) const { return block * size * depth; }
+  // Of a block within rows, or within anything laid out as they are.
+  int64_t offset(int64_t block) const {
+    return block * (depth / lanes) * chunk_stride(size, lanes);
+  }
 
   Block block(int64_t index) const {
-    return {rows + offset(index), panels ? panels + offset(index) : nullptr, keys + index * size};
+    return {rows + offset(index), panel(index), keys + index * size};
   }
 
   // Gathers the rows of one block; keys are the caller's to write.
@@ -48,10 +51,12 @@ struct Packed {
         load_row(source, order[position], values);
       else
         for (int d = 0; d < depth; ++d) values[d] = 0;
-      kernels.pack(values, depth, row, size, rows + offset(index),
-                   panels ? panels + offset(index) : nullptr);
+      kernels.pack(values, depth, row, size, rows + offset(index), panel(index));
     }
   }
+
+ private:
+  float* panel(int64_t index) const { return panels ? panels + index * size * depth : nullptr; }
 };
 
 // A row within blocks laid out as Packed::rows.
@@ -65,7 +70,7 @@ struct RowView {
       : at(blocks + packed.offset(row / packed.size) + row % packed.size * packed.lanes),
         lanes(packed.lanes),
         depth(packed.depth),
-        stride(static_cast<int64_t>(packed.size) * packed.lanes) {}
+        stride(chunk_stride(packed.size, packed.lanes)) {}
 
   void read(float* values) const {  // [depth]
     for (int d = 0; d < depth; d += lanes)

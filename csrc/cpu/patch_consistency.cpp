@@ -29,7 +29,7 @@ struct Scratch {
   Scratch(Arena* arena, int64_t n, int64_t m, int64_t d, int lanes)
       : anchors(arena, n, d, lanes, kBlock, false),
         slab(arena, slab_rows(n, m), d, lanes, kBankBlock, true),
-        output(arena->take<float>(anchors.blocks * kBlock * anchors.depth)),
+        output(arena->take<float>(anchors.offset(anchors.blocks))),
         sums(arena->take<double>(anchors.blocks * kBlock)) {}
 };
 
@@ -124,7 +124,7 @@ void patch_consistency_forward(const PatchConsistency& problem, Isa isa, const P
   const Packed &anchors = scratch.anchors, &slab = scratch.slab;
   const Scores scores{anchors.depth, static_cast<float>(kLog2E / problem.temperature)};
   pack_anchors(problem, order, kernels, parallel, anchors);
-  std::fill_n(scratch.output, anchors.blocks * kBlock * anchors.depth, 0.0f);
+  std::fill_n(scratch.output, anchors.offset(anchors.blocks), 0.0f);
   std::fill_n(scratch.sums, anchors.blocks * kBlock, 0.0);
   const int64_t step = slab.blocks * kBankBlock;
   for (int64_t begin = 0; begin < m; begin += step) {

@@ -102,7 +102,7 @@ struct BackwardScratch {
   float *z_rows, *u, *w;  // [R] sorted
 
   BackwardScratch(Arena* arena, const Packed& x)
-      : gradient(arena->take<float>(x.blocks * kBlock * x.depth)),
+      : gradient(arena->take<float>(x.offset(x.blocks))),
         z_rows(arena->take<float>(x.blocks * kBlock)),
         u(arena->take<float>(x.blocks * kBlock)),
         w(arena->take<float>(x.blocks * kBlock)) {}
@@ -263,7 +263,7 @@ void pixel_contrast_backward(const PixelContrast& problem, Isa isa, const Parall
   const Packed& x = sweep.x;
   sweep.pack();
   fill_row_values(sweep, z, u, scratch);
-  std::fill_n(scratch.gradient, x.blocks * kBlock * x.depth, 0.0f);
+  std::fill_n(scratch.gradient, x.offset(x.blocks), 0.0f);
   sweep.visit_pairs([](int, int) { return true; },
                     [&](int i, int j) {
                       sweep.kernels.gradient(sweep.scores, x.block(i), x.block(j),
