@@ -95,9 +95,18 @@ def wheel(sdist: Path) -> Path:
     return build_wheel(next(unpacked.iterdir()), sdist.parent / "wheel")
 
 
+# The environment that runs the tests has the repository installed in place, and its finder would
+# find there what the installed package lacks.
+ALONE = """
+import sys
+sys.meta_path[:] = [f for f in sys.meta_path if not f.__module__.startswith("__editable__")]
+"""
+
+
 def install(wheel: Path, target: Path) -> Path:
     options = ["--no-deps", "--no-index", "--quiet", "--target", str(target)]
     python("-m", "pip", "install", *options, str(wheel), cwd=target.parent)
+    (target / "sitecustomize.py").write_text(ALONE)
     return target
 
 
