@@ -59,7 +59,8 @@ class RunConfig:
     name: str | None = None
     """Folder of the run below `dir`; the recipe's name if None."""
     resume: Literal["auto", "never"] = "never"
-    """"auto" continues from the newest sound checkpoint of the run's folder, if there is one."""
+    """"auto" continues from the newest sound checkpoint of the run's folder, if there is one.
+    "never" starts anew; a folder that holds a run is renamed to NAME.1, NAME.2, … before."""
     baseline: str | None = None
     """Folder of a source-only run that the report compares with."""
     log_every: int = 50
