@@ -25,18 +25,15 @@ from bench.problem import DTYPES, short
 from pipa_fast import ops
 
 FACTOR = 1.1
-# Loss (relative), gradient (relative L2) and bias that rounding may add to the eager formula's.
+# Errors that have a bar, and what rounding may add to the eager formula's.
 # The losses are float32's whatever the features are; the gradient is rounded to their dtype.
+BARS = ("loss", "gradient", "bias")
 TOLERANCE = {
     torch.float32: (1e-6, 2e-6, 1e-6),
     torch.float16: (1e-6, 5e-5, 1e-5),
     torch.bfloat16: (1e-6, 4e-4, 1e-4),
 }
 
-
-# Where rows repeat, a sum of M like terms taken one after another errs by up to M ε/2 of itself.
-# Half of that is allowed, beside the pull of the positives: the sums amount to that.
-EPSILON = torch.finfo(torch.float32).eps
 CANCELLED = 1e-5  # a gradient this small beside the positives' pull has no relative error
 
 
@@ -63,7 +60,6 @@ class Line:
     dtype: torch.dtype
     eager: Errors
     ours: dict[str, Errors | str]  # of each backend, or why it did not run
-    pull: float = 1.0  # of the positives, in units of what the gradient's errors are measured by
 
     def too_large(self) -> list[str]:
         """Return which of our errors are above the bar."""
@@ -73,22 +69,11 @@ class Line:
                 continue
             if not errors.finite:
                 found.append(f"{self.title}: {name} is not finite")
-            for what, tolerance in self.tolerances().items():
+            for what, tolerance in zip(BARS, TOLERANCE[self.dtype], strict=True):
                 own, theirs = abs(getattr(errors, what)), abs(getattr(self.eager, what))
                 bar = FACTOR * theirs + tolerance if math.isfinite(theirs) else 10 * tolerance
                 if own > bar:
                     found.append(f"{self.title}: {name}'s {what} error {own:.1e} > {bar:.1e}")
-        return found
-
-    def tolerances(self) -> dict[str, float]:
-        """Return what each of our errors may have beyond the eager formula's."""
-        found: dict[str, float] = dict(
-            zip(("loss", "gradient", "bias"), TOLERANCE[self.dtype], strict=True)
-        )
-        if self.case.repeated:
-            alike = self.case.terms * EPSILON / 4 * max(1.0, self.pull)
-            for what in ("gradient", "bias"):
-                found[what] = max(found[what], alike)
         return found
 
     @property
@@ -104,16 +89,16 @@ def call(function: Callable[..., Tensor], x: Tensor, arguments: dict[str, Any]) 
     return loss.detach().double(), torch.autograd.grad(loss, leaf)[0].double()
 
 
-def scales(true_g: Tensor, temperature: float) -> tuple[float, float]:
-    """Return what errors of a gradient are measured by, and the pull of the positives alone."""
+def scale_of(true_g: Tensor, temperature: float) -> float:
+    """Return what errors of a gradient are measured by."""
     norm, pull = float(true_g.norm()), 1 / (temperature * math.sqrt(len(true_g)))
-    return (norm if norm > CANCELLED * pull else pull), pull
+    return norm if norm > CANCELLED * pull else pull
 
 
 def compare(found: tuple, true: tuple, temperature: float) -> Errors:
     """Return the errors of (loss, gradient)."""
     (loss, g), (true_loss, true_g) = found, true
-    scale, _ = scales(true_g, temperature)
+    scale = scale_of(true_g, temperature)
     norm, magnitude = float(true_g.norm()), float(true_loss.abs())
     error = float((loss - true_loss).abs()) / (magnitude if magnitude >= 1e-3 else 1.0)
     if not bool(torch.isfinite(g).all()):
@@ -146,8 +131,7 @@ def measure(case: Case, dtype: torch.dtype, device: torch.device) -> Line:
             ours[name] = str(error)
         else:
             ours[name] = compare(found, true, temperature)
-    scale, pull = scales(true[1], temperature)
-    return Line(case, dtype, compare(theirs, true, temperature), ours, pull / scale)
+    return Line(case, dtype, compare(theirs, true, temperature), ours)
 
 
 def rounded(value: Any, dtype: torch.dtype) -> Any:
@@ -197,9 +181,7 @@ The bar: each of our errors is at most {factor} times eager's plus
 |---|---|---|---|
 {bars}
 
-and where eager gives no number, at most ten times that. Where rows repeat (all equal, opposite),
-each sum has M like terms whose rounding errors do not cancel: there gradient and bias may err by
-M ε/4, half of the worst case (ε = 1.2e-7), of 1/(τ√N) or of the gradient's norm if that is more."""
+and where eager gives no number, at most ten times that."""
 
 
 def document(lines: Sequence[Line], device: torch.device, command: str) -> str:

@@ -94,16 +94,6 @@ class Case:
     labels: Labels = skewed
 
     @property
-    def repeated(self) -> bool:
-        """Whether rows repeat, so that a sum's terms are alike and none of their errors cancel."""
-        return self.rows in (equal_rows, opposite_rows)
-
-    @property
-    def terms(self) -> int:
-        """How many terms the sums have."""
-        return self.n if self.op == "pixel_contrast" else KEYS
-
-    @property
     def group(self) -> str:
         """The table that it stands in."""
         form = f', denominator="{self.denominator}"' if self.op == "pixel_contrast" else ""

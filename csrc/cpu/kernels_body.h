@@ -20,7 +20,9 @@ namespace PIPA_ISA {
 #pragma GCC diagnostic ignored "-Wpsabi"
 
 constexpr int V = PIPA_LANES, R = PIPA_TILE_ROWS, W = 2 * V;  // a tile is R rows by W columns
+constexpr int kSpan = 32;  // terms that one running sum of floats takes at most
 static_assert(kBlock % R == 0 && kBlock % W == 0 && kBankBlock % W == 0, "blocks hold whole tiles");
+static_assert(kBlock % kSpan == 0 && kBankBlock % kSpan == 0, "blocks hold whole spans");
 
 typedef float vf __attribute__((vector_size(4 * PIPA_LANES)));
 typedef int32_t vi __attribute__((vector_size(4 * PIPA_LANES)));
@@ -34,8 +36,12 @@ struct Tile {
 PIPA_INLINE vf load(const float* from) { return *reinterpret_cast<const vf_unaligned*>(from); }
 PIPA_INLINE vi load(const int32_t* from) { return *reinterpret_cast<const vi_unaligned*>(from); }
 PIPA_INLINE void store(float* to, vf value) { *reinterpret_cast<vf_unaligned*>(to) = value; }
-PIPA_INLINE void prefetch(const float* from, int floats) {
-  for (int i = 0; i < floats; i += kCacheLine) __builtin_prefetch(from + i);
+// Of what lies offset floats on, which may be past the end: a prefetch reads nothing that is not
+// there, but such a pointer must not be made by arithmetic.
+PIPA_INLINE void prefetch(const float* base, int64_t offset, int floats) {
+  const uintptr_t from = reinterpret_cast<uintptr_t>(base) + offset * sizeof(float);
+  for (int i = 0; i < floats; i += kCacheLine)
+    __builtin_prefetch(reinterpret_cast<const void*>(from + i * sizeof(float)));
 }
 PIPA_INLINE vf splat(float value) { return value - vf{}; }
 PIPA_INLINE vi splat(int32_t value) { return value - vi{}; }
@@ -90,7 +96,7 @@ PIPA_INLINE Tile product(const float* a,    // [depth / V, a_size, V] from the t
                          int depth) {
   Tile c = {};
   for (int d = 0; d < depth; d += V, a += a_stride) {
-    prefetch(a + R * V, R * V);  // the next tile's, too short a run for the hardware to foresee
+    prefetch(a, R * V, R * V);  // the next tile's, too short a run for the hardware to foresee
 #pragma GCC unroll 4
     for (int k = 0; k < V; ++k, b += W) {
       const vf b0 = load(b), b1 = load(b + V);
@@ -109,36 +115,38 @@ PIPA_INLINE Tile cosines(const Block& a, const Block& b, int i, int j, int depth
   const float* panel = b.panels + j * depth;
   constexpr int kTiles = kBlock / R;  // that read the panel; each asks for a share of the next one
   const int share = W * depth / kTiles;
-  prefetch(panel + W * depth + i / R * share, share);
+  prefetch(panel, W * depth + i / R * share, share);
   return product(a.rows + i * V, chunk_stride(kBlock, V), panel, depth);
 }
 
-// Adds g x to R rows and N vectors of columns, g [R, count] at any strides. The product is summed
+// Adds g x to R rows and N vectors of columns, g [R, count] at any strides, a span of terms summed
 // before it is added: a sum of sums of equally many terms errs far less than one running sum.
 template <int N, int G_ROW, int G_COLUMN>
 PIPA_INLINE void update_tile(const float* g, const float* x,  // [N][count, V], x_stride apart
                              int64_t x_stride, int count,
                              float* out,  // [N][R, V], out_stride apart
                              int64_t out_stride) {
-  for (int n = 0; n < N; ++n) prefetch(out + n * out_stride, R * V);
-  vf c[R][N] = {};
+  for (int n = 0; n < N; ++n) prefetch(out, n * out_stride, R * V);
+  for (int from = 0; from < count; from += kSpan) {
+    vf c[R][N] = {};
 #pragma GCC unroll 2
-  for (int k = 0; k < count; ++k, x += V, g += G_COLUMN) {
-    vf b[N];
+    for (int k = 0; k < kSpan; ++k, x += V, g += G_COLUMN) {
+      vf b[N];
 #pragma GCC unroll 2
-    for (int n = 0; n < N; ++n) b[n] = load(x + n * x_stride);
+      for (int n = 0; n < N; ++n) b[n] = load(x + n * x_stride);
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i)
+#pragma GCC unroll 2
+        for (int n = 0; n < N; ++n) c[i][n] += b[n] * g[i * G_ROW];
+    }
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 2
-      for (int n = 0; n < N; ++n) c[i][n] += b[n] * g[i * G_ROW];
+      for (int n = 0; n < N; ++n) {
+        float* to = out + n * out_stride + i * V;
+        store(to, load(to) + c[i][n]);
+      }
   }
-#pragma GCC unroll 16
-  for (int i = 0; i < R; ++i)
-#pragma GCC unroll 2
-    for (int n = 0; n < N; ++n) {
-      float* to = out + n * out_stride + i * V;
-      store(to, load(to) + c[i][n]);
-    }
 }
 
 // N vectors of columns of update. Each tile asks for its share of the next N vectors of x.
@@ -147,7 +155,7 @@ PIPA_INLINE void update_columns(const float* g, const float* x, int count, float
   const int64_t x_stride = chunk_stride(count, V), out_stride = chunk_stride(kBlock, V);
   const int share = static_cast<int>(N * x_stride) / (kBlock / R);
   for (int i = 0; i < kBlock; i += R) {
-    prefetch(x + N * x_stride + i / R * share, share);
+    prefetch(x, N * x_stride + i / R * share, share);
     update_tile<N, G_ROW, G_COLUMN>(g + i * G_ROW, x, x_stride, count, out + i * V, out_stride);
   }
 }
@@ -178,7 +186,7 @@ template <bool MIXED>
 PIPA_INLINE void sum_tile(Tile c, float scale, const int32_t* keys_a, const int32_t* keys_b,
                           vf* row_sums, vf* column_sums) {
   const vi k0 = load(keys_b), k1 = load(keys_b + V);
-  vf s0 = column_sums[0], s1 = column_sums[1];
+  vf s0 = {}, s1 = {};  // of the tile: then added, so that no long sum runs in float
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {
     vf e0 = exp2(c.at[i][0] * scale - scale), e1 = exp2(c.at[i][1] * scale - scale);
@@ -190,8 +198,8 @@ PIPA_INLINE void sum_tile(Tile c, float scale, const int32_t* keys_a, const int3
     s1 += e1;
     row_sums[i] += e0 + e1;
   }
-  column_sums[0] = s0;
-  column_sums[1] = s1;
+  column_sums[0] += s0;
+  column_sums[1] += s1;
 }
 
 PIPA_TARGET static void sum(const Scores& scores, const Block& a, const Block& b, double* sums_a,
