@@ -117,7 +117,7 @@ std::tuple<Tensor, Tensor, Tensor> pixel_contrast_forward(Tensor x, Tensor label
       pixel_problem(x, labels, weights, temperature, all_form, ignore_index);
   const int64_t n = problem.x.rows;
   Tensor loss = floats({}), z = floats({n}), u = floats({n});
-  Tensor scratch = floats({pipa::pixel_contrast_scratch(n, problem.x.columns, chosen, false)});
+  Tensor scratch = floats({pipa::pixel_contrast_scratch(problem.x, chosen, false)});
   pipa::pixel_contrast_forward(problem, chosen, threads(), scratch.mutable_data_ptr<float>(),
                                loss.mutable_data_ptr<float>(), z.mutable_data_ptr<float>(),
                                u.mutable_data_ptr<float>());
@@ -134,7 +134,7 @@ Tensor pixel_contrast_backward(Tensor grad, Tensor x, Tensor labels, std::option
   STD_TORCH_CHECK(grad.is_cpu() && grad.numel() == 1 && grad.scalar_type() == ScalarType::Float,
                   "grad must be a float32 CPU scalar");
   Tensor grad_x = torch::stable::empty_like(x);
-  Tensor scratch = floats({pipa::pixel_contrast_scratch(n, problem.x.columns, chosen, true)});
+  Tensor scratch = floats({pipa::pixel_contrast_scratch(problem.x, chosen, true)});
   pipa::pixel_contrast_backward(problem, chosen, threads(), scratch.mutable_data_ptr<float>(),
                                 *grad.const_data_ptr<float>(), floats_of(z, n, "z"),
                                 floats_of(u, n, "u"), grad_x.mutable_data_ptr());
@@ -162,7 +162,7 @@ std::tuple<Tensor, Tensor> patch_consistency_forward(Tensor anchors, Tensor posi
                                        weights_of(weights, a.rows),
                                        temperature};
   Tensor loss = floats({}), grad = floats({a.rows, a.columns});
-  Tensor scratch = floats({pipa::patch_consistency_scratch(a.rows, k.rows, a.columns, chosen)});
+  Tensor scratch = floats({pipa::patch_consistency_scratch(a, k, chosen)});
   pipa::patch_consistency_forward(problem, chosen, threads(), scratch.mutable_data_ptr<float>(),
                                   loss.mutable_data_ptr<float>(), grad.mutable_data_ptr<float>());
   return {loss, grad};

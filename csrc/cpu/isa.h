@@ -6,9 +6,13 @@
 
 namespace pipa {
 
-enum class Isa { portable, avx2, avx512 };
+// The best comes last. The two with bf16 multiply features that are bfloat16 as they are; others as
+// the set without. portable_bf16 does so without the instruction: it shows on any CPU that all the
+// rest of avx512_bf16 is right, and is never the best.
+enum class Isa { portable_bf16, portable, avx2, avx512, avx512_bf16 };
 
-constexpr Isa kIsas[] = {Isa::portable, Isa::avx2, Isa::avx512};
+constexpr Isa kIsas[] = {Isa::portable_bf16, Isa::portable, Isa::avx2, Isa::avx512,
+                         Isa::avx512_bf16};
 
 const char* isa_name(Isa isa);
 bool isa_compiled(Isa isa);

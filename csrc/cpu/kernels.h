@@ -12,19 +12,22 @@ namespace pipa {
 constexpr int kBlock = 96;
 constexpr int kBankBlock = 64;         // keys: only their columns are tiled
 constexpr int kCacheLine = 16;         // floats
+constexpr int kMaxDepth = 512;         // columns of features
 constexpr int32_t kNoRow = INT32_MAX;  // the key of padding; larger than any other
 
 // Floats from one chunk of columns to the next in Block::rows. Without the extra line, the chunks
 // of a tile would fall into few of the first cache's sets and push each other out.
 constexpr int64_t chunk_stride(int size, int lanes) { return size * lanes + kCacheLine; }
 
-// Packed features of consecutive rows, in the two layouts that the tiles read.
-// Lanes are a vector's floats; depth is D padded with zeros to a multiple of them.
+// Packed features of consecutive rows, in the layouts that the tiles read.
+// Lanes are a vector's floats. Cosines are products of operands: floats, or pairs of bfloat16 that
+// hold two columns, `lanes` apart. Depth is D padded with zeros to whole vectors of operands.
 struct Block {
-  const float* rows;    // [depth / lanes, size, lanes], the first by chunk_stride: broadcast rows,
-                        // and vectors along D
-  const float* panels;  // [size / (2 lanes), depth, 2 lanes]: vectors along rows
-  const int32_t* keys;  // [size] ascending; pairs of equal keys are positives, or left out
+  const float* rows;  // [depth / lanes, size, lanes], the first by chunk_stride: vectors along D,
+                      // and broadcast where operands are floats
+  const int32_t* pairs;  // [depth / (2 lanes), size, lanes], as rows: broadcast pairs, else null
+  const void* panels;    // [size / (2 lanes), operands of a row, 2 lanes]: vectors along rows
+  const int32_t* keys;   // [size] ascending; pairs of equal keys are positives, or left out
 };
 
 struct RowValues {
@@ -40,12 +43,14 @@ struct Scores {
 
 struct Kernels {
   int lanes;
+  int per_operand;  // columns that an operand holds: 1, or 2 of bfloat16
 
-  // Writes one row into both layouts of its block.
+  // Writes one row into the layouts of its block.
   void (*pack)(const float* values,  // [depth]
                int depth, int row, int size,
                float* rows,     // as Block::rows
-               float* panels);  // as Block::panels, or null
+               int32_t* pairs,  // as Block::pairs, or null
+               void* panels);   // as Block::panels, or null
 
   // Adds each row's sum of e over keys that differ; the second block's too unless it is the first.
   void (*sum)(const Scores& scores, const Block& a, const Block& b,
@@ -73,9 +78,13 @@ struct Kernels {
                  float* output);        // as Block::rows
 };
 
-const Kernels& kernels_for(Isa isa);
+// Those whose products take bfloat16 as it is are for features that are bfloat16.
+const Kernels& kernels_for(Isa isa, bool bfloat16);
 
 namespace portable {
+extern const Kernels kernels;
+}
+namespace portable_bf16 {
 extern const Kernels kernels;
 }
 #if defined(__x86_64__)
@@ -83,6 +92,9 @@ namespace avx2 {
 extern const Kernels kernels;
 }
 namespace avx512 {
+extern const Kernels kernels;
+}
+namespace avx512_bf16 {
 extern const Kernels kernels;
 }
 #endif

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernels of one instruction set, in the compiler's vector extensions. Included once each by
-// kernels_*.cpp, which define PIPA_ISA (a namespace), PIPA_TARGET, PIPA_LANES and PIPA_TILE_ROWS.
+// kernels_*.cpp, which define PIPA_ISA (a namespace), PIPA_TARGET, PIPA_LANES and PIPA_TILE_ROWS,
+// and PIPA_DOT where cosines are products of pairs of bfloat16: PIPA_DOT(c, a, b) adds to each
+// float of c the two products of a pair. Everything after the cosines is computed in floats either
+// way.
 //
 // Every function carries the target itself and has internal linkage: no flag of a file, and hence
 // no wide instruction in something that the linker might share with code for older CPUs.
@@ -36,9 +39,10 @@ struct Tile {
 PIPA_INLINE vf load(const float* from) { return *reinterpret_cast<const vf_unaligned*>(from); }
 PIPA_INLINE vi load(const int32_t* from) { return *reinterpret_cast<const vi_unaligned*>(from); }
 PIPA_INLINE void store(float* to, vf value) { *reinterpret_cast<vf_unaligned*>(to) = value; }
+PIPA_INLINE void store(int32_t* to, vi value) { *reinterpret_cast<vi_unaligned*>(to) = value; }
 // Of what lies offset floats on, which may be past the end: a prefetch reads nothing that is not
 // there, but such a pointer must not be made by arithmetic.
-PIPA_INLINE void prefetch(const float* base, int64_t offset, int floats) {
+PIPA_INLINE void prefetch(const void* base, int64_t offset, int floats) {
   const uintptr_t from = reinterpret_cast<uintptr_t>(base) + offset * sizeof(float);
   for (int i = 0; i < floats; i += kCacheLine)
     __builtin_prefetch(reinterpret_cast<const void*>(from + i * sizeof(float)));
@@ -89,21 +93,42 @@ PIPA_INLINE vf twice_atanh(vf y) {
   return 2.0f * y * p;
 }
 
+#ifdef PIPA_DOT
+typedef vi operands;
+typedef int32_t operand __attribute__((may_alias));
+constexpr int kPerOperand = 2;
+
+PIPA_INLINE vf multiply_add(vf c, vi b, int32_t a) { return PIPA_DOT(c, b, splat(a)); }
+PIPA_INLINE const operand* broadcast_rows(const Block& block) { return block.pairs; }
+
+// Pairs of bfloat16, low half first, from floats that are bfloat16.
+PIPA_INLINE vi pair(vf low, vf high) {
+  return (((vi)low >> 16) & 0xffff) | ((vi)high & splat(static_cast<int32_t>(0xffff0000)));
+}
+#else
+typedef vf operands;
+typedef float operand __attribute__((may_alias));
+constexpr int kPerOperand = 1;
+
+PIPA_INLINE vf multiply_add(vf c, vf b, float a) { return c + b * a; }
+PIPA_INLINE const operand* broadcast_rows(const Block& block) { return block.rows; }
+#endif
+
 // Cosines of R rows with W columns.
-PIPA_INLINE Tile product(const float* a,    // [depth / V, a_size, V] from the tile's first row on
-                         int64_t a_stride,  // floats from one chunk of V columns to the next
-                         const float* b,    // [depth, W]
-                         int depth) {
+PIPA_INLINE Tile product(const operand* a,  // [count / V, a_size, V] from the tile's first row on
+                         int64_t a_stride,  // operands from one chunk of V to the next
+                         const operand* b,  // [count, W]
+                         int count) {
   Tile c = {};
-  for (int d = 0; d < depth; d += V, a += a_stride) {
+  for (int d = 0; d < count; d += V, a += a_stride) {
     prefetch(a, R * V, R * V);  // the next tile's, too short a run for the hardware to foresee
 #pragma GCC unroll 4
     for (int k = 0; k < V; ++k, b += W) {
-      const vf b0 = load(b), b1 = load(b + V);
+      const operands b0 = load(b), b1 = load(b + V);
 #pragma GCC unroll 16
       for (int i = 0; i < R; ++i) {
-        c.at[i][0] += b0 * a[i * V + k];
-        c.at[i][1] += b1 * a[i * V + k];
+        c.at[i][0] = multiply_add(c.at[i][0], b0, a[i * V + k]);
+        c.at[i][1] = multiply_add(c.at[i][1], b1, a[i * V + k]);
       }
     }
   }
@@ -112,11 +137,12 @@ PIPA_INLINE Tile product(const float* a,    // [depth / V, a_size, V] from the t
 
 // Cosines of a block's rows i .. i + R - 1 with another's j .. j + W - 1.
 PIPA_INLINE Tile cosines(const Block& a, const Block& b, int i, int j, int depth) {
-  const float* panel = b.panels + j * depth;
+  const int count = depth / kPerOperand;
+  const operand* panel = static_cast<const operand*>(b.panels) + j * count;
   constexpr int kTiles = kBlock / R;  // that read the panel; each asks for a share of the next one
-  const int share = W * depth / kTiles;
-  prefetch(panel, W * depth + i / R * share, share);
-  return product(a.rows + i * V, chunk_stride(kBlock, V), panel, depth);
+  const int share = W * count / kTiles;
+  prefetch(panel, W * count + i / R * share, share);
+  return product(broadcast_rows(a) + i * V, chunk_stride(kBlock, V), panel, count);
 }
 
 // Adds g x to R rows and N vectors of columns, g [R, count] at any strides, a span of terms summed
@@ -381,15 +407,28 @@ PIPA_TARGET static void attend(const Scores& scores, const Block& anchors, const
 }
 
 PIPA_TARGET static void pack(const float* values, int depth, int row, int size, float* rows,
-                             float* panels) {
+                             int32_t* pairs, void* panels) {
+  const int count = depth / kPerOperand;
   for (int d = 0; d < depth; d += V)
     store(rows + d / V * chunk_stride(size, V) + row * V, load(values + d));
+#ifdef PIPA_DOT
+  int32_t operands_of_row[kMaxDepth / kPerOperand];
+  for (int d = 0; d < count; d += V) {
+    const vi both = pair(load(values + 2 * d), load(values + 2 * d + V));
+    store(operands_of_row + d, both);
+    if (pairs) store(pairs + d / V * chunk_stride(size, V) + row * V, both);
+  }
+#else
+  (void)pairs;
+  const float* operands_of_row = values;
+#endif
   if (!panels) return;
-  float* lane = panels + static_cast<int64_t>(row / W) * depth * W + row % W;
-  for (int d = 0; d < depth; ++d) lane[d * W] = values[d];
+  operand* lane =
+      static_cast<operand*>(panels) + static_cast<int64_t>(row / W) * count * W + row % W;
+  for (int d = 0; d < count; ++d) lane[d * W] = operands_of_row[d];
 }
 
-const Kernels kernels = {V, pack, sum, positives, gradient, attend};
+const Kernels kernels = {V, kPerOperand, pack, sum, positives, gradient, attend};
 
 }  // namespace PIPA_ISA
 }  // namespace pipa

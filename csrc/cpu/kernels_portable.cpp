@@ -9,18 +9,18 @@
 
 namespace pipa {
 
-const Kernels& kernels_for(Isa isa) {
+const Kernels& kernels_for(Isa isa, bool bfloat16) {
 #if defined(__x86_64__)
-  if (isa == Isa::avx512) return avx512::kernels;
+  if (isa == Isa::avx512_bf16 && bfloat16) return avx512_bf16::kernels;
+  if (isa == Isa::avx512_bf16 || isa == Isa::avx512) return avx512::kernels;
   if (isa == Isa::avx2) return avx2::kernels;
 #endif
-  (void)isa;
-  return portable::kernels;
+  return isa == Isa::portable_bf16 && bfloat16 ? portable_bf16::kernels : portable::kernels;
 }
 
 const UpsampleKernels& upsample_kernels_for(Isa isa) {
 #if defined(__x86_64__)
-  if (isa == Isa::avx512) return avx512::upsample_kernels;
+  if (isa == Isa::avx512_bf16 || isa == Isa::avx512) return avx512::upsample_kernels;
   if (isa == Isa::avx2) return avx2::upsample_kernels;
 #endif
   (void)isa;

@@ -9,26 +9,33 @@
 
 namespace pipa {
 
-constexpr int kMaxDepth = 512;
-
 inline int64_t blocks_of(int64_t rows, int size) { return (rows + size - 1) / size; }
 
-struct Packed {
-  int size;        // rows of a block: kBlock or kBankBlock
-  int lanes;       // of the kernels that read it
-  int depth;       // columns, padded to a multiple of lanes
-  int64_t blocks;  // the last one is padded with rows of zeros
-  float* rows;     // [blocks] as Block::rows
-  float* panels;   // [blocks] as Block::panels, or null
-  int32_t* keys;   // [blocks, size]
+// On which sides of a product rows stand: what is broadcast is the left one, panels the right one.
+enum class Side { left, right, both };
 
-  Packed(Arena* arena, int64_t count, int64_t columns, int lanes, int size, bool with_panels)
+struct Packed {
+  int size;         // rows of a block: kBlock or kBankBlock
+  int lanes;        // of the kernels that read it
+  int per_operand;  // likewise
+  int depth;        // columns, padded to whole vectors of operands
+  int64_t blocks;   // the last one is padded with rows of zeros
+  float* rows;      // [blocks] as Block::rows
+  int32_t* pairs;   // [blocks] as Block::pairs, or null
+  float* panels;    // [blocks] as Block::panels, or null
+  int32_t* keys;    // [blocks, size]
+
+  Packed(Arena* arena, int64_t count, int64_t columns, const Kernels& kernels, int size, Side side)
       : size(size),
-        lanes(lanes),
-        depth(static_cast<int>(blocks_of(columns, lanes)) * lanes),
+        lanes(kernels.lanes),
+        per_operand(kernels.per_operand),
+        depth(static_cast<int>(blocks_of(columns, lanes * per_operand)) * lanes * per_operand),
         blocks(blocks_of(count, size)),
         rows(arena->take<float>(offset(blocks))),
-        panels(with_panels ? arena->take<float>(blocks * size * depth) : nullptr),
+        pairs(per_operand > 1 && side != Side::right
+                  ? arena->take<int32_t>(offset(blocks) / per_operand)
+                  : nullptr),
+        panels(side != Side::left ? arena->take<float>(panel_offset(blocks)) : nullptr),
         keys(arena->take<int32_t>(blocks * size)) {}
 
   // Of a block within rows, or within anything laid out as they are.
@@ -37,7 +44,7 @@ struct Packed {
   }
 
   Block block(int64_t index) const {
-    return {rows + offset(index), panel(index), keys + index * size};
+    return {rows + offset(index), pairs_of(index), panels_of(index), keys + index * size};
   }
 
   // Gathers the rows of one block; keys are the caller's to write.
@@ -51,12 +58,17 @@ struct Packed {
         load_row(source, order[position], values);
       else
         for (int d = 0; d < depth; ++d) values[d] = 0;
-      kernels.pack(values, depth, row, size, rows + offset(index), panel(index));
+      kernels.pack(values, depth, row, size, rows + offset(index), pairs_of(index),
+                   panels_of(index));
     }
   }
 
  private:
-  float* panel(int64_t index) const { return panels ? panels + index * size * depth : nullptr; }
+  int64_t panel_offset(int64_t block) const { return block * size * depth / per_operand; }
+  float* panels_of(int64_t block) const { return panels ? panels + panel_offset(block) : nullptr; }
+  int32_t* pairs_of(int64_t block) const {
+    return pairs ? pairs + offset(block) / per_operand : nullptr;
+  }
 };
 
 // A row within blocks laid out as Packed::rows.

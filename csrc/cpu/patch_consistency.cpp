@@ -21,14 +21,18 @@ int64_t slab_rows(int64_t n, int64_t m) {
   return std::max<int64_t>(kBankBlock, wanted / kBankBlock * kBankBlock);
 }
 
+const Kernels& kernels_of(const Matrix& anchors, const Matrix& bank, Isa isa) {
+  return kernels_for(isa, anchors.dtype == Dtype::bfloat16 && bank.dtype == Dtype::bfloat16);
+}
+
 struct Scratch {
   Packed anchors, slab;
   float* output;  // as Packed::rows of anchors: sum of e times key
   double* sums;   // [R] sum of e
 
-  Scratch(Arena* arena, int64_t n, int64_t m, int64_t d, int lanes)
-      : anchors(arena, n, d, lanes, kBlock, false),
-        slab(arena, slab_rows(n, m), d, lanes, kBankBlock, true),
+  Scratch(Arena* arena, int64_t n, int64_t m, int64_t d, const Kernels& kernels)
+      : anchors(arena, n, d, kernels, kBlock, Side::left),
+        slab(arena, slab_rows(n, m), d, kernels, kBankBlock, Side::right),
         output(arena->take<float>(anchors.offset(anchors.blocks))),
         sums(arena->take<double>(anchors.blocks * kBlock)) {}
 };
@@ -98,9 +102,9 @@ double finish_row(const PatchConsistency& problem, const Scratch& scratch, int64
 
 }  // namespace
 
-int64_t patch_consistency_scratch(int64_t n, int64_t m, int64_t d, Isa isa) {
+int64_t patch_consistency_scratch(const Matrix& anchors, const Matrix& bank, Isa isa) {
   Arena arena(nullptr);
-  Scratch(&arena, n, m, d, kernels_for(isa).lanes);
+  Scratch(&arena, anchors.rows, bank.rows, anchors.columns, kernels_of(anchors, bank, isa));
   return arena.floats();
 }
 
@@ -118,9 +122,9 @@ void patch_consistency_forward(const PatchConsistency& problem, Isa isa, const P
   if (weight_sum == 0) return;
 
   const int64_t live = static_cast<int64_t>(order.rows.size());
-  const Kernels& kernels = kernels_for(isa);
+  const Kernels& kernels = kernels_of(problem.anchors, problem.bank, isa);
   Arena arena(scratch_floats);
-  const Scratch scratch(&arena, live, m, problem.anchors.columns, kernels.lanes);
+  const Scratch scratch(&arena, live, m, problem.anchors.columns, kernels);
   const Packed &anchors = scratch.anchors, &slab = scratch.slab;
   const Scores scores{anchors.depth, static_cast<float>(kLog2E / problem.temperature)};
   pack_anchors(problem, order, kernels, parallel, anchors);

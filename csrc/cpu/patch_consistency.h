@@ -21,7 +21,7 @@ struct PatchConsistency {
 };
 
 // Floats of scratch: less than 4 N D' + a constant, D' = D padded to the vector width.
-int64_t patch_consistency_scratch(int64_t n, int64_t m, int64_t d, Isa isa);
+int64_t patch_consistency_scratch(const Matrix& anchors, const Matrix& bank, Isa isa);
 
 void patch_consistency_forward(const PatchConsistency& problem, Isa isa, const Parallel& parallel,
                                float* scratch,        // [patch_consistency_scratch]

@@ -29,13 +29,13 @@ struct Sweep {
 
   Sweep(const PixelContrast& problem, Isa isa, const Parallel& parallel, Arena* arena)
       : problem(problem),
-        kernels(kernels_for(isa)),
+        kernels(kernels_for(isa, problem.x.dtype == Dtype::bfloat16)),
         parallel(parallel),
         order(order_by_class(problem.labels, problem.x.rows,
                              [&](int64_t i) { return problem.labels[i] != problem.ignore_index; })),
         live(static_cast<int64_t>(order.rows.size())),
         scores{0, static_cast<float>(kLog2E / problem.temperature)},
-        x(arena, live, problem.x.columns, kernels.lanes, kBlock, true) {
+        x(arena, live, problem.x.columns, kernels, kBlock, Side::both) {
     scores.depth = x.depth;
     for (int c = 0; c < order.classes(); ++c)
       if (positives(c) > 0)
@@ -209,9 +209,10 @@ void fill_row_values(const Sweep& sweep, const float* z, const float* u,
 
 }  // namespace
 
-int64_t pixel_contrast_scratch(int64_t n, int64_t d, Isa isa, bool backward) {
+int64_t pixel_contrast_scratch(const Matrix& features, Isa isa, bool backward) {
   Arena arena(nullptr);
-  const Packed x(&arena, n, d, kernels_for(isa).lanes, kBlock, true);
+  const Kernels& kernels = kernels_for(isa, features.dtype == Dtype::bfloat16);
+  const Packed x(&arena, features.rows, features.columns, kernels, kBlock, Side::both);
   if (backward)
     BackwardScratch(&arena, x);
   else

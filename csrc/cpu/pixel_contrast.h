@@ -20,9 +20,9 @@ struct PixelContrast {
   int64_t ignore_index;   // rows with this label take no part
 };
 
-// Floats of scratch that either direction needs: less than 4 N D' + a constant, D' = D padded to
-// the vector width.
-int64_t pixel_contrast_scratch(int64_t n, int64_t d, Isa isa, bool backward);
+// Floats of scratch that either direction needs for features of this shape and dtype: less than
+// 4 N D' + a constant, D' = D padded to the vector width.
+int64_t pixel_contrast_scratch(const Matrix& features, Isa isa, bool backward);
 
 void pixel_contrast_forward(const PixelContrast& problem, Isa isa, const Parallel& parallel,
                             float* scratch,  // [pixel_contrast_scratch]

@@ -17,11 +17,21 @@ def host():
     return pytest.importorskip("pipa_fast._host")
 
 
+def available(name, host):
+    if not host.cpu_features()[name]:
+        pytest.skip(f"this CPU has no {name}")
+    return name
+
+
 @pytest.fixture(params=["portable", "avx2", "avx512"])
 def isa(request, host):
-    if not host.cpu_features()[request.param]:
-        pytest.skip(f"this CPU has no {request.param}")
-    return request.param
+    return available(request.param, host)
+
+
+@pytest.fixture(params=["portable_bf16", "avx512_bf16"])
+def bf16_isa(request, host):
+    """An instruction set that multiplies bfloat16 as it is; floats as the set without does."""
+    return available(request.param, host)
 
 
 @pytest.fixture

@@ -180,12 +180,12 @@ void run_pixel_contrast(const pipa::PixelContrast& problem, Isa isa, const Paral
   const int64_t n = problem.x.rows, d = problem.x.columns;
   std::vector<float> loss = unwritten<float>(1), z = unwritten<float>(n), u = unwritten<float>(n);
   {
-    Scratch scratch(pipa::pixel_contrast_scratch(n, d, isa, false));
+    Scratch scratch(pipa::pixel_contrast_scratch(problem.x, isa, false));
     pipa::pixel_contrast_forward(problem, isa, parallel, scratch.data(), loss.data(), z.data(),
                                  u.data());
   }
   std::vector<char> grad = unwritten<char>(n * d * (problem.x.dtype == Dtype::float32 ? 4 : 2));
-  Scratch scratch(pipa::pixel_contrast_scratch(n, d, isa, true));
+  Scratch scratch(pipa::pixel_contrast_scratch(problem.x, isa, true));
   pipa::pixel_contrast_backward(problem, isa, parallel, scratch.data(), 0.5f, z.data(), u.data(),
                                 grad.data());
   for (const std::vector<float>* output : {&loss, &z, &u}) results->add(*output);
@@ -230,7 +230,7 @@ void call_patch_consistency(Caller* caller, int64_t n, int64_t m, int64_t d, Dty
         bank_labels.data(), weight,           0.1};
     caller->call(values, [&](const Parallel& parallel, Results* results) {
       std::vector<float> loss = unwritten<float>(1), grad = unwritten<float>(n * d);
-      Scratch scratch(pipa::patch_consistency_scratch(n, m, d, caller->isa));
+      Scratch scratch(pipa::patch_consistency_scratch(anchors.matrix, bank.matrix, caller->isa));
       pipa::patch_consistency_forward(problem, caller->isa, parallel, scratch.data(), loss.data(),
                                       grad.data());
       results->add(loss);

@@ -104,6 +104,30 @@ def test_half_types_are_converted_exactly(native, isa, dtype):
     assert all(torch.equal(a, b) for a, b in zip(half, full, strict=True))
 
 
+def test_products_of_bfloat16_are_those_of_floats(native, bf16_isa):
+    # Products of bfloat16 are exact in float, so only the order of their sums differs.
+    for n, m, d in SIZES:
+        anchors, positives, bank, *labels = problem(n, m, d)
+        halves = [t.bfloat16() for t in (anchors, positives, bank)]
+        loss, gradient = native.patch_consistency_forward(*halves, *labels, None, 0.1, bf16_isa)
+        expected, slope = native.patch_consistency_forward(
+            *[t.float() for t in halves], *labels, None, 0.1, bf16_isa.removesuffix("_bf16")
+        )
+        torch.testing.assert_close(loss, expected, rtol=2e-6, atol=1e-9)
+        assert (gradient - slope).norm() <= 5e-6 * slope.norm()
+
+
+def test_bf16_sets_treat_other_dtypes_as_those_without(native, bf16_isa):
+    anchors, positives, bank, *labels = problem(120, 150, 24)
+    halves = anchors.bfloat16(), positives.bfloat16()
+    for rows in ((anchors, positives, bank), (*halves, bank)):
+        found = [
+            native.patch_consistency_forward(*rows, *labels, None, 0.1, isa)
+            for isa in (bf16_isa, bf16_isa.removesuffix("_bf16"))
+        ]
+        assert all(torch.equal(*results) for results in zip(*found, strict=True))
+
+
 def test_threads_do_not_change_a_bit(native, isa, threads):
     arguments = problem(900, 1500, 24, classes=7)
     results = []

@@ -176,6 +176,38 @@ def test_half_types_are_converted_exactly(native, isa, dtype, all_form):
         assert torch.equal(half[1], full[1].to(dtype))
 
 
+@pytest.mark.parametrize("all_form", [False, True], ids=["negatives", "all"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_products_of_bfloat16_are_those_of_floats(native, bf16_isa, layout, all_form):
+    # Products of bfloat16 are exact in float, so only the order of their sums differs.
+    plain = bf16_isa.removesuffix("_bf16")
+    for n, d in SIZES:
+        x, labels, weights = unit_rows(n, d).bfloat16(), LAYOUTS[layout](n), torch.rand(n)
+        pairs = run(native, x, labels, weights, 0.1, all_form, bf16_isa)
+        floats = run(native, x.float(), labels, weights, 0.1, all_form, plain)
+        assert pairs[1].dtype == torch.bfloat16
+        torch.testing.assert_close(pairs[0], floats[0], rtol=2e-6, atol=1e-7)
+        torch.testing.assert_close(pairs[2:], floats[2:], rtol=2e-5, atol=0)
+        # Half a step of bfloat16's last place, and what the order of sums does where terms cancel.
+        size = 2e-6 / 0.1 / max(n, 1) ** 0.5
+        torch.testing.assert_close(pairs[1].float(), floats[1], rtol=2**-8, atol=size)
+
+
+def test_bf16_sets_treat_other_dtypes_as_those_without(native, bf16_isa):
+    plain = bf16_isa.removesuffix("_bf16")
+    for dtype in (torch.float32, torch.float16):
+        x, labels = unit_rows(130, 24).to(dtype), torch.arange(130) % 5
+        found = [run(native, x, labels, None, 0.1, False, isa) for isa in (bf16_isa, plain)]
+        assert all(torch.equal(*results) for results in zip(*found, strict=True))
+
+
+def test_nan_in_bfloat16_is_not_hidden(native, bf16_isa):
+    x = unit_rows(100, 16).bfloat16()
+    x[99, 3] = torch.nan
+    loss, gradient, _, _ = run(native, x, torch.arange(100) % 3, None, 0.1, False, bf16_isa)
+    assert loss.isnan() and gradient.isnan().any()
+
+
 def test_all_finite_halves_are_read_as_torch_reads_them(native, isa):
     bits = torch.arange(2**16, dtype=torch.int32).to(torch.int16)
     for dtype in (torch.float16, torch.bfloat16):

@@ -68,7 +68,8 @@ def test_compiled_says_what_there_is():
     features = _host.cpu_features()
     assert features["portable"] and features[_host.best_isa()]
     if platform.machine() == "x86_64":
-        assert compiled["isa"] == ["portable", "avx2", "avx512"]
+        names = ["portable_bf16", "portable", "avx2", "avx512", "avx512_bf16"]
+        assert compiled["isa"] == names
         if platform.system() == "Linux":
             flags = Path("/proc/cpuinfo").read_text()
             assert features["avx2"] == (" avx2 " in flags and " fma " in flags)
