@@ -132,7 +132,8 @@ bench widths 30 pixel_contrast --dtypes bfloat16 --dims 64 128 512 --seconds 1.5
 bench all_form 30 pixel_contrast "${half[@]}" --variants all --seconds 2 --sizes 16384 \
     --peers eager metric_learning
 bench around 25 upsampled_cross_entropy pseudo_labels --seconds 2
-bench small 25 sample_anchors gather_pixels overlap_pairs teacher_update --seconds 1
+bench small 25 sample_anchors gather_pixels overlap_pairs downscale_labels teacher_update \
+    --seconds 1
 part plot 15 "$PYTHON" -m bench.plot --output "$out/pixel_contrast.png" \
     "$out"/pixel_contrast.json "$out"/pixel_contrast_peers.json "$out"/pixel_contrast_eager.json
 

@@ -25,6 +25,7 @@ OPS = (
     "sample_anchors",
     "gather_pixels",
     "overlap_pairs",
+    "downscale_labels",
     "teacher_update",
 )
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -22,6 +22,7 @@ OPS = (
     "sample_anchors",
     "gather_pixels",
     "overlap_pairs",
+    "downscale_labels",
     "upsampled_cross_entropy",
     "pseudo_labels",
 )

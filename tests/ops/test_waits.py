@@ -81,6 +81,7 @@ CALLS = {
     "overlap_pairs": lambda _: ops.overlap_pairs(
         *boxes(), crop_size=32, stride=4, num_pairs=20, seed=SEED
     ),
+    "downscale_labels": lambda _: ops.downscale_labels(labels(2, 8, 8), stride=4, num_classes=5),
     "upsampled_cross_entropy": lambda _: [
         ops.upsampled_cross_entropy(
             torch.randn(2, 5, 4, 4).requires_grad_(),
