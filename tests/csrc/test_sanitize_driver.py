@@ -34,4 +34,4 @@ def test_every_kernel_passes(compiler, host, tmp_path):
     assert result.returncode == 0, result.stdout
     ran = [line.split(":")[0] for line in result.stdout.splitlines()]
     isas = [isa for isa in host.compiled()["isa"] if host.cpu_features()[isa]]
-    assert ran == [f"{op} {isa}" for isa in isas for op in OPS]
+    assert ran == [f"{op} {isa}" for op in OPS for isa in isas]
