@@ -116,6 +116,7 @@ MEMORY := -O1 -g -fsanitize=address,undefined,float-cast-overflow -fno-sanitize-
 
 $(SANITIZE)/driver-thread: FLAGS = $(THREAD)
 $(SANITIZE)/driver-memory: FLAGS = $(MEMORY)
+$(SANITIZE)/driver-static: FLAGS = -O2 -static
 $(SANITIZE)/driver-%: $(DRIVER) $(NATIVE) Makefile
 	@echo "building $@ (half a minute)"
 	@mkdir -p $(@D)
