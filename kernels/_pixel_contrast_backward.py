@@ -125,33 +125,22 @@ def _factor(Grad, Total, inverse_temperature):
     return tl.where(total > 0, tl.load(Grad).to(tl.float32) * inverse_temperature / total, 0.0)
 
 
+# fmt: off
 @triton.jit
 def gradient_kernel(
-    X,
-    First,
-    Past,
-    Live,
-    Z,  # [N padded]
-    U,  # [N padded]
-    Pair,  # [N padded]
+    X, First, Past, Live,
+    Z, U, Pair,  # [N padded]
     Order,  # [N]
     Gradient,  # [N padded, D] what the other kernels summed, or None
-    Grad,  # [] of the loss
-    Total,  # [] of the shares
+    Grad, Total,  # [] of the loss, of the shares
     Out,  # [N, d]
-    n,
-    d,
-    scale,
-    inverse_temperature,
-    ALL: tl.constexpr,
-    D: tl.constexpr,
+    n, d, scale, inverse_temperature,
+    ALL: tl.constexpr, D: tl.constexpr,
     PART: tl.constexpr,  # columns of the gradient that a program makes
-    UNIT_M: tl.constexpr,  # rows and columns of pull_apart_kernel's tiles
-    UNIT_N: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    PRECISION: tl.constexpr,
+    UNIT_M: tl.constexpr, UNIT_N: tl.constexpr,  # rows and columns of pull_apart_kernel's tiles
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
 ):
+    # fmt: on
     """Add what pull_apart_kernel left out, all tiles where nothing is summed yet, and write the
     gradient where the rows came from.
 
