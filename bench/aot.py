@@ -272,9 +272,12 @@ def lines(kernel: str, forms: list[Row], chips: list[int]) -> list[str]:
 
 def markdown(found: list[Row]) -> str:
     """Return the table as a document."""
+    asked = {"chip": CHIPS, "dim": DIMS, "dtype": FORMATS}
+    given = {key: dict.fromkeys(getattr(row, key) for row in found) for key in asked}
     options = "".join(
-        f" --{name}s " + " ".join(dict.fromkeys(str(getattr(row, name)) for row in found))
-        for name in ("chip", "dim", "dtype")
+        f" --{key}s {' '.join(map(str, values))}"
+        for key, values in given.items()
+        if values.keys() != set(asked[key])
     )
     document = [HEAD.format(version=import_module("triton").__version__, options=options)]
     chips = sorted({row.chip for row in found})
