@@ -6,18 +6,25 @@ python -m bench.aot pixel_contrast --chips 90 --dims 256 --dtypes bfloat16
 python -m bench.aot --markdown docs/triton.md    # the committed table
 
 Each op runs its own host code with launches recorded instead of started, so that what is compiled
-is what a GPU would get. Exit status 1 tells of a kernel that spills registers or wants more shared
-memory than its chip has. TRITON_INTERPRET must not be set: it makes kernels that do not compile.
+is what a GPU would get; "tf32" is float32 where torch takes its own products in TF32. Exit status 1
+tells of a kernel that spills registers or wants more shared memory than its chip has.
+TRITON_INTERPRET must not be set: it makes kernels that do not compile. Triton keeps what it has
+compiled (~/.triton), so that a second call has only the machine code to read.
 """
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container
+from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache
 from importlib import import_module
+from itertools import product, repeat
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -26,10 +33,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.problem import DTYPES
-
 CHIPS = (80, 89, 90)
 DIMS = (64, 128, 256, 512)
+# What a column of the table is called: the features' dtype, and torch's precision of products.
+FORMATS = {
+    "bfloat16": (torch.bfloat16, "ieee"),
+    "float16": (torch.float16, "ieee"),
+    "tf32": (torch.float32, "tf32"),
+    "float32": (torch.float32, "ieee"),
+}
 TYPES = {
     torch.float32: "fp32",
     torch.float16: "fp16",
@@ -116,14 +128,15 @@ CALLS: dict[str, Callable[[int, torch.dtype], None]] = {
 }
 
 
-def recorded(op: str, chip: int, dim: int, dtype: torch.dtype) -> list[Launch]:
-    """Return every launch of an op on some chip, none of them started."""
+def recorded(op: str, chip: int, dim: int, name: str) -> list[Launch]:
+    """Return every launch of an op on some chip in one of FORMATS, none of them started."""
     shared = import_module("pipa_fast.kernels._launch")
     found: list[Launch] = []
 
     def record(kernel: Any, grid: Any, tile: Any, *arguments: Any, **constants: Any) -> None:
         found.append(Launch(kernel, tile, arguments, constants))
 
+    dtype, torch.backends.cuda.matmul.fp32_precision = FORMATS[name]
     with (
         mock.patch.object(shared, "launch", record),
         mock.patch.object(shared, "capability", lambda device: chip),
@@ -162,65 +175,64 @@ def tools() -> Path:
     return Path(import_module("triton").__file__ or "").parent / "backends" / "nvidia" / "bin"
 
 
-def dump(cubin: bytes, what: str) -> str:
-    """Return what cuobjdump says of a compiled kernel."""
+@lru_cache(64)  # an op may make the same kernel of many dims and dtypes
+def used(cubin: bytes) -> tuple[int, int, str]:
+    """Return a compiled kernel's registers, spills and tensor-core instructions, as in `Row`."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        command = [str(tools() / "cuobjdump"), what, file.name]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        command = [str(tools() / "cuobjdump"), "--dump-resource-usage", "-sass", file.name]
+        code = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    registers = re.search(r"\bREG:(\d+)", code)
+    assert registers, code[:1000]
+    counts = {name: len(re.findall(rf"\b{name}\b", code)) for name in ("HGMMA", "HMMA")}
+    products = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    return int(registers[1]), len(re.findall(r"\b(?:LDL|STL)\b", code)), products
 
 
-def compiled(op: str, chip: int, dim: int, dtype: torch.dtype, launch: Launch) -> Row:
+def compiled(op: str, chip: int, dim: int, name: str, launch: Launch) -> Row:
     """Compile a launch for a chip and return what it takes."""
-    triton, shared = import_module("triton"), import_module("pipa_fast.kernels._launch")
+    triton = import_module("triton")
     target = import_module("triton.backends.compiler").GPUTarget("cuda", chip, 32)
     types, constants, aligned = signature(launch)
     source = import_module("triton.compiler").ASTSource(launch.kernel, types, constants, aligned)
-    options = {"num_warps": launch.tile.warps, "num_stages": launch.tile.stages, **shared.OPTIONS}
-    kernel = triton.compile(source, target=target, options=options)
-    resources = dump(kernel.asm["cubin"], "--dump-resource-usage")
-    code = dump(kernel.asm["cubin"], "-sass")
-    counts = {name: len(re.findall(rf"\b{name}\b", code)) for name in ("HGMMA", "HMMA")}
-    found = re.search(r"REG:(\d+)", resources)
-    assert found, resources
+    kernel = triton.compile(source, target=target, options=launch.tile.options)
+    registers, spills, products = used(kernel.asm["cubin"])
+    tile, shared = tuple(launch.tile[:4]), kernel.metadata.shared
     return Row(
-        op,
-        launch.kernel.__name__,
-        chip,
-        dim,
-        str(dtype).removeprefix("torch."),
-        tuple(launch.tile),
-        int(found[1]),
-        len(re.findall(r"\b(?:LDL|STL)\b", code)),
-        kernel.metadata.shared,
-        ", ".join(f"{count} {name}" for name, count in counts.items() if count),
+        op, launch.kernel.__name__, chip, dim, name, tile, registers, spills, shared, products
     )
 
 
 def rows(
-    op: str, chip: int, dim: int, dtype: torch.dtype, kernels: Container[str] | None = None
-) -> Iterator[Row]:
-    """Compile each kernel that an op launches once, or those named, and return what it takes."""
-    seen = set()
-    for launch in recorded(op, chip, dim, dtype):
-        name = launch.kernel.__name__
-        key = (name, launch.tile, repr(signature(launch)))
-        if key not in seen and (kernels is None or name in kernels):
-            seen.add(key)
-            yield compiled(op, chip, dim, dtype, launch)
+    op: str, chip: int, dim: int, name: str, kernels: Container[str] | None = None
+) -> list[Row]:
+    """Compile each kernel that an op launches once, or those named, and return what they take."""
+    launches = {}
+    for launch in recorded(op, chip, dim, name):
+        if kernels is None or launch.kernel.__name__ in kernels:
+            key = (launch.kernel.__name__, launch.tile, repr(signature(launch)))
+            launches.setdefault(key, launch)
+    return [compiled(op, chip, dim, name, launch) for launch in launches.values()]
 
 
 HEAD = """# Triton kernels, compiled ahead of time
 
 Written by `python -m bench.aot{options} --markdown docs/triton.md`
 with Triton {version} and the ptxas that it brings; nothing here was run on a GPU. A cell says the
-tile (rows × columns, w warps, s stages), then, at most among a kernel's forms, a thread's
-registers, the machine code's loads and stores of spilled registers where there are any, a block's
-shared memory, and the instructions of the tensor cores. A block has at most 163 KiB of shared
+tile (rows × columns, w warps, s stages), then a thread's registers, the machine code's loads and
+stores of spilled registers where there are any, a block's shared memory, and the instructions of
+the tensor cores: the most that any of a kernel's forms takes. Dtypes with the same tiles and
+instructions share a row, and so do dims with the same cells. A block has at most 163 KiB of shared
 memory on sm_80, 99 KiB on sm_89 and 227 KiB on sm_90; `python -m bench.aot` fails where one needs
-more, or spills. Float32 is compiled with IEEE products, which no tensor core computes.
+more, or spills. tf32 is float32 where torch takes its own products in TF32
+(`torch.backends.cuda.matmul.fp32_precision`); else they are IEEE, which no tensor core computes.
 """
+
+
+def instructions(row: Row) -> tuple[str, ...]:
+    """Return the names of a kernel's tensor-core instructions."""
+    return tuple(re.findall(r"[A-Z]+", row.tensor_cores))
 
 
 def cell(forms: list[Row]) -> str:
@@ -233,30 +245,50 @@ def cell(forms: list[Row]) -> str:
         )
         taken = [f"{registers} registers", f"{max(row.shared for row in own) / 1024:.0f} KiB"]
         taken += [f"**{spills} spills**"] if spills else []
-        taken += sorted({name for row in own for name in re.findall(r"[A-Z]+", row.tensor_cores)})
+        taken += sorted({name for row in own for name in instructions(row)})
         m, n, warps, stages = tile
         parts.append(f"{m}×{n} w{warps} s{stages}: {', '.join(taken)}")
     return "; ".join(parts)
 
 
+def lines(kernel: str, forms: list[Row], chips: list[int]) -> list[str]:
+    """Return a kernel's rows of the table."""
+    dims: dict[tuple[str, ...], list[int]] = {}  # of each row's dtypes and cells
+    for dim in sorted({row.dim for row in forms}):
+        alike: dict[Any, list[Row]] = {}
+        for name in FORMATS:
+            own = [row for row in forms if (row.dim, row.dtype) == (dim, name)]
+            kind = frozenset((row.chip, row.tile, instructions(row)) for row in own)
+            alike.setdefault(kind, []).extend(own)
+        for own in filter(None, alike.values()):
+            names = ", ".join(dict.fromkeys(row.dtype for row in own))
+            cells = [cell([row for row in own if row.chip == chip]) for chip in chips]
+            dims.setdefault((names, *cells), []).append(dim)
+    return [
+        f"| {kernel} | {', '.join(map(str, some))} | {' | '.join(rest)} |"
+        for rest, some in dims.items()
+    ]
+
+
 def markdown(found: list[Row]) -> str:
     """Return the table as a document."""
+    asked = {"chip": CHIPS, "dim": DIMS, "dtype": FORMATS}
+    given = {key: dict.fromkeys(getattr(row, key) for row in found) for key in asked}
     options = "".join(
-        f" --{name}s " + " ".join(dict.fromkeys(str(getattr(row, name)) for row in found))
-        for name in ("chip", "dim", "dtype")
+        f" --{key}s {' '.join(map(str, values))}"
+        for key, values in given.items()
+        if values.keys() != set(asked[key])
     )
-    lines = [HEAD.format(version=import_module("triton").__version__, options=options)]
+    document = [HEAD.format(version=import_module("triton").__version__, options=options)]
     chips = sorted({row.chip for row in found})
     for op in dict.fromkeys(row.op for row in found):
         columns = ["kernel", "dim", "dtype", *(f"sm_{chip}" for chip in chips)]
-        lines += [f"## {op}\n", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+        document += [f"## {op}\n", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
         own = [row for row in found if row.op == op]
-        for key in sorted({(row.kernel, row.dtype, row.dim) for row in own}):
-            forms = [row for row in own if (row.kernel, row.dtype, row.dim) == key]
-            cells = [cell([row for row in forms if row.chip == chip]) for chip in chips]
-            lines.append(f"| {key[0]} | {key[2]} | {key[1]} | {' | '.join(cells)} |")
-        lines.append("")
-    return "\n".join(lines)
+        for kernel in sorted({row.kernel for row in own}):
+            document += lines(kernel, [row for row in own if row.kernel == kernel], chips)
+        document.append("")
+    return "\n".join(document)
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -270,8 +302,9 @@ def arguments() -> argparse.ArgumentParser:
     add("ops", nargs="*", metavar="OP", help=f"some of: {', '.join(CALLS)} (default: all)")
     add("--chips", type=int, nargs="+", default=CHIPS, choices=CHIPS)
     add("--dims", type=int, nargs="+", default=DIMS)
-    add("--dtypes", nargs="+", default=["bfloat16", "float16", "float32"], choices=list(DTYPES))
+    add("--dtypes", nargs="+", default=list(FORMATS), choices=list(FORMATS))
     add("--kernels", nargs="+", metavar="NAME", help="only these")
+    add("--jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
     add("--markdown", type=Path, help="write the table there")
     return parser
 
@@ -281,15 +314,15 @@ def main() -> int:
     given = arguments().parse_args()
     limits = import_module("pipa_fast.kernels._launch").SHARED_MEMORY
     found, unfit = [], 0
-    for op in given.ops or CALLS:
-        for chip in given.chips:
-            for dim in given.dims:
-                for name in given.dtypes:
-                    for row in rows(op, chip, dim, DTYPES[name], given.kernels):
-                        fault = row.fault(limits)
-                        unfit += bool(fault)
-                        print(json.dumps({**row._asdict(), "fault": fault}), flush=True)
-                        found.append(row)
+    problems = list(product(given.ops or CALLS, given.chips, given.dims, given.dtypes))
+    # Not forked: torch has threads by now.
+    with ProcessPoolExecutor(given.jobs, get_context("spawn")) as pool:
+        for some in pool.map(rows, *zip(*problems, strict=True), repeat(given.kernels)):
+            for row in some:
+                fault = row.fault(limits)
+                unfit += bool(fault)
+                print(json.dumps({**row._asdict(), "fault": fault}), flush=True)
+                found.append(row)
     if given.markdown:
         given.markdown.write_text(markdown(found))
     return int(unfit > 0)

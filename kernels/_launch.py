@@ -22,6 +22,14 @@ class Tile(NamedTuple):
     block_n: int  # columns that it meets at a time
     warps: int
     stages: int
+    # Of a thread, at most. Where none is given, ptxas may spill a few to fit one more block.
+    registers: int | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The compiler's options."""
+        limit = {"maxnreg": self.registers} if self.registers else {}
+        return {"num_warps": self.warps, "num_stages": self.stages, **limit, **OPTIONS}
 
 
 class TileRow(NamedTuple):
@@ -89,9 +97,7 @@ def launch(
     Every launch of an op goes through here, so that `bench.aot` compiles what ops would launch.
     """
     if all(grid):
-        kernel[grid](
-            *arguments, **constants, num_warps=tile.warps, num_stages=tile.stages, **OPTIONS
-        )
+        kernel[grid](*arguments, **constants, **tile.options)
 
 
 def on_device(tensor: Tensor) -> Any:

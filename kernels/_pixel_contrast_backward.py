@@ -125,36 +125,29 @@ def _factor(Grad, Total, inverse_temperature):
     return tl.where(total > 0, tl.load(Grad).to(tl.float32) * inverse_temperature / total, 0.0)
 
 
+# fmt: off
 @triton.jit
 def gradient_kernel(
-    X,
-    First,
-    Past,
-    Live,
-    Z,  # [N padded]
-    U,  # [N padded]
-    Pair,  # [N padded]
+    X, First, Past, Live,
+    Z, U, Pair,  # [N padded]
     Order,  # [N]
     Gradient,  # [N padded, D] what the other kernels summed, or None
-    Grad,  # [] of the loss
-    Total,  # [] of the shares
+    Grad, Total,  # [] of the loss, of the shares
     Out,  # [N, d]
-    n,
-    d,
-    scale,
-    inverse_temperature,
-    ALL: tl.constexpr,
-    D: tl.constexpr,
+    n, d, scale, inverse_temperature,
+    ALL: tl.constexpr, D: tl.constexpr,
     PART: tl.constexpr,  # columns of the gradient that a program makes
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    PRECISION: tl.constexpr,
+    UNIT_M: tl.constexpr, UNIT_N: tl.constexpr,  # rows and columns of pull_apart_kernel's tiles
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
 ):
-    """Add the tiles that share a class with the rows, all tiles where nothing is summed yet, and
-    write the gradient where the rows came from.
+    # fmt: on
+    """Add what pull_apart_kernel left out, all tiles where nothing is summed yet, and write the
+    gradient where the rows came from.
 
-    With ALL, Gradient holds what a class's own rows do, and the diagonal is left to be skipped.
+    That is the tiles, of its size, that share a class with the rows. With ALL, Gradient holds what
+    a class's own rows do, and the diagonal is left to be skipped.
     """
+    tl.static_assert(UNIT_M % BLOCK_M == 0 and UNIT_N % BLOCK_N == 0)
     live = tl.load(Live)
     start = tl.program_id(0) * BLOCK_M
     row = start + tl.arange(0, BLOCK_M)
@@ -169,8 +162,10 @@ def gradient_kernel(
     if Gradient is not None:
         at = Gradient + row.to(tl.int64)[:, None] * D + own[None, :]
         gradient = tl.load(at, mask=there[:, None], other=0.0)
-        low, past_tile = _own_tiles(First, Past, start, live, ALL, BLOCK_M, BLOCK_N)
-        high = tl.minimum(high, past_tile)
+        unit = start // UNIT_M * UNIT_M
+        low, past_unit = _own_tiles(First, Past, unit, live, ALL, UNIT_M, UNIT_N)
+        low *= UNIT_N // BLOCK_N
+        high = tl.minimum(high, past_unit * (UNIT_N // BLOCK_N))
 
     x = tl.load(X + row.to(tl.int64)[:, None] * D + k[None, :])
     for tile in range(low, high):

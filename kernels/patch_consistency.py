@@ -37,23 +37,24 @@ MAX_SPLITS = 4
 HEADROOM = 15
 OCTAVES = 29
 CHUNK = 32  # columns of the first product of float32 at a time
-# Of a tile of _finish, which has three in registers: 32 a thread.
-FINISH_ELEMENTS = 4096
+# Of a tile of _finish, 16 a thread: it has up to six in registers, one of each split's slope. 168
+# registers are three blocks a multiprocessor.
+FINISH_ELEMENTS = 2048
 
 _HALF = "the largest whose sum of keys, e and addresses stay in registers"
 _FLOAT = "as _HALF; the first product takes CHUNK columns at a time, or would spill"
 TILES = (
-    TileRow(90, 64, 2, Tile(64, 64, 4, 4), "two blocks a multiprocessor and more"),
-    TileRow(90, 128, 2, Tile(64, 64, 4, 3), "two blocks a multiprocessor"),
+    TileRow(90, 64, 2, Tile(64, 64, 4, 4), "two blocks: 174 registers, 24 KiB"),
+    TileRow(90, 128, 2, Tile(64, 64, 4, 3), "two blocks: 218 registers, 48 KiB"),
     TileRow(90, 256, 2, Tile(64, 64, 8, 3), _HALF),
     TileRow(90, 512, 2, Tile(32, 32, 8, 2), "64 rows, which HGMMA wants, spill"),
     *(
-        TileRow(chip, depth, 2, tile, _HALF)
+        TileRow(chip, depth, 2, tile, why)
         for chip in (80, 89)
-        for depth, tile in (
-            (128, Tile(64, 64, 8, 3)),
-            (256, Tile(64, 32, 8, 3)),
-            (512, Tile(32, 32, 8, 2)),
+        for depth, tile, why in (
+            (128, Tile(64, 32, 4, 3), "two blocks: 252 registers, 28 KiB; 8 warps spill"),
+            (256, Tile(64, 32, 8, 3), _HALF),
+            (512, Tile(32, 32, 8, 2), _HALF),
         )
     ),
     *(
@@ -339,7 +340,7 @@ def forward(
     exponent = Exponent.of(anchors.dtype, temperature)
     losses = slope.new_empty(n)
     depth = _launch.padded_depth(dim)
-    tile = Tile(max(FINISH_ELEMENTS // depth, 1), depth, 4, 1)
+    tile = Tile(max(FINISH_ELEMENTS // depth, 1), depth, 4, 1, registers=168)
     with _launch.on_device(anchors):
         labels = torch.where(live, anchor_labels, -1)
         sums = _sweep_keys(anchors, bank, labels, bank_labels, exponent, slope)

@@ -228,6 +228,7 @@ def backward(
         scale, depth = LOG2E / temperature, sort.x.shape[1]
         gradient = None if n <= FEW_ROWS else _pull_apart(sort, n, scale, all_form)
         tile = _tile(FEW if gradient is None else GRADIENT, sort.x)
+        unit = tile if gradient is None else _tile(PULL, sort.x)
         part = _gradient_part(depth)
         _launch.launch(
             pull.gradient_kernel,
@@ -235,8 +236,8 @@ def backward(
             tile,
             sort.x, sort.first, sort.past, sort.live, sort.z, sort.u, sort.pair, sort.order,
             gradient, grad, sort.share.sum(), out, n, d, scale, 1 / temperature,
-            ALL=all_form, D=depth, PART=part, BLOCK_M=tile.block_m, BLOCK_N=tile.block_n,
-            PRECISION=_launch.precision(sort.x.dtype),
+            ALL=all_form, D=depth, PART=part, UNIT_M=unit.block_m, UNIT_N=unit.block_n,
+            BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, PRECISION=_launch.precision(sort.x.dtype),
         )  # fmt: skip
     return out
 

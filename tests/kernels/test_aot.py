@@ -16,7 +16,7 @@ from pipa_fast.kernels import _launch
 def compile_ahead(*options):
     """Rows of `python -m bench.aot`, in a process that does not make kernels to be interpreted."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "bench.aot", *map(str, options)]
+    command = [sys.executable, "-m", "bench.aot", "--jobs", "1", *map(str, options)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     print(done.stdout)
     assert done.returncode in (0, 1), done.stderr
@@ -65,7 +65,7 @@ def test_usual_depth(op, chip, dtype):
 @pytest.mark.tiles
 @pytest.mark.parametrize("op", aot.CALLS)
 @pytest.mark.parametrize("chip", aot.CHIPS)
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("dtype", aot.FORMATS)
 def test_every_shipped_tile(op, chip, dtype):
     check(compile_ahead(op, "--chips", chip, "--dtypes", dtype))
 
@@ -89,3 +89,15 @@ def test_table_is_written():
     cells = "64×32 w4 s2: 128 registers, 99 KiB, **3 spills**"
     assert f"| kernel | 64 | float16 |  | {cells} |" in lines
     assert "## op" in lines and "## other" in lines
+
+
+def test_rows_of_the_table_are_shared():
+    row = aot.Row("op", "kernel", 89, 64, "float16", (64, 32, 4, 2), 128, 0, 1024, "1 HMMA")
+    found = [row._replace(dim=dim) for dim in (64, 128)]
+    found += [row._replace(dim=dim, dtype="bfloat16", registers=130) for dim in (64, 128)]
+    found += [row._replace(dtype="float32", tensor_cores=""), row._replace(dim=256)]
+    assert aot.markdown(found).splitlines()[-3:] == [
+        "| kernel | 64, 128 | bfloat16, float16 | 64×32 w4 s2: 130 registers, 1 KiB, HMMA |",
+        "| kernel | 64 | float32 | 64×32 w4 s2: 128 registers, 1 KiB |",
+        "| kernel | 256 | float16 | 64×32 w4 s2: 128 registers, 1 KiB, HMMA |",
+    ]

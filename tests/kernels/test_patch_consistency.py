@@ -111,6 +111,8 @@ def test_layouts_of_labels(device, small_tiles):
         (torch.arange(40) // 16, torch.arange(70) // 16, None),  # classes as wide as tiles
         (far[torch.arange(40) % 3], far[torch.arange(70) % 3], None),
         (zeros, torch.where(torch.arange(70) < 50, -1, 1), None),
+        ((torch.arange(40) >= 10).long() - 1, torch.where(torch.arange(70) < 50, -1, 1), None),
+        (zeros, (torch.arange(70) >= 40).long(), None),  # whole tiles of one class, and a part
         (zeros + 7, torch.arange(70) % 3, None),  # a class that the bank lacks
     ):
         labels = anchor_labels.to(device), bank_labels.to(device)
@@ -132,6 +134,11 @@ def test_any_temperature_that_a_fixed_shift_carries(device, small_tiles, tempera
         expected, gradient = truth(*rows, *labels, None, temperature)
         torch.testing.assert_close(loss.double(), expected, rtol=3e-5, atol=0)
         assert (slope.double() - gradient).norm() <= 10 * TOLERANCE[dtype] * gradient.norm()
+
+
+def test_sums_relative_to_the_largest_move_with_it(device, small_tiles, monkeypatch):
+    monkeypatch.setattr(kernels, "PROGRAMS", 1)  # which meets a larger e again and again
+    check(problem(device, 16, 200, 16, dtype=torch.float16), temperature=0.05)
 
 
 def test_programs_that_share_anchors_add_in_order(device, small_tiles, monkeypatch):

@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("triton")
 from pipa_fast.kernels import _launch, pixel_contrast
+from pipa_fast.kernels import _pixel_contrast_tiles as shipped
 from pipa_fast.kernels._launch import Tile, TileRow
 
 IGNORE = 255
@@ -44,13 +45,16 @@ def poison():
 def cut(monkeypatch):
     """Sets tiles and the path, so that a few rows make many tiles or a few programs."""
 
-    def set_tiles(path="few", apart=(64, 64), mixed=(64, 64), pull=None, run=2, parts=2):
+    def set_tiles(
+        path="few", apart=(64, 64), mixed=(64, 64), pull=None, gradient=None, run=2, parts=2
+    ):
         monkeypatch.setattr(pixel_contrast, "FEW_ROWS", 0 if path == "many" else 10**9)
         monkeypatch.setattr(pixel_contrast, "RUN", run)
         monkeypatch.setattr(pixel_contrast, "PARTS", parts)
         monkeypatch.setattr(pixel_contrast, "SORT_TILE", Tile(128, 0, 4, 1))
         monkeypatch.setattr(pixel_contrast, "SUM_TILE", Tile(64, 64, 4, 1))
-        tables = dict(APART=apart, MIXED=mixed, PULL=pull or mixed, GRADIENT=pull or mixed)
+        pull = pull or mixed
+        tables = dict(APART=apart, MIXED=mixed, PULL=pull, GRADIENT=gradient or pull)
         for name, (block_m, block_n) in {**tables, "FEW": mixed}.items():
             tile = Tile(block_m, block_n, 4, 2)
             rows = tuple(
@@ -152,9 +156,10 @@ def test_each_pair_of_tiles_is_met_once(device, cut, n, form):
 @pytest.mark.parametrize(
     "tiles",
     [
-        dict(apart=(32, 16), mixed=(16, 32), pull=(32, 64)),
+        dict(apart=(32, 16), mixed=(16, 32), pull=(64, 64), gradient=(32, 32)),
         pytest.param(
-            dict(apart=(64, 16), mixed=(32, 16), pull=(16, 64), run=1), marks=pytest.mark.slow
+            dict(apart=(64, 16), mixed=(32, 16), pull=(16, 64), gradient=(16, 16), run=1),
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             dict(apart=(128, 32), mixed=(64, 64), pull=(64, 16), parts=3), marks=pytest.mark.slow
@@ -166,6 +171,20 @@ def test_tiles_of_any_shape(device, cut, tiles, form):
     cut("many", **tiles)
     for layout in ("some ignored", "two classes"):
         check(device, 203, 12, layout, form)
+
+
+def test_shipped_tiles_fit_each_other():
+    """One kernel visits what another left out, in tiles of its own."""
+    tables = (shipped.APART, shipped.MIXED, shipped.PULL, shipped.GRADIENT)
+    for chip in _launch.SHARED_MEMORY:
+        for depth in (16, 32, 64, 128, 256, 512):
+            for dtype in (torch.float32, torch.bfloat16, torch.float16):
+                tiles = [_launch.choose_tile(table, chip, depth, dtype) for table in tables]
+                apart, mixed, pull, gradient = tiles
+                assert all(pixel_contrast.ALIGNED_ROWS % tile.block_m == 0 for tile in tiles)
+                assert apart.block_m % apart.block_n == 0
+                assert apart.block_m % mixed.block_m == apart.block_m % mixed.block_n == 0
+                assert pull.block_m % gradient.block_m == pull.block_n % gradient.block_n == 0
 
 
 @PATHS
