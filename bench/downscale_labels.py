@@ -3,7 +3,7 @@
 
 import torch
 
-from bench.problem import Problem, Settings, harmonic_labels
+from bench.problem import Problem, Settings, square_labels
 from pipa_fast.reference.downscale_labels import downscale_labels
 
 SIZES = (512, 1024)
@@ -16,13 +16,9 @@ PATCH = 16  # labels come in squares of so many pixels a side
 def problem(s: Settings) -> Problem:
     """Return squares of labels, some classes rare, one square in ten unlabelled."""
     generator = torch.Generator().manual_seed(s.seed)
-    side = max(1, s.n // PATCH)
-    coarse = harmonic_labels(IMAGES * side * side, s.d, generator).view(IMAGES, side, side)
-    coarse[torch.rand(coarse.shape, generator=generator) < 0.1] = 255
-    place = torch.arange(s.n).mul(side).div(s.n, rounding_mode="floor")
     return Problem(
         settings=s,
-        features=coarse[:, place][:, :, place].to(s.device),
+        features=square_labels(IMAGES, s.n, PATCH, s.d, generator).to(s.device),
         arguments={"stride": min(STRIDE, s.n), "num_classes": s.d, "min_ratio": 0.75},
         truth=downscale_labels,
         pairs=IMAGES * s.n * s.n,

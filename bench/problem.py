@@ -102,3 +102,17 @@ def harmonic_labels(n: int, classes: int, generator: torch.Generator) -> Tensor:
     edges = (1 / torch.arange(1, classes + 1, dtype=torch.float64)).cumsum(0)
     counts = (edges / edges[-1] * n).round().long().diff(prepend=torch.zeros(1, dtype=torch.long))
     return torch.arange(classes).repeat_interleave(counts)[torch.randperm(n, generator=generator)]
+
+
+def square_labels(
+    images: int, side: int, patch: int, classes: int, generator: torch.Generator
+) -> Tensor:
+    """Return [images, side, side] labels in squares of `patch` pixels a side.
+
+    Some classes are rare, as harmonic_labels has it, and one square in ten is 255, unlabelled.
+    """
+    cells = max(1, side // patch)
+    coarse = harmonic_labels(images * cells * cells, classes, generator).view(images, cells, cells)
+    coarse[torch.rand(coarse.shape, generator=generator) < 0.1] = 255
+    place = torch.arange(side).mul(cells).div(side, rounding_mode="floor")
+    return coarse[:, place][:, :, place]

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from bench.problem import Problem, Settings, harmonic_labels
+from bench.problem import Problem, Settings, square_labels
 from pipa_fast.reference.sample_anchors import group_sizes
 
 SIZES = (128,)
@@ -45,13 +45,9 @@ def sizes(labels: Tensor, predictions: Tensor, *, seed: int) -> dict[tuple[int, 
 
 
 def problem(s: Settings) -> Problem:
-    """Return squares of labels, some classes rare, one square in ten unlabelled."""
+    """Return squares of labels, and predictions of which some are wrong."""
     generator = torch.Generator().manual_seed(s.seed)
-    cells = max(1, s.n // PATCH)
-    coarse = harmonic_labels(IMAGES * cells * cells, s.d, generator).view(IMAGES, cells, cells)
-    coarse[torch.rand(coarse.shape, generator=generator) < 0.1] = 255
-    place = torch.arange(s.n).mul(cells).div(s.n, rounding_mode="floor")
-    labels = coarse[:, place][:, :, place]
+    labels = square_labels(IMAGES, s.n, PATCH, s.d, generator)
     guesses = torch.randint(0, s.d, labels.shape, generator=generator)
     right = torch.rand(labels.shape, generator=generator) >= WRONG
     predictions = torch.where(right, labels, guesses)

@@ -56,12 +56,9 @@ def test_integer_dtypes_and_another_ignore_index(dtype):
 
 
 def test_empty():
-    assert ops.downscale_labels(torch.zeros(0, 8, 8).long(), stride=4, num_classes=3).shape == (
-        0,
-        2,
-        2,
-    )
-    assert ops.downscale_labels(torch.zeros(2, 0, 8).long(), stride=4, num_classes=3).numel() == 0
+    for shape in ((0, 8, 8), (2, 0, 8)):
+        found = ops.downscale_labels(torch.zeros(shape).long(), stride=4, num_classes=3)
+        assert found.shape == (shape[0], shape[1] // 4, 2)
 
 
 def test_compile():
