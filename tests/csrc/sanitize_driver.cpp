@@ -79,8 +79,13 @@ class Results {
   explicit Results(bool finite) : finite_(finite) {}
 
   template <class T>
-  void add(const std::vector<T>& values) {
-    if constexpr (std::is_same_v<T, float>) keep(values, 1e-5);
+  void add(const std::vector<T>& values, double tolerance = 1e-5) {  // relative, of floats in L2
+    if constexpr (std::is_same_v<T, float>) {
+      for (float value : values)
+        require(!finite_ || std::isfinite(value), "a result is not finite");
+      numbers_.push_back(values);
+      tolerances_.push_back(tolerance);
+    }
     bits_.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T));
   }
 
@@ -88,8 +93,7 @@ class Results {
     std::vector<float> values(matrix.rows * matrix.columns);
     for (int64_t i = 0; i < matrix.rows; ++i)
       pipa::load_row(matrix, i, values.data() + i * matrix.columns);
-    keep(values, matrix.dtype == Dtype::float32 ? 1e-5 : 4e-3);
-    bits_.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float));
+    add(values, matrix.dtype == Dtype::float32 ? 1e-5 : 4e-3);
   }
 
   const std::string& bits() const { return bits_; }
@@ -109,16 +113,10 @@ class Results {
   }
 
  private:
-  void keep(const std::vector<float>& values, double tolerance) {
-    for (float value : values) require(!finite_ || std::isfinite(value), "a result is not finite");
-    numbers_.push_back(values);
-    tolerances_.push_back(tolerance);
-  }
-
   bool finite_;
   std::string bits_;
   std::vector<std::vector<float>> numbers_;
-  std::vector<double> tolerances_;  // relative, in L2
+  std::vector<double> tolerances_;
 };
 
 // ---- inputs ----
