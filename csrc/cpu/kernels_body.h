@@ -145,55 +145,59 @@ PIPA_INLINE Tile cosines(const Block& a, const Block& b, int i, int j, int depth
   return product(broadcast_rows(a) + i * V, chunk_stride(kBlock, V), panel, count);
 }
 
-// Adds g x to R rows and N vectors of columns, g [R, count] at any strides, a span of terms summed
-// before it is added: a sum of sums of equally many terms errs far less than one running sum.
+// Adds g x over a span of terms to R rows and N vectors of columns, g [R, kSpan] at any strides.
 template <int N, int G_ROW, int G_COLUMN>
-PIPA_INLINE void update_tile(const float* g, const float* x,  // [N][count, V], x_stride apart
-                             int64_t x_stride, int count,
+PIPA_INLINE void update_tile(const float* g, const float* x,  // [N][kSpan, V], x_stride apart
+                             int64_t x_stride,
                              float* out,  // [N][R, V], out_stride apart
                              int64_t out_stride) {
   for (int n = 0; n < N; ++n) prefetch(out, n * out_stride, R * V);
-  for (int from = 0; from < count; from += kSpan) {
-    vf c[R][N] = {};
+  vf c[R][N] = {};
 #pragma GCC unroll 2
-    for (int k = 0; k < kSpan; ++k, x += V, g += G_COLUMN) {
-      vf b[N];
+  for (int k = 0; k < kSpan; ++k, x += V, g += G_COLUMN) {
+    vf b[N];
 #pragma GCC unroll 2
-      for (int n = 0; n < N; ++n) b[n] = load(x + n * x_stride);
-#pragma GCC unroll 16
-      for (int i = 0; i < R; ++i)
-#pragma GCC unroll 2
-        for (int n = 0; n < N; ++n) c[i][n] += b[n] * g[i * G_ROW];
-    }
+    for (int n = 0; n < N; ++n) b[n] = load(x + n * x_stride);
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 2
-      for (int n = 0; n < N; ++n) {
-        float* to = out + n * out_stride + i * V;
-        store(to, load(to) + c[i][n]);
-      }
+      for (int n = 0; n < N; ++n) c[i][n] += b[n] * g[i * G_ROW];
   }
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i)
+#pragma GCC unroll 2
+    for (int n = 0; n < N; ++n) {
+      float* to = out + n * out_stride + i * V;
+      store(to, load(to) + c[i][n]);
+    }
 }
 
-// N vectors of columns of update. Each tile asks for its share of the next N vectors of x.
+// A span of update for N vectors of columns. Each tile asks for its share of the next N of x.
 template <int N, int G_ROW, int G_COLUMN>
-PIPA_INLINE void update_columns(const float* g, const float* x, int count, float* out) {
-  const int64_t x_stride = chunk_stride(count, V), out_stride = chunk_stride(kBlock, V);
-  const int share = static_cast<int>(N * x_stride) / (kBlock / R);
+PIPA_INLINE void update_columns(const float* g, const float* x, int64_t x_stride, float* out) {
+  constexpr int kShare = kSpan * V / (kBlock / R);
+  const int64_t out_stride = chunk_stride(kBlock, V);
   for (int i = 0; i < kBlock; i += R) {
-    prefetch(x, N * x_stride + i / R * share, share);
-    update_tile<N, G_ROW, G_COLUMN>(g + i * G_ROW, x, x_stride, count, out + i * V, out_stride);
+    for (int n = N; n < 2 * N; ++n) prefetch(x, n * x_stride + i / R * kShare, kShare);
+    update_tile<N, G_ROW, G_COLUMN>(g + i * G_ROW, x, x_stride, out + i * V, out_stride);
   }
 }
 
-// out += g x for out as Block::rows, g [kBlock, count] at any strides, x as Block::rows of count
+// out += g x for out as Block::rows, g [kBlock, count] at any strides, x as Block::rows of count.
+// By spans of terms, each summed before it is added: a sum of sums of equally many terms errs far
+// less than one running sum, and a span of g stays in L1 while the columns pass.
 template <int G_ROW, int G_COLUMN>
 PIPA_INLINE void update(const float* g, const float* x, int count, int depth, float* out) {
   const int64_t x_stride = chunk_stride(count, V), out_stride = chunk_stride(kBlock, V);
-  int d = 0;
-  for (; d + W <= depth; d += W, x += 2 * x_stride, out += 2 * out_stride)
-    update_columns<2, G_ROW, G_COLUMN>(g, x, count, out);
-  if (d < depth) update_columns<1, G_ROW, G_COLUMN>(g, x, count, out);
+  for (int from = 0; from < count; from += kSpan, g += kSpan * G_COLUMN, x += kSpan * V) {
+    int chunk = 0;
+    for (; (chunk + 2) * V <= depth; chunk += 2)
+      update_columns<2, G_ROW, G_COLUMN>(g, x + chunk * x_stride, x_stride,
+                                         out + chunk * out_stride);
+    if (chunk * V < depth)
+      update_columns<1, G_ROW, G_COLUMN>(g, x + chunk * x_stride, x_stride,
+                                         out + chunk * out_stride);
+  }
 }
 
 enum class Kind { apart, together, mixed };
