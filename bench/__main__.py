@@ -140,9 +140,10 @@ def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def result_path(op: str, device: str) -> Path:
-    """Return where `--save` puts an op's rows."""
-    return RESULTS / re.sub(r"[^\w.-]+", "_", device).strip("_") / f"{op}.json"
+def result_path(op: str, device: str, cpu_flags: str = "") -> Path:
+    """Return where `--save` puts an op's rows: processors of one name may differ in their flags."""
+    name = " ".join([device, *cpu_flags.split()[-1:]])
+    return RESULTS / re.sub(r"[^\w.-]+", "_", name).strip("_") / f"{op}.json"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -161,7 +162,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             found = run(op, args, console)
             rows += found
             if args.save:
-                path = result_path(op, where["device"])
+                flags = "" if torch.device(args.device).type == "cuda" else where["cpu_flags"]
+                path = result_path(op, where["device"], flags)
                 write(path, found)
                 plot(found, path.with_suffix(".png"))
                 console.print(f"-> {path} and .png")

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", "sve")
+FLAGS = ("fma", "avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", "sve")
+"""Instruction sets that matter to the kernels, the widest of a processor last."""
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def device_name(device: torch.device) -> str:
 
 
 def cpu_flags() -> list[str]:
-    """Return the instruction sets that matter to the kernels."""
+    """Return those of FLAGS that this processor has."""
     words = " ".join(cpu_lines("flags") + cpu_lines("Features")).split()
     return [flag for flag in FLAGS if flag in words]
 
