@@ -148,6 +148,7 @@ def evaluate(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     window: SlidingWindow | None = None,
+    image_size: tuple[int, int] | None = None,
     shard: bool = True,
     group: dist.ProcessGroup | None = None,
 ) -> EvalResult:
@@ -155,8 +156,10 @@ def evaluate(
 
     Where torch.distributed is up, rank r of n takes the images r, r + n, ... and the counts are
     added up, so that every rank returns the same result and all of them must call; with
-    `shard=False` the calling process does everything by itself. `dtype` is autocast's (None: no
-    autocast). The network must be the bare module, not its DDP wrapper, and is left in its mode.
+    `shard=False` the calling process does everything by itself. Images are first resized to
+    `image_size` (height, width), bilinearly with antialiasing, where given. `dtype` is autocast's
+    (None: no autocast). The network must be the bare module, not its DDP wrapper, and is left in
+    its mode.
 
     Raises:
         ValueError: an empty dataset, or a label that is no class id.
@@ -170,6 +173,8 @@ def evaluate(
     with evaluating(network), torch.autocast(kind, dtype=dtype, enabled=dtype is not None):
         for samples in _batches(dataset, range(rank, len(dataset), world), batch_size):
             images = to_batch([sample.image for sample in samples], device)
+            if image_size is not None:
+                images = F.interpolate(images, image_size, mode="bilinear", antialias=True)
             truth = torch.from_numpy(np.stack([sample.label for sample in samples])).to(device)
             size = (truth.shape[1], truth.shape[2])
             logits = predict_logits(network, images, size=size, window=window)

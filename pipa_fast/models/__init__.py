@@ -1,8 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Networks: encoders, decode heads, projection heads."""
 
-from pipa_fast.models.config import ModelConfig
+from pipa_fast.models.build import build_network
+from pipa_fast.models.config import HRDAConfig, ModelConfig
 from pipa_fast.models.encoders import network_stride
-from pipa_fast.models.network import Outputs, SegmentationNetwork, build_network
+from pipa_fast.models.network import Outputs, SegmentationNetwork
+from pipa_fast.models.window import Window
 
-__all__ = ["ModelConfig", "Outputs", "SegmentationNetwork", "build_network", "network_stride"]
+__all__ = [
+    "HRDAConfig",
+    "ModelConfig",
+    "Outputs",
+    "SegmentationNetwork",
+    "Window",
+    "build_network",
+    "network_stride",
+]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a segmentation network is made of."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from pipa_fast.checks import require
@@ -9,6 +9,22 @@ from pipa_fast.checks import require
 EncoderName = Literal["streets_s", "mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5"]
 HeadName = Literal["light", "daformer"]
 BatchNorm = Literal["batch", "frozen", "sync"]
+
+
+@dataclass(kw_only=True)
+class HRDAConfig:
+    """Context at half the resolution, detail at full resolution in windows (HRDA)."""
+
+    enabled: bool = False
+    detail: tuple[int, int] = (512, 512)
+    """Height and width of a detail window [pixels]."""
+    detail_loss: float = 0.1
+    """Share of the window's own loss in every cross-entropy; the fused prediction has the rest."""
+
+    def __post_init__(self) -> None:
+        require(min(self.detail) > 0, "model.hrda.detail", self.detail, "two positive sizes")
+        share = self.detail_loss
+        require(0 <= share <= 1, "model.hrda.detail_loss", share, "a share in [0, 1]")
 
 
 @dataclass(kw_only=True)
@@ -34,6 +50,7 @@ class ModelConfig:
     """Of whole channels before the DAFormer head's classifier; the light head has none."""
     drop_path: float = 0.1
     """Stochastic depth of the last MiT block; earlier ones linearly less."""
+    hrda: HRDAConfig = field(default_factory=HRDAConfig)
 
     def __post_init__(self) -> None:
         for name, choices in (

@@ -164,7 +164,8 @@ def _check_complete(name: str, weights: str, report: Any) -> None:
 
 def network_stride(config: ModelConfig) -> int:
     """Return the side [pixels] of a cell of the network that `config` describes, unbuilt."""
-    return (StreetsEncoder if config.encoder == "streets_s" else MitEncoder).strides[0]
+    stride = (StreetsEncoder if config.encoder == "streets_s" else MitEncoder).strides[0]
+    return 2 * stride if config.hrda.enabled else stride
 
 
 def build_encoder(config: ModelConfig) -> StreetsEncoder | MitEncoder:

@@ -6,6 +6,7 @@ map, which the projection heads read too; `classify` turns it into logits.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -129,11 +130,21 @@ class DAFormerHead(nn.Module):
 
     channels: int = 256
 
-    def __init__(self, channels_in: Sequence[int], num_classes: int, dropout: float) -> None:
+    def __init__(
+        self,
+        channels_in: Sequence[int],
+        num_classes: int,
+        dropout: float,
+        fusion: Literal["sepaspp", "conv"] = "sepaspp",
+    ) -> None:
         super().__init__()
         self.embed_layers = nn.ModuleList(Embedding(c, self.channels) for c in channels_in)
         width = self.channels * len(channels_in)
-        self.fuse_layer = SeparableAspp(width, self.channels, (1, 6, 12, 18))
+        self.fuse_layer = (
+            SeparableAspp(width, self.channels, (1, 6, 12, 18))
+            if fusion == "sepaspp"
+            else ConvModule(width, self.channels, 1)
+        )
         self.dropout = nn.Dropout2d(dropout)
         self.conv_seg = nn.Conv2d(self.channels, num_classes, 1)
         nn.init.normal_(self.conv_seg.weight, std=0.01)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from pipa_fast.checks import require
-from pipa_fast.models.config import BatchNorm, ModelConfig
-from pipa_fast.models.encoders import MitEncoder, StreetsEncoder, build_encoder
-from pipa_fast.models.heads import DAFormerHead, LightHead, build_head
+from pipa_fast.models.encoders import MitEncoder, StreetsEncoder
+from pipa_fast.models.heads import DAFormerHead, LightHead
 from pipa_fast.models.projection import ProjectionHead
+from pipa_fast.models.window import Window
 
 # ImageNet's, of RGB in [0, 1].
 MEAN = (0.485, 0.456, 0.406)
@@ -20,11 +20,14 @@ NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 
 
 class Outputs(NamedTuple):
-    """What a forward pass returns; all maps are at the network's stride."""
+    """What a forward pass returns. Maps are at the network's stride but where told otherwise."""
 
-    logits: Tensor  # [B, K, h, w]
-    pixel: Tensor | None  # [B, pixel_dim, h, w] float32, each cell of unit length
+    logits: Tensor  # [B, K, h, w]; HRDA's at half its stride
+    pixel: Tensor | None  # [B, pixel_dim, h, w] float32, each cell of unit length; of `window`
     patch: Tensor | None  # [B, patch_dim, h, w] float32, each cell of unit length
+    deep: Tensor | None = None  # [B, C, h', w'] the encoder's last stage
+    detail: Tensor | None = None  # [B, K, h", w"] HRDA's logits of the window alone
+    window: Window | None = None  # of the images that `pixel` and `detail` show; None: all
 
 
 class SegmentationNetwork(nn.Module):
@@ -36,6 +39,8 @@ class SegmentationNetwork(nn.Module):
 
     mean: Tensor
     std: Tensor
+    detail_size: tuple[int, int] | None = None
+    """Height and width of the window that a training step draws; None: it looks at the whole."""
 
     def __init__(
         self,
@@ -57,6 +62,8 @@ class SegmentationNetwork(nn.Module):
         embed: tuple[str, ...] = (),
         touch: bool = False,
         fused: Tensor | None = None,
+        window: Window | None = None,
+        context_only: bool = False,
     ) -> Outputs:
         """Segment images.
 
@@ -67,28 +74,55 @@ class SegmentationNetwork(nn.Module):
                 that DDP's reducer sees all parameters whichever output the loss reads.
             fused: [B, C, h, w], read by classifier and projection heads in place of the images'
                 own fused map; the images are not looked at.
+            window: None: this network has no detail windows, see HRDANetwork.
+            context_only: without effect: the image itself is the context.
 
         Raises:
-            ValueError: images of another shape, or a projection head that is not there.
+            ValueError: images of another shape, a projection head that is not there, or a window.
         """
-        for name in embed:
-            known = ", ".join(self.projections) or "nothing, as there are no projection heads"
-            require(name in self.projections, "embed", name, f"of {known}")
-        own = self.fused(images) if fused is None else fused
+        require(window is None, "window", window, "None for a network without detail")
+        self._check_embed(embed)
+        stages = None if fused is not None else self.encode(images)
+        own = self.head(stages) if stages is not None else fused
+        assert own is not None
         maps = {"logits": self.head.classify(own)}
         maps |= {name: self.projections[name](own) for name in embed}
-        if touch:
-            zero = self._nothing(
-                [self.head.conv_seg, self.projections] if fused is None else [self]
-            )
-            maps = {name: value + zero.to(value.dtype) for name, value in maps.items()}
-        return Outputs(maps["logits"], maps.get("pixel"), maps.get("patch"))
+        if stages is not None:
+            maps["deep"] = stages[-1]
+        return self._outputs(maps, None, touch=touch, whole=fused is not None)
 
-    def fused(self, images: Tensor) -> Tensor:
-        """Return the map [B, C, h, w] that classifier and projection heads read."""
+    def context(self, images: Tensor) -> Tensor:
+        """Return the images as the encoder sees them whole."""
+        return images
+
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """Return the encoder's maps [B, C_i, h_i, w_i] of images [B, 3, H, W] in [0, 1]."""
         shape = tuple(images.shape)
         require(len(shape) == 4 and shape[1] == 3, "images", shape, "of shape [B, 3, H, W]")
-        return self.head(self.encoder((images - self.mean) / self.std))
+        return self.encoder((images - self.mean) / self.std)
+
+    def fused(self, images: Tensor) -> Tensor:
+        """Return the map [B, C, h, w] of the context, which the patch embeddings are made of."""
+        return self.head(self.encode(self.context(images)))
+
+    def _check_embed(self, embed: tuple[str, ...]) -> None:
+        known = ", ".join(self.projections) or "nothing, as there are no projection heads"
+        for name in embed:
+            require(name in self.projections, "embed", name, f"of {known}")
+
+    def _outputs(
+        self, maps: dict[str, Tensor], window: Window | None, *, touch: bool, whole: bool
+    ) -> Outputs:
+        """Name the maps; `touch` them with all parameters if `whole`, else the seldom used."""
+        if touch:
+            zero = self._nothing([self] if whole else self._seldom_used())
+            maps = {name: value + zero.to(value.dtype) for name, value in maps.items()}
+        named = {name: maps.get(name) for name in ("pixel", "patch", "deep", "detail")}
+        return Outputs(logits=maps["logits"], window=window, **named)
+
+    def _seldom_used(self) -> list[nn.Module]:
+        """Return the modules whose parameters an output may not depend on."""
+        return [self.head.conv_seg, self.projections]
 
     @staticmethod
     def _nothing(modules: list[nn.Module]) -> Tensor:
@@ -115,7 +149,11 @@ class SegmentationNetwork(nn.Module):
         groups = []
         for name, modules, rate in (
             ("encoder", [self.encoder], lr),
-            ("heads", [self.head, self.projections], lr * head_lr_multiplier),
+            (
+                "heads",
+                [m for n, m in self.named_children() if n != "encoder"],
+                lr * head_lr_multiplier,
+            ),
         ):
             parts = [part for module in modules for part in module.modules()]
             norms = [p for m in parts if isinstance(m, NORMS) for p in m.parameters()]
@@ -128,49 +166,3 @@ class SegmentationNetwork(nn.Module):
                         {"name": name + suffix, "params": params, "lr": rate, "weight_decay": decay}
                     )
         return groups
-
-
-class FrozenBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm by stored statistics also in training; scale and shift still learn."""
-
-    def train(self, mode: bool = True) -> "FrozenBatchNorm2d":
-        """Stay in evaluation mode."""
-        super().train(False)
-        return self
-
-
-def convert_batch_norm(network: nn.Module, kind: BatchNorm) -> None:
-    """Give the batch norm layers inside `network` the statistics that `kind` names, in place."""
-    if kind == "batch":
-        return
-    for parent in list(network.modules()):
-        for name, child in parent.named_children():
-            if type(child) is not nn.BatchNorm2d:
-                continue
-            if kind == "frozen":
-                made = FrozenBatchNorm2d(child.num_features, eps=child.eps)
-                made.load_state_dict(child.state_dict())
-                made.train()
-            else:
-                made = nn.SyncBatchNorm.convert_sync_batchnorm(child)
-            setattr(parent, name, made)
-
-
-def build_network(config: ModelConfig) -> SegmentationNetwork:
-    """Return the network that `config` describes, in training mode.
-
-    Its weights follow torch's global seed; projection heads draw theirs last, so that the rest is
-    the same with them and without.
-
-    Raises:
-        ValueError: weights that cannot be found or do not fit.
-    """
-    encoder = build_encoder(config)
-    head = build_head(config, encoder.channels)
-    projections = {}
-    if config.projections:
-        projections["pixel"] = ProjectionHead(head.channels, config.pixel_dim)
-        projections["patch"] = ProjectionHead(head.channels, config.patch_dim)
-    network = SegmentationNetwork(encoder, head, projections)
-    convert_batch_norm(network, config.batch_norm)
-    return network

@@ -17,6 +17,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from pipa_fast.checks import did_you_mean, require
 from pipa_fast.data.labels import NUM_CLASSES
 from pipa_fast.data.loader import DataConfig
+from pipa_fast.evaluation.inference import SlidingWindow
 from pipa_fast.models import ModelConfig, network_stride
 from pipa_fast.uda.config import AdaptationConfig
 
@@ -77,6 +78,36 @@ class RunConfig:
 
 
 @dataclass(kw_only=True)
+class EvaluationConfig:
+    """How validation images are seen. Scores are at their labels' own size either way."""
+
+    size: tuple[int, int] | None = None
+    """Height and width that images are resized to [pixels]; None: as they are."""
+    crop: tuple[int, int] | None = None
+    """Height and width of sliding windows [pixels]; None: images whole."""
+    stride: tuple[int, int] | None = None
+    """Distance of the windows [pixels]; None: two thirds of the crop."""
+
+    def __post_init__(self) -> None:
+        for name in ("size", "crop", "stride"):
+            value = getattr(self, name)
+            fine = value is None or min(value) > 0
+            require(fine, f"evaluation.{name}", value, "two positive sizes, or null")
+        fine = self.stride is None or self.crop is not None
+        require(fine, "evaluation.stride", self.stride, "null where evaluation.crop is null")
+        _ = self.window  # which checks the two against each other
+
+    @property
+    def window(self) -> SlidingWindow | None:
+        """The sliding window, None where images are seen whole."""
+        if self.crop is None:
+            return None
+        height, width = self.crop
+        stride = self.stride or (max(1, 2 * height // 3), max(1, 2 * width // 3))
+        return SlidingWindow(crop=self.crop, stride=stride)
+
+
+@dataclass(kw_only=True)
 class Config:
     """Everything that a run depends on."""
 
@@ -90,6 +121,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
@@ -108,6 +140,7 @@ class Config:
                 "adaptation.mixed.ignore_top and ignore_bottom must leave rows of data.crop's "
                 f"{height} to learn from; got {mixed.ignore_top} and {mixed.ignore_bottom}"
             )
+        self._check_detail()
         stride = network_stride(self.model)
         require(
             self.adaptation.patch.weight == 0 or self.data.stride % stride == 0,
@@ -116,6 +149,17 @@ class Config:
             f"a multiple of {stride}, the stride of {self.model.encoder}, where "
             "adaptation.patch.weight is above 0",
         )
+
+    def _check_detail(self) -> None:
+        """Raise ValueError unless crops hold a detail window, on the network's grid."""
+        if not self.model.hrda.enabled:
+            return
+        stride, (height, width) = network_stride(self.model), self.model.hrda.detail
+        for name, size in (("crop", self.data.crop), ("patch_crop", self.data.patch_crop)):
+            fits = not any(side % stride for side in size)
+            require(fits, f"data.{name}", size, f"multiples of {stride}, for HRDA's two scales")
+        fits = self.data.crop[0] >= height and self.data.crop[1] >= width
+        require(fits, "data.crop", self.data.crop, f"at least model.hrda.detail {height, width}")
 
     @property
     def run_dir(self) -> Path:
@@ -129,9 +173,25 @@ def recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
+def parts() -> dict[str, Path]:
+    """Return the shipped parts of recipes by name, `parts/NAME`: bases, not runs."""
+    folder = Path(str(resources.files("pipa_fast") / "recipes" / "parts"))
+    return {f"parts/{path.stem}": path for path in sorted(folder.glob("*.yaml"))}
+
+
 def read_recipe(name: str) -> dict[str, Any]:
-    """Read a recipe by name or path; a `base` key names the recipe whose settings it changes."""
-    known = recipes()
+    """Read a recipe by name or path.
+
+    A `base` key names the recipe whose settings it changes, or several, each laid over those before
+    it.
+
+    Raises:
+        ValueError: no such recipe, or a file that cannot be read.
+    """
+    return _read(name, recipes())
+
+
+def _read(name: str, known: Mapping[str, Path]) -> dict[str, Any]:
     path = known.get(name, Path(name))
     if not path.is_file():
         raise ValueError(
@@ -141,7 +201,11 @@ def read_recipe(name: str) -> dict[str, Any]:
     content = _read_mapping(path)
     base = content.pop("base", None)
     content.setdefault("recipe", path.stem)
-    return content if base is None else merge(read_recipe(base), content)
+    bases = [base] if isinstance(base, str) else base or []
+    merged: dict[str, Any] = {}
+    for each in bases:
+        merged = merge(merged, _read(str(each), known | parts()))
+    return merge(merged, content)
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -57,7 +57,8 @@ class Trainer:
         self.teacher: Teacher | None = None
         if config.adaptation.needs_teacher:
             self.teacher = Teacher(self.network, ceiling=config.adaptation.ema_alpha)
-        self.objectives = nn.ModuleList(build_objectives(config.adaptation, model)).to(world.device)
+        objectives = build_objectives(config.adaptation, model, self.network)
+        self.objectives = nn.ModuleList(objectives).to(world.device)
         self.optimizer = build_optimizer(self.network, config.optimizer)
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.dtype = _autocast_dtype(config.precision, world.device)
@@ -235,6 +236,8 @@ class Trainer:
             dataset,
             device=self.world.device,
             dtype=self.dtype,
+            window=self.config.evaluation.window,
+            image_size=self.config.evaluation.size,
             group=self.world.group,
         )
         log.evaluated(self.iteration, result)

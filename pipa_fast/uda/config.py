@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pipa_fast.checks import require
+from pipa_fast.data.labels import NUM_CLASSES
 
 
 def _share(setting: str, value: float) -> None:
@@ -53,6 +54,43 @@ class MixedConfig:
             _count(f"mixed.{name}", getattr(self, name))
         _share("mixed.threshold", self.threshold)
         _share("mixed.jitter", self.jitter)  # above 1, contrast would change sign
+
+
+@dataclass(kw_only=True)
+class FeatureConfig:
+    """Distance to the features of the network that training starts from (DAFormer)."""
+
+    weight: float = 0.0
+    """0.005 in the lineage."""
+    classes: tuple[int, ...] = (6, 7, 11, 12, 13, 14, 15, 16, 17, 18)
+    """Train ids of things: those that ImageNet knows."""
+    min_ratio: float = 0.75
+    """Share of a cell's pixels that must be of one class."""
+
+    def __post_init__(self) -> None:
+        fine = len(self.classes) > 0 and all(0 <= c < NUM_CLASSES for c in self.classes)
+        require(fine, "adaptation.features.classes", self.classes, f"ids below {NUM_CLASSES}")
+        _share("features.min_ratio", self.min_ratio)
+
+
+@dataclass(kw_only=True)
+class MaskedConfig:
+    """Cross-entropy on masked target images with the teacher's labels of the whole ones (MIC)."""
+
+    weight: float = 0.0
+    average: Literal["all", "valid"] = "all"
+    start: int = 0
+    ratio: float = 0.7
+    """Share of the blocks that are hidden."""
+    block: int = 64
+    """Side of a block [pixels]; 32 for crops of 512."""
+    augment: bool = True
+    """Colour jitter and blur, drawn apart from the mixed images'; not at night or in fog."""
+
+    def __post_init__(self) -> None:
+        _count("masked.start", self.start)
+        _count("masked.block", self.block, least=1)
+        _share("masked.ratio", self.ratio)
 
 
 @dataclass(kw_only=True)
@@ -125,6 +163,8 @@ class AdaptationConfig:
 
     source: SourceConfig = field(default_factory=SourceConfig)
     mixed: MixedConfig = field(default_factory=MixedConfig)
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    masked: MaskedConfig = field(default_factory=MaskedConfig)
     pixel: PixelConfig = field(default_factory=PixelConfig)
     patch: PatchConfig = field(default_factory=PatchConfig)
     ema_alpha: float = 0.999
@@ -134,11 +174,16 @@ class AdaptationConfig:
         require(
             0 <= self.ema_alpha < 1, "adaptation.ema_alpha", self.ema_alpha, "a number in [0, 1)"
         )
-        for name in ("source", "mixed", "pixel", "patch"):
+        for name in ("source", "features", "mixed", "masked", "pixel", "patch"):
             weight = getattr(self, name).weight
             fine = 0 <= weight < math.inf
             require(fine, f"adaptation.{name}.weight", weight, "a finite number of at least 0")
-        terms = {"mixed": self.mixed, "pixel": self.pixel, "patch": self.patch}
+        terms = {
+            "mixed": self.mixed,
+            "masked": self.masked,
+            "pixel": self.pixel,
+            "patch": self.patch,
+        }
         if self.source.weight == 0 and not any(t.weight and t.start == 0 for t in terms.values()):
             got = ", ".join(f"{k}.weight={t.weight} from step {t.start}" for k, t in terms.items())
             raise ValueError(
@@ -154,7 +199,7 @@ class AdaptationConfig:
     @property
     def needs_teacher(self) -> bool:
         """Whether any term reads the averaged network."""
-        return self.mixed.weight > 0 or self.patch.weight > 0
+        return any(term.weight > 0 for term in (self.mixed, self.masked, self.patch))
 
     @property
     def needs_projections(self) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ClassMix: half of the source's classes pasted onto target images (arXiv 2007.07936)."""
+"""ClassMix, half of the source's classes pasted onto target images (arXiv 2007.07936); masks."""
 
 from typing import NamedTuple
 
@@ -43,6 +43,27 @@ def class_masks(
     rank = scores.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
     chosen = rank < (present.sum() + 1) // 2  # [B, 256]
     return chosen.gather(1, labels.flatten(1)).view_as(labels)
+
+
+def block_masks(
+    images: Tensor,  # [B, 3, H, W]
+    *,
+    block: int,
+    ratio: float,
+    seed: int,
+    iteration: Tensor,  # [] int64
+    index: Tensor,  # [B] int64
+) -> Tensor:  # [B, 1, H, W] bool, True where the image shows
+    """Hide `ratio` of the blocks of `block` pixels a side, each image by its own draw.
+
+    Source: MIC (Hoyer et al., CVPR 2023), equation 4; blocks at the right and lower border are cut.
+    """
+    height, width = images.shape[2:]
+    rows, columns = -(-height // block), -(-width // block)
+    draw = uniform(seed, "block_mask", iteration, index, rows * columns)
+    shown = (draw >= ratio).view(-1, 1, rows, columns)
+    shown = shown.repeat_interleave(block, 2).repeat_interleave(block, 3)
+    return shown[:, :, :height, :width]
 
 
 def mix(

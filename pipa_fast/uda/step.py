@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """One step of training: a forward and backward pass per group of images, gradients reduced once.
 
-The groups are the source images, the class-mixed images and the overlapping target crops. Each is
-backpropagated as soon as its losses are known, so that one group's activations live at a time.
+The groups are the source images, the class-mixed images, the masked target images and the
+overlapping target crops. Each is backpropagated as soon as its losses are known, so that one
+group's activations live at a time.
 """
 
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -16,17 +18,25 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipa_fast.data.augmentation import STRONG, VIEWS, strong_augment
 from pipa_fast.data.batch import Batch
-from pipa_fast.data.random import uniform
-from pipa_fast.models import Outputs, SegmentationNetwork
+from pipa_fast.data.random import generator, uniform
+from pipa_fast.models import Outputs, SegmentationNetwork, Window
 from pipa_fast.ops import pseudo_labels
 from pipa_fast.trace import trace_range
 from pipa_fast.uda.config import AdaptationConfig
-from pipa_fast.uda.mixing import class_masks, mix
+from pipa_fast.uda.mixing import block_masks, class_masks, mix
 from pipa_fast.uda.objectives import Objective
 from pipa_fast.uda.outputs import StepOutputs, mean_over_ranks
 from pipa_fast.uda.teacher import Teacher
 
-GROUPS = ("source", "mixed", "patch")
+GROUPS = ("source", "mixed", "masked", "patch")
+
+
+class Taught(NamedTuple):
+    """What the teacher says of the target images."""
+
+    labels: Tensor  # [B, H, W] int64
+    confidence: Tensor  # [B, H, W] float32
+    weights: Tensor  # [B, H, W] float32: the confident share of the batch, 0 in the margins
 
 
 class AdaptationStep:
@@ -52,7 +62,13 @@ class AdaptationStep:
         self.jitter = replace(
             STRONG, brightness=strength, contrast=strength, saturation=strength, hue=strength
         )
-        self.make = {"source": self._source, "mixed": self._mixed, "patch": self._patch}
+        self.make = {
+            "source": self._source,
+            "mixed": self._mixed,
+            "masked": self._masked,
+            "patch": self._patch,
+        }
+        self.taught: Taught | None = None  # of this step's target images, once they were labelled
 
     def __call__(
         self, batch: Batch, iteration: int, scale: Callable[[Tensor], Tensor] = lambda loss: loss
@@ -62,6 +78,7 @@ class AdaptationStep:
         `iteration` is the step's number on the host (the batch holds it on the device); `scale`
         multiplies what is backpropagated, as a GradScaler does.
         """
+        self.taught = None
         active = [o for o in self.objectives if o.weight_at(iteration) > 0]
         groups = [g for g in GROUPS if any(o.group == g for o in active)]
         values: dict[str, Tensor] = {}
@@ -69,7 +86,7 @@ class AdaptationStep:
             mine = [o for o in active if o.group == group]
             with self._reduce_only(last=group == groups[-1]):
                 with trace_range(f"forward:{group}"), self.autocast():
-                    outputs = self.make[group](batch, mine, last=group == groups[-1])
+                    outputs = self.make[group](batch, iteration, mine, last=group == groups[-1])
                 total = torch.zeros((), device=batch.source_image.device)
                 for objective in mine:
                     with trace_range(f"objective:{objective.name}"):
@@ -81,15 +98,19 @@ class AdaptationStep:
         self._forget_idle({name for o in active for name in o.embed})
         return values
 
+    @property
+    def network(self) -> SegmentationNetwork:
+        """The student itself, whatever wraps it."""
+        student = self.student
+        return student.module if isinstance(student, DistributedDataParallel) else student
+
     def _forget_idle(self, used: set[str]) -> None:
         """Take DDP's zeros from projection heads that no term used.
 
         A zero gradient is not none: the optimizer would decay such a head and count a step for it,
         which on one rank it does not.
         """
-        student = self.student
-        network = student.module if isinstance(student, DistributedDataParallel) else student
-        for name, head in network.projections.items():
+        for name, head in self.network.projections.items():
             if name not in used:
                 for parameter in head.parameters():
                     parameter.grad = None
@@ -109,11 +130,23 @@ class AdaptationStep:
         objectives: list[Objective],
         *,
         last: bool,
-        fused: Tensor | None = None,
+        **how: Any,
     ) -> Outputs:
         embed = tuple(dict.fromkeys(name for o in objectives for name in o.embed))
         touch = last and isinstance(self.student, DistributedDataParallel)
-        return self.student(images, embed=embed, touch=touch, fused=fused)
+        return self.student(images, embed=embed, touch=touch, **how)
+
+    def _window(self, group: str, iteration: int, images: Tensor) -> Window | None:
+        """Draw where a network with detail looks closely, the same on every rank (HRDA)."""
+        size = self.network.detail_size
+        if size is None:
+            return None
+        stride, draw = self.network.stride, generator(self.seed, f"detail:{group}", iteration, 0)
+        y, x = (
+            stride * int(draw.integers((length - side) // stride + 1))
+            for length, side in zip(images.shape[2:], size, strict=True)
+        )
+        return Window(y, x, y + size[0], x + size[1])
 
     @torch.no_grad()
     def _teacher_features(self, images: Tensor) -> Tensor:
@@ -136,8 +169,11 @@ class AdaptationStep:
         seed = self._step_seed(batch)
         return StepOutputs(batch, student, labels, weights, confidence, seed, self.group)
 
-    def _source(self, batch: Batch, objectives: list[Objective], *, last: bool) -> StepOutputs:
-        student = self._forward(batch.source_image, objectives, last=last)
+    def _source(
+        self, batch: Batch, iteration: int, objectives: list[Objective], *, last: bool
+    ) -> StepOutputs:
+        window = self._window("source", iteration, batch.source_image)
+        student = self._forward(batch.source_image, objectives, last=last, window=window)
         return self._outputs(batch, student, batch.source_label)
 
     def _teach(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,15 +184,23 @@ class AdaptationStep:
             size = (images.shape[-2], images.shape[-1])
             return pseudo_labels(logits, size=size, threshold=self.config.mixed.threshold)
 
-    def _mixed(self, batch: Batch, objectives: list[Objective], *, last: bool) -> StepOutputs:
-        config = self.config.mixed
-        with torch.no_grad():
+    def _target(self, batch: Batch) -> Taught:
+        """Return the teacher's labels of the target images; a step's groups share one pass."""
+        if self.taught is None:
+            config = self.config.mixed
             labels, confidence, share = self._teach(batch.target_image)
-            weights = mean_over_ranks(share, self.group).to(confidence.dtype) * torch.ones_like(
-                confidence
-            )
+            share = mean_over_ranks(share, self.group).to(confidence.dtype)
+            weights = share * torch.ones_like(confidence)
             weights[:, : config.ignore_top] = 0
             weights[:, weights.shape[1] - config.ignore_bottom :] = 0
+            self.taught = Taught(labels, confidence, weights)
+        return self.taught
+
+    def _mixed(
+        self, batch: Batch, iteration: int, objectives: list[Objective], *, last: bool
+    ) -> StepOutputs:
+        taught = self._target(batch)
+        with torch.no_grad():
             mask = class_masks(
                 batch.source_label,
                 seed=self.seed,
@@ -167,22 +211,51 @@ class AdaptationStep:
             mixed = mix(
                 mask,
                 (batch.source_image, batch.source_label),
-                (batch.target_image, labels, weights),
+                (batch.target_image, taught.labels, taught.weights),
             )
             images = mixed.images
-            if config.augment:
-                images = strong_augment(
-                    images,
-                    seed=self.seed,
-                    iteration=batch.iteration,
-                    index=batch.index,
-                    augmentation=self.jitter,
-                )
-            confidence = confidence.masked_fill(mask, 1.0)
-        student = self._forward(images, objectives, last=last)
+            if self.config.mixed.augment:
+                images = self._strong(batch, images, "strong")
+            confidence = taught.confidence.masked_fill(mask, 1.0)
+        window = self._window("mixed", iteration, images)
+        student = self._forward(images, objectives, last=last, window=window)
         return self._outputs(batch, student, mixed.labels, mixed.weights, confidence)
 
-    def _patch(self, batch: Batch, objectives: list[Objective], *, last: bool) -> StepOutputs:
+    def _masked(
+        self, batch: Batch, iteration: int, objectives: list[Objective], *, last: bool
+    ) -> StepOutputs:
+        config, taught = self.config.masked, self._target(batch)
+        with torch.no_grad():
+            images = batch.target_image
+            if config.augment:
+                images = self._strong(batch, images, "masked")
+            shown = block_masks(
+                images,
+                block=config.block,
+                ratio=config.ratio,
+                seed=self.seed,
+                iteration=batch.iteration,
+                index=batch.index,
+            )
+            # The mean colour is 0 to the encoder, as in the release.
+            images = torch.where(shown, images, self.network.mean)
+        window = self._window("masked", iteration, images)
+        student = self._forward(images, objectives, last=last, window=window)
+        return self._outputs(batch, student, taught.labels, taught.weights, taught.confidence)
+
+    def _strong(self, batch: Batch, images: Tensor, stream: str) -> Tensor:
+        return strong_augment(
+            images,
+            seed=self.seed,
+            iteration=batch.iteration,
+            index=batch.index,
+            stream=stream,
+            augmentation=self.jitter,
+        )
+
+    def _patch(
+        self, batch: Batch, iteration: int, objectives: list[Objective], *, last: bool
+    ) -> StepOutputs:
         config = self.config.patch
         crops = torch.cat((batch.target_crops[:, 0], batch.target_crops[:, 1]))
         labels, confidence, _ = self._teach(crops)
@@ -198,5 +271,5 @@ class AdaptationStep:
                 augmentation=VIEWS,
             )
         fused = self._teacher_features(views) if config.branch == "teacher" else None
-        student = self._forward(views, objectives, last=last, fused=fused)
+        student = self._forward(views, objectives, last=last, fused=fused, context_only=True)
         return self._outputs(batch, student, labels, None, confidence)

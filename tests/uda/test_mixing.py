@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import torch
 
-from pipa_fast.uda.mixing import class_masks, mix
+from pipa_fast.uda.mixing import block_masks, class_masks, mix
 
 
 def labels_of(*classes, size=(4, 8)):
@@ -58,3 +58,31 @@ def test_mix_pastes_pixels_labels_and_weights():
     assert mixed.images[0, :, 0].tolist() == [[0, 1]] * 3
     assert mixed.labels.tolist() == [[[4, 7]]]
     assert mixed.weights.tolist() == [[[1.0, 0.25]]]
+
+
+def shown(images, ratio, block=8, index=None, iteration=0):
+    index = torch.arange(len(images)) if index is None else index
+    place = {"seed": 0, "iteration": torch.tensor(iteration), "index": index}
+    return block_masks(images, block=block, ratio=ratio, **place)
+
+
+def test_the_hidden_share_of_whole_blocks_is_the_ratio():
+    images = torch.zeros(8, 3, 256, 512)
+    mask = shown(images, 0.7)
+    blocks = mask.view(8, 32, 8, 64, 8).float().mean((2, 4))
+    assert set(blocks.unique().tolist()) == {0.0, 1.0}
+    assert abs(float(blocks.mean()) - 0.3) < 0.02
+
+
+def test_blocks_are_cut_at_the_border_and_drawn_by_image_and_step():
+    mask = shown(torch.zeros(2, 3, 20, 30), 0.5)
+    assert mask.shape == (2, 1, 20, 30)
+    assert not torch.equal(mask[0], mask[1])
+    alone = shown(torch.zeros(1, 3, 20, 30), 0.5, index=torch.tensor([1]))
+    assert torch.equal(alone[0], mask[1])
+    assert not torch.equal(mask, shown(torch.zeros(2, 3, 20, 30), 0.5, iteration=1))
+
+
+def test_no_block_is_hidden_at_0_and_every_one_at_1():
+    images = torch.zeros(1, 3, 16, 16)
+    assert shown(images, 0.0).all() and not shown(images, 1.0).any()

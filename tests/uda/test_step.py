@@ -5,8 +5,15 @@ import pytest
 import torch
 
 from pipa_fast.data.batch import Batch
-from pipa_fast.models import ModelConfig, build_network
-from pipa_fast.uda.config import AdaptationConfig, MixedConfig, PatchConfig, PixelConfig
+from pipa_fast.models import HRDAConfig, ModelConfig, build_network
+from pipa_fast.uda.config import (
+    AdaptationConfig,
+    FeatureConfig,
+    MaskedConfig,
+    MixedConfig,
+    PatchConfig,
+    PixelConfig,
+)
 from pipa_fast.uda.objectives import build_objectives
 from pipa_fast.uda.outputs import ramp
 from pipa_fast.uda.step import AdaptationStep
@@ -28,11 +35,13 @@ def a_batch():
     )
 
 
-def a_step(config):
+def a_step(config, hrda=None):
     torch.manual_seed(0)
-    model = ModelConfig(encoder="streets_s", head="light", projections=True)
+    model = ModelConfig(
+        encoder="streets_s", head="light", projections=True, hrda=hrda or HRDAConfig()
+    )
     network = build_network(model)
-    objectives = build_objectives(config, model)
+    objectives = build_objectives(config, model, network)
     step = AdaptationStep(
         network, Teacher(network), objectives, config, seed=0, autocast=contextlib.nullcontext
     )
@@ -41,16 +50,21 @@ def a_step(config):
 
 EVERYTHING = {
     "mixed": MixedConfig(weight=1.0, threshold=0.05),
+    "features": FeatureConfig(weight=0.1, classes=tuple(range(19)), min_ratio=0.2),
+    "masked": MaskedConfig(weight=1.0, block=8),
     "pixel": PixelConfig(weight=0.1, images="both", confidence=0.0),
     "patch": PatchConfig(weight=0.1, confidence_threshold=0.0, bank=64, num_pairs=64),
 }
 
 
-def test_every_objective_gives_a_finite_value_and_the_student_a_gradient():
-    network, step = a_step(AdaptationConfig(**EVERYTHING))
+@pytest.mark.parametrize("hrda", [None, HRDAConfig(enabled=True, detail=(16, 16))])
+def test_every_objective_gives_a_finite_value_and_the_student_a_gradient(hrda):
+    network, step = a_step(AdaptationConfig(**EVERYTHING), hrda)
     values = step(a_batch(), 0)
-    assert values.keys() == {"source", "mixed", "pixel_source", "pixel_mixed", "patch"}
-    assert all(torch.isfinite(v) and v > 0 for v in values.values()), values
+    terms = {"source", "features", "mixed", "masked", "pixel_source", "pixel_mixed", "patch"}
+    assert values.keys() == terms
+    # the student still is where the frozen network stayed
+    assert all(torch.isfinite(v) and v > 0 for k, v in values.items() if k != "features"), values
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
 
 
@@ -66,10 +80,55 @@ def test_terms_add_up():
     every = gradients(AdaptationConfig(**EVERYTHING))
     source = gradients(AdaptationConfig())
     patch = gradients(AdaptationConfig(patch=EVERYTHING["patch"]))
-    pixel = gradients(AdaptationConfig(mixed=EVERYTHING["mixed"], pixel=EVERYTHING["pixel"]))
+    mixed, masked = EVERYTHING["mixed"], EVERYTHING["masked"]
+    pixel = gradients(AdaptationConfig(mixed=mixed, pixel=EVERYTHING["pixel"]))
+    masked = gradients(AdaptationConfig(masked=masked))
+    features = gradients(AdaptationConfig(features=EVERYTHING["features"]))
     for name, value in every.items():
-        total = pixel[name] + patch[name] - source[name]
+        total = pixel[name] + patch[name] + masked[name] + features[name] - 3 * source[name]
         torch.testing.assert_close(value, total, rtol=1e-3, atol=1e-6)
+
+
+def test_the_teacher_labels_the_target_once_for_all_who_read_it():
+    _, step = a_step(AdaptationConfig(mixed=EVERYTHING["mixed"], masked=EVERYTHING["masked"]))
+    calls, teacher = [], step.teacher
+
+    def counted(images):
+        calls.append(len(images))
+        return teacher(images)
+
+    step.teacher = counted
+    step(a_batch(), 0)
+    step(a_batch(), 1)
+    assert calls == [2, 2]
+
+
+def test_masked_images_keep_the_labels_of_the_whole_ones():
+    """Hidden blocks are the mean colour, which the encoder sees as 0."""
+    masked = MaskedConfig(weight=1.0, block=8, ratio=0.5, augment=False)
+    _, step = a_step(AdaptationConfig(mixed=EVERYTHING["mixed"], masked=masked))
+    seen = []
+    step.network.encoder.register_forward_pre_hook(lambda _, images: seen.append(images[0]))
+    batch = a_batch()
+    outputs = step._masked(batch, 0, [], last=True)
+    hidden = (seen[-1] == 0).all(1)
+    blocks = hidden.view(2, 4, 8, 4, 8).float().mean((2, 4))
+    assert set(blocks.unique().tolist()) == {0.0, 1.0}
+    with torch.no_grad():
+        labels, confidence, share = step._teach(batch.target_image)
+    assert torch.equal(outputs.labels, labels) and torch.equal(outputs.confidence, confidence)
+    assert torch.equal(outputs.weights, share * torch.ones_like(confidence))
+
+
+def test_the_detail_window_is_on_the_grid_and_changes_with_group_and_step():
+    _, step = a_step(AdaptationConfig(), HRDAConfig(enabled=True, detail=(16, 16)))
+    images = torch.rand(1, 3, 64, 128)
+    windows = [step._window(g, i, images) for g in ("source", "mixed") for i in range(100)]
+    assert len(set(windows[:100]) | set(windows[100:])) > 60
+    assert windows[:100] != windows[100:]
+    assert {w.y0 for w in windows} == set(range(0, 49, 8))
+    assert {w.x0 for w in windows} == set(range(0, 113, 8))
+    assert step._window("source", 7, images) == windows[7]
 
 
 def test_the_patch_term_reaches_the_student():
@@ -108,7 +167,7 @@ def test_pseudo_labels_of_the_margins_weigh_nothing():
     """Pasted source pixels keep their weight of 1 there; the teacher's get none."""
     mixed = MixedConfig(weight=1.0, threshold=0.0, ignore_top=5, ignore_bottom=3)
     _, step = a_step(AdaptationConfig(mixed=mixed))
-    outputs = step._mixed(a_batch(), [], last=True)
+    outputs = step._mixed(a_batch(), 0, [], last=True)
     weights, teachers = outputs.weights, outputs.confidence < 1
     assert teachers[:, :5].any() and teachers[:, -3:].any() and teachers[:, 5:-3].any()
     assert (weights[:, :5][teachers[:, :5]] == 0).all()

@@ -1,22 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
 """One file per loss term. A term reads `StepOutputs` of its group and returns one scalar."""
 
-from pipa_fast.models import ModelConfig
+from pipa_fast.models import ModelConfig, SegmentationNetwork
 from pipa_fast.uda.config import AdaptationConfig
 from pipa_fast.uda.objectives.base import Objective
-from pipa_fast.uda.objectives.mixed_cross_entropy import MixedCrossEntropy
+from pipa_fast.uda.objectives.cross_entropy import CrossEntropy
+from pipa_fast.uda.objectives.feature_distance import FeatureDistance
 from pipa_fast.uda.objectives.patch_consistency import PatchConsistency
 from pipa_fast.uda.objectives.pixel_contrast import PixelContrast
-from pipa_fast.uda.objectives.source_cross_entropy import SourceCrossEntropy
 
 
-def build_objectives(config: AdaptationConfig, model: ModelConfig) -> list[Objective]:
-    """Return the objectives of a recipe; adding one is a file here, a config and a line here."""
+def build_objectives(
+    config: AdaptationConfig, model: ModelConfig, network: SegmentationNetwork
+) -> list[Objective]:
+    """Return the objectives of a recipe; adding one is a file here, a config and a line here.
+
+    `network` is the student before its first step, from which the feature distance starts.
+    """
     objectives: list[Objective] = []
-    if config.source.weight > 0:
-        objectives.append(SourceCrossEntropy(config.source))
-    if config.mixed.weight > 0:
-        objectives.append(MixedCrossEntropy(config.mixed))
+    share = model.hrda.detail_loss if model.hrda.enabled else 0.0
+    source, mixed, masked = config.source, config.mixed, config.masked
+    if source.weight > 0:
+        objectives.append(
+            CrossEntropy("source", source.weight, average=source.average, detail_share=share)
+        )
+    if config.features.weight > 0:
+        objectives.append(FeatureDistance(config.features, network))
+    for name, term in (("mixed", mixed), ("masked", masked)):
+        if term.weight > 0:
+            objectives.append(
+                CrossEntropy(
+                    name,
+                    term.weight,
+                    start=term.start,
+                    average=term.average,
+                    detail_share=share,
+                )
+            )
     if config.pixel.weight > 0:
         images = config.pixel.images
         groups = ("source", "mixed") if images == "both" else (images,)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pipa_fast.uda.outputs import StepOutputs, ramp
 
-Group = Literal["source", "mixed", "patch"]
+Group = Literal["source", "mixed", "masked", "patch"]
 
 
 class Objective(nn.Module):

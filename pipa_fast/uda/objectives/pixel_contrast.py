@@ -15,7 +15,7 @@ class PixelContrast(Objective):
     """Contrast of one group's embeddings under its labels.
 
     In mixed images, target pixels below the confidence threshold are no anchors: their labels
-    become 255.
+    become 255. A network with a detail window embeds that, and its labels are cut to it.
     """
 
     embed: ClassVar[tuple[str, ...]] = ("pixel",)
@@ -41,7 +41,12 @@ class PixelContrast(Objective):
         if outputs.confidence is not None:
             weights = outputs.confidence if self.weigh else None
             labels = labels.masked_fill(outputs.confidence < self.confidence, 255)
-        predictions = outputs.student.logits.detach().argmax(1)
+        logits, window = outputs.student.logits, outputs.student.window
+        if window is not None:
+            assert outputs.student.detail is not None
+            logits, labels = outputs.student.detail, window.of(labels)
+            weights = None if weights is None else window.of(weights)
+        predictions = logits.detach().argmax(1)
         return self.loss(
             embeddings, labels, predictions, weights=weights, seed=outputs.seed, group=outputs.group
         )
