@@ -7,6 +7,7 @@ python -m bench pixel_contrast --variants all --peers metric_learning
 python -m bench teacher_update --variants streets_s mit_b0
 python -m bench patch_consistency --peers none --json rows.json --plot rows.png
 python -m bench --save                                   # bench/results/DEVICE/OP.json and .png
+python -m bench step --recipe streets_pipa               # a whole training step and its parts
 
 A contender is checked against float64 before it is timed. bench/results/README.md tells the
 columns of the rows; `python -m bench.plot` draws them again.
@@ -15,6 +16,7 @@ columns of the rows; `python -m bench.plot` draws them again.
 import argparse
 import json
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -23,7 +25,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from bench import tables
+from bench import step, tables
 from bench.contenders import contenders
 from bench.harness import Effort, measure
 from bench.machine import cap_memory, machine
@@ -148,8 +150,12 @@ def result_path(op: str, device: str, cpu_flags: str = "") -> Path:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == ["step"]:  # a whole training step has settings of its own
+        step.main(words[1:])
+        return
     parser = arguments()
-    args = parser.parse_args(argv)
+    args = parser.parse_args(words)
     if unknown := sorted(set(args.ops) - set(OPS)):
         parser.error(f"no bench of {', '.join(unknown)}; there are {', '.join(OPS)}")
     if args.threads:
@@ -178,6 +184,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    if "cuda" not in arguments().parse_args().device:
+    if sys.argv[1:2] != ["step"] and "cuda" not in arguments().parse_args().device:
         cap_memory()
     main()

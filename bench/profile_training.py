@@ -24,13 +24,24 @@ from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from pipa_fast import ops
+from pipa_fast.data.batch import Batch
 from pipa_fast.training import distributed
 from pipa_fast.training.config import load, read_recipe
 from pipa_fast.training.trainer import Trainer
 
 # Ops that are torch functions and no operators get a range; the others have their own.
 FUNCTIONS = ("sample_anchors", "gather_pixels", "overlap_pairs")
-PARTS = ("forward:", "backward:", "objective:", "teacher", "optimizer", "ema", "pipa_fast::", "op:")
+PARTS = (
+    "forward:",
+    "backward:",
+    "objective:",
+    "projection",
+    "teacher",
+    "optimizer",
+    "ema",
+    "pipa_fast::",
+    "op:",
+)
 STEP = "step"
 
 
@@ -71,9 +82,21 @@ def totals(events: Sequence[FunctionEvent]) -> tuple[Counter[str], Counter[str]]
     return time, calls
 
 
+def parts_of(trainer: Trainer, batches: Sequence[Batch]) -> tuple[Counter[str], Counter[str]]:
+    """Return what `totals` does, of one step on each batch."""
+    with contextlib.ExitStack() as patched:
+        for name in FUNCTIONS:
+            patched.enter_context(mock.patch.object(ops, name, named(name, getattr(ops, name))))
+        with profile(activities=[ProfilerActivity.CPU]) as seen:
+            for batch in batches:
+                with record_function(STEP):
+                    trainer._train_step(batch)
+    return totals(seen.events() or ())
+
+
 def measure(config: str, steps: int, threads: int | None) -> tuple[Counter[str], Counter[str]]:
-    """Return what `totals` does, of so many steps from the middle of a recipe, after two others."""
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as patched:
+    """Return the parts of so many steps from the middle of a recipe, after two others."""
+    with tempfile.TemporaryDirectory() as folder:
         settings = load(read_recipe(config))
         settings.run.dir = folder
         trainer = Trainer(settings, distributed.start(settings.device))
@@ -81,16 +104,9 @@ def measure(config: str, steps: int, threads: int | None) -> tuple[Counter[str],
             torch.set_num_threads(threads)
         trainer.iteration = settings.iterations // 2
         batches = trainer._batches()
-        for name in FUNCTIONS:
-            patched.enter_context(mock.patch.object(ops, name, named(name, getattr(ops, name))))
         for _ in range(2):
             trainer._train_step(next(batches))
-        given = list(itertools.islice(batches, steps))
-        with profile(activities=[ProfilerActivity.CPU]) as seen:
-            for batch in given:
-                with record_function(STEP):
-                    trainer._train_step(batch)
-    return totals(seen.events() or ())
+        return parts_of(trainer, list(itertools.islice(batches, steps)))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -4,6 +4,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipa_fast.trace import trace_range
+
 
 class ProjectionHead(nn.Module):
     """1x1 convolution, batch norm, ReLU, 1x1 convolution, unit length (PiPa, section 3.2)."""
@@ -20,4 +22,5 @@ class ProjectionHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return float32 [B, dim, h, w] of features [B, C, h, w], each cell of unit length."""
         # In half precision, squares of small features underflow and rows lose their unit length.
-        return F.normalize(self.layers(features).float(), dim=1)
+        with trace_range("projection"):
+            return F.normalize(self.layers(features).float(), dim=1)

@@ -20,6 +20,8 @@ SAMPLED = {
     "model": {"batch_norm": "frozen"},
     "adaptation": {
         "mixed": {"threshold": 0.05},
+        "masked": {"weight": 1.0, "block": 8},
+        "features": {"weight": 0.1, "classes": list(range(19)), "min_ratio": 0.2},
         "pixel": {"num_anchors": 100, "images": "both", "weight": 0.5, "confidence": 0.0},
         "patch": {
             "confidence_threshold": 0.0,
@@ -32,6 +34,9 @@ SAMPLED = {
         },
     },
 }
+
+
+HRDA = {"model": {"hrda": {"enabled": True, "detail": [16, 32]}}}
 
 
 def count_reductions(student: torch.nn.Module) -> list[int]:
@@ -48,16 +53,22 @@ def count_reductions(student: torch.nn.Module) -> list[int]:
     return reductions
 
 
-def steps(world: distributed.World, average: str) -> dict[str, Any]:
+def steps(world: distributed.World, what: str) -> dict[str, Any]:
     """Return the ranks' mean losses and the reduced gradients of the second step of two.
 
     The weights stay as they are, so that ranks of the two runs differ by one step's rounding; the
     bank holds the first step's keys too.
     """
-    config = load(merge(read_recipe("streets_pipa"), SAMPLED))
+    recipe = merge(read_recipe("streets_pipa"), SAMPLED)
+    config = load(merge(recipe, HRDA) if what == "hrda" else recipe)
     config.data.batch_size //= world.size
-    config.adaptation.source.average = config.adaptation.mixed.average = average
+    if what == "valid":
+        for term in (config.adaptation.source, config.adaptation.mixed, config.adaptation.masked):
+            term.average = "valid"
     trainer = Trainer(config, world)
+    with torch.no_grad():  # away from the frozen network, where the feature distance is 0
+        for parameter in trainer.network.parameters():
+            parameter.mul_(1.01)
     reductions = count_reductions(trainer.step.student)
     trainer.network.train()
     batches = trainer._batches()

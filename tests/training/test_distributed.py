@@ -21,13 +21,14 @@ def run_step(out: Path, ranks: int, what: str):
     return torch.load(out, weights_only=True)
 
 
-@pytest.mark.parametrize("average", ["all", pytest.param("valid", marks=pytest.mark.slow)])
-def test_two_ranks_equal_one_with_twice_the_batch(tmp_path, average):
-    one = run_step(tmp_path / "one.pt", 1, average)
-    two = run_step(tmp_path / "two.pt", 2, average)
+@pytest.mark.parametrize("what", ["all", "hrda", pytest.param("valid", marks=pytest.mark.slow)])
+def test_two_ranks_equal_one_with_twice_the_batch(tmp_path, what):
+    one = run_step(tmp_path / "one.pt", 1, what)
+    two = run_step(tmp_path / "two.pt", 2, what)
     assert two["reductions"] == 2, "gradients are to be reduced once a step"
     assert one["loss"].keys() == two["loss"].keys()
-    assert {"source", "mixed", "pixel_source", "pixel_mixed", "patch"} == one["loss"].keys()
+    terms = {"source", "features", "mixed", "masked", "pixel_source", "pixel_mixed", "patch"}
+    assert terms == one["loss"].keys()
     for name, value in one["loss"].items():
         torch.testing.assert_close(two["loss"][name], value, rtol=1e-5, atol=1e-6)
         assert value > 0, f"{name} is 0 and compares nothing"

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m bench step`: a recipe's training step, its parts, and the lineage's way beside it.
+
+python -m bench step --recipe streets_pipa
+python -m bench step --recipe gta2cs_daformer_pipa --steps 1 --no-lineage -- --model.weights null
+
+What follows `--` changes settings of the recipe, as on the command line of pipa_fast.train. Steps
+are those of the middle of the run, when every term counts; ours and the lineage's take turns, on
+the same weights and batches. Parts are measured afterwards by torch.profiler, which costs some
+microseconds an operator.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from bench.machine import machine
+from bench.memory import end_mark, start_mark
+from bench.peers.step import lineage
+from bench.profile_training import STEP, parts_of
+from pipa_fast.data.batch import Batch
+from pipa_fast.training import distributed
+from pipa_fast.training.config import Config, load, read_recipe
+from pipa_fast.training.trainer import Trainer
+
+# What PiPa adds besides the forward and backward passes of the crops.
+PIPA = (
+    "objective:pixel",
+    "objective:patch",
+    "projection",
+    "pipa_fast::pixel_contrast_backward",
+    "pipa_fast::patch_consistency_backward",
+    "op:gather_pixels backward",
+)
+
+
+class Contender:
+    """A trainer of its own, and how its steps are built."""
+
+    def __init__(
+        self, name: str, config: Config, way: Callable[[], AbstractContextManager], *, reads: bool
+    ) -> None:
+        self.name, self.way, self.reads = name, way, reads
+        self.trainer = Trainer(config, distributed.start(config.device))
+        self.trainer.iteration = config.iterations // 2
+        self.seconds: list[float] = []
+        self.peak = 0
+
+    def step(self, batch: Batch, *, timed: bool = True) -> None:
+        """Take one step; its time and memory count if `timed`."""
+        before = start_mark()
+        start = time.perf_counter()
+        with self.way():
+            losses = self.trainer._train_step(batch)
+            if self.reads:
+                for value in losses.values():
+                    value.item()
+        _wait(self.trainer)
+        if timed:
+            self.seconds.append(time.perf_counter() - start)
+            self.peak = max(self.peak, end_mark() - before)
+
+
+def _wait(trainer: Trainer) -> None:
+    if trainer.world.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def measure(config: Config, steps: int, *, with_lineage: bool) -> list[dict[str, Any]]:
+    """Return a row for each contender and part of a step."""
+    contenders = [Contender("ours", config, nullcontext, reads=False)]
+    if with_lineage:
+        contenders.append(Contender("lineage", config, lineage, reads=True))
+    batches, waits = contenders[0].trainer._batches(), []
+    for number in range(steps + 1):
+        start = time.perf_counter()
+        batch = next(batches)
+        waits.append(time.perf_counter() - start)
+        for contender in contenders:
+            contender.step(batch, timed=number > 0 or steps == 0)
+    rows = [{"part": "data, one batch", "ms": 1e3 * statistics.median(waits)}]
+    for contender in contenders:
+        milliseconds = 1e3 * statistics.median(contender.seconds)
+        rows.append(
+            {"part": f"step, {contender.name}", "ms": milliseconds, "peak_bytes": contender.peak}
+        )
+    return rows + _parts(contenders[0].trainer, batch)
+
+
+def _parts(trainer: Trainer, batch: Batch) -> list[dict[str, Any]]:
+    """Return the parts of one more step, and PiPa's share of it."""
+    seen, calls = parts_of(trainer, [batch])
+    whole = seen[STEP]
+    rows = [
+        {"part": name, "ms": us * 1e-3, "share": us / whole, "calls": calls[name]}
+        for name, us in seen.most_common()
+        if name != STEP
+    ]
+    own = sum(us for name, us in seen.items() if name.startswith(PIPA))
+    return [
+        *rows,
+        {"part": "PiPa without its encoder passes", "ms": own * 1e-3, "share": own / whole},
+    ]
+
+
+def table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
+    """Return the rows for people."""
+    made = Table(title=title, title_justify="left", box=SIMPLE)
+    for column in ("part", "ms", "share", "calls", "peak MB"):
+        made.add_column(column, justify="left" if column == "part" else "right", no_wrap=True)
+    for row in rows:
+        share = f"{row['share']:.2%}" if "share" in row else ""
+        peak = f"{row['peak_bytes'] / 1e6:.0f}" if "peak_bytes" in row else ""
+        made.add_row(row["part"], f"{row['ms']:.2f}", share, str(row.get("calls", "")), peak)
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench step",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--recipe", default="streets_pipa", help="recipe name or YAML file")
+    parser.add_argument(
+        "--steps", type=int, default=5, help="that are timed, after one that is not"
+    )
+    parser.add_argument("--threads", type=int, help="of the CPU (default: torch's)")
+    parser.add_argument("--lineage", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--json", type=Path, help="write the rows there, one JSON object a line")
+    parser.add_argument("settings", nargs="*", help="settings of the recipe, after --")
+    args = parser.parse_args(argv)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        config = load(read_recipe(args.recipe), [*args.settings, "--run.dir", folder])
+        where = machine(distributed.start(config.device).device)
+        rows = measure(config, args.steps, with_lineage=args.lineage)
+    rows = [where | {"op": "step", "recipe": args.recipe} | row for row in rows]
+    console = Console()
+    console.print(table(f"{args.recipe}: a step, {where['device']}", rows))
+    times = {row["part"]: row["ms"] for row in rows}
+    if args.lineage:
+        ratio = times["step, lineage"] / times["step, ours"]
+        console.print(f"{ratio:.2f} times as fast as the lineage's way", highlight=False)
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+if __name__ == "__main__":
+    main()
