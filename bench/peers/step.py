@@ -74,16 +74,13 @@ def consistency(
 
 def one_by_one(network: HRDANetwork, images: Tensor) -> Tensor:
     """Return the mean logits of overlapping windows, each of which the network sees alone."""
-    total, count = None, None
     size = (images.shape[2] // network.cell, images.shape[3] // network.cell)
+    classes = network.head.conv_seg.out_channels
+    total, count = images.new_zeros(len(images), classes, *size), images.new_zeros(size)
     for window in sliding_windows((images.shape[2], images.shape[3]), network.detail_size):
         piece = network.head.classify(network.head(network.encode(window.of(images))))
-        if total is None or count is None:
-            total = piece.new_zeros(*piece.shape[:2], *size)
-            count = piece.new_zeros(size)
         window.of(total, network.cell).add_(piece)
         window.of(count, network.cell).add_(1)
-    assert total is not None
     return total / count
 
 

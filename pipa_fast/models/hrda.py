@@ -47,7 +47,7 @@ class HRDANetwork(SegmentationNetwork):
             config.detail,
             f"two positive multiples of {least}, so that windows overlap by half on the grid",
         )
-        self.detail_size = config.detail
+        self.detail_size: tuple[int, int] = config.detail
 
     def forward(
         self,

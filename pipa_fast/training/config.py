@@ -204,7 +204,7 @@ def _read(name: str, known: Mapping[str, Path]) -> dict[str, Any]:
     bases = [base] if isinstance(base, str) else base or []
     merged: dict[str, Any] = {}
     for each in bases:
-        merged = merge(merged, _read(str(each), known | parts()))
+        merged = merge(merged, _read(str(each), {**known, **parts()}))
     return merge(merged, content)
 
 

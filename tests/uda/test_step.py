@@ -82,7 +82,8 @@ def test_terms_add_up():
     patch = gradients(AdaptationConfig(patch=EVERYTHING["patch"]))
     mixed, masked = EVERYTHING["mixed"], EVERYTHING["masked"]
     pixel = gradients(AdaptationConfig(mixed=mixed, pixel=EVERYTHING["pixel"]))
-    masked = gradients(AdaptationConfig(masked=masked))
+    labelled = MixedConfig(weight=0.0, threshold=mixed.threshold)
+    masked = gradients(AdaptationConfig(mixed=labelled, masked=masked))
     features = gradients(AdaptationConfig(features=EVERYTHING["features"]))
     for name, value in every.items():
         total = pixel[name] + patch[name] + masked[name] + features[name] - 3 * source[name]

@@ -2,8 +2,8 @@
 """One file per loss term. A term reads `StepOutputs` of its group and returns one scalar."""
 
 from pipa_fast.models import ModelConfig, SegmentationNetwork
-from pipa_fast.uda.config import AdaptationConfig
-from pipa_fast.uda.objectives.base import Objective
+from pipa_fast.uda.config import AdaptationConfig, MaskedConfig, MixedConfig
+from pipa_fast.uda.objectives.base import Group, Objective
 from pipa_fast.uda.objectives.cross_entropy import CrossEntropy
 from pipa_fast.uda.objectives.feature_distance import FeatureDistance
 from pipa_fast.uda.objectives.patch_consistency import PatchConsistency
@@ -26,7 +26,8 @@ def build_objectives(
         )
     if config.features.weight > 0:
         objectives.append(FeatureDistance(config.features, network))
-    for name, term in (("mixed", mixed), ("masked", masked)):
+    terms: list[tuple[Group, MixedConfig | MaskedConfig]] = [("mixed", mixed), ("masked", masked)]
+    for name, term in terms:
         if term.weight > 0:
             objectives.append(
                 CrossEntropy(

@@ -25,6 +25,7 @@ class FeatureDistance(Objective):
     def __init__(self, config: FeatureConfig, network: SegmentationNetwork) -> None:
         super().__init__("features", "source", config.weight, 0, 0)
         self.min_ratio = config.min_ratio
+        self.known: Tensor
         known = torch.zeros(256, dtype=torch.bool)
         known[list(config.classes)] = True
         self.register_buffer("known", known, persistent=False)

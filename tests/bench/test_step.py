@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+
+import pytest
+import torch
+
+from bench import __main__ as command_line
+from bench.peers.step import lineage
+from pipa_fast.training import distributed
+from pipa_fast.training.config import load, merge, read_recipe
+from pipa_fast.training.trainer import Trainer
+
+SMALL = {
+    "data": {"crop": [32, 64], "patch_crop": [32, 32], "batch_size": 2, "rare_class": False},
+    "adaptation": {
+        "mixed": {"threshold": 0.05},
+        "masked": {"weight": 1.0, "block": 8},
+        "features": {"weight": 0.1, "classes": list(range(19)), "min_ratio": 0.2},
+        # all pixels, as the two ways draw differently
+        "pixel": {"num_anchors": "all", "images": "source"},
+        "patch": {"confidence_threshold": 0.0, "bank_confidence": 0.0, "start": 0, "ramp": 0},
+    },
+    "model": {"hrda": {"enabled": True, "detail": [16, 16]}},
+}
+
+
+def losses_and_gradients(way):
+    trainer = Trainer(load(merge(read_recipe("streets_pipa"), SMALL)), distributed.start("cpu"))
+    with torch.no_grad():
+        for parameter in trainer.network.parameters():
+            parameter.mul_(1.01)
+    trainer.network.train()
+    with way:
+        losses = trainer.step(next(trainer._batches()), 0)
+    return losses, {n: p.grad for n, p in trainer.network.named_parameters()}
+
+
+def test_the_lineages_way_computes_the_same_step():
+    ours, own = losses_and_gradients(torch.enable_grad())
+    theirs, other = losses_and_gradients(lineage())
+    assert ours.keys() == theirs.keys() and len(ours) == 6
+    for name, value in ours.items():
+        torch.testing.assert_close(theirs[name], value, rtol=1e-4, atol=1e-6)
+    for name, value in own.items():
+        error = (other[name] - value).norm() / value.norm().clamp(min=1e-8)
+        assert error < 1e-2, f"{name}: {error:.1e}"
+
+
+def test_the_ops_are_back_afterwards():
+    from pipa_fast import ops
+
+    before = ops.pixel_contrast
+    with pytest.raises(RuntimeError, match="on purpose"), lineage():
+        assert ops.pixel_contrast is not before
+        raise RuntimeError("on purpose")
+    assert ops.pixel_contrast is before
+
+
+def test_the_bench_of_a_step_runs(tmp_path):
+    out = tmp_path / "rows.json"
+    words = ["step", "--recipe", "streets_pipa", "--steps", "1", "--json", str(out), "--"]
+    words += ["--data.crop", "[32, 64]", "--data.batch_size", "1", "--data.rare_class", "false"]
+    command_line.main(words)
+    rows = {row["part"]: row for row in map(json.loads, out.read_text().splitlines())}
+    assert {"step, ours", "step, lineage", "PiPa without its encoder passes"} <= rows.keys()
+    assert rows["step, ours"]["ms"] > 0
+    share = rows["PiPa without its encoder passes"]["share"]
+    assert 0 < share < 1
