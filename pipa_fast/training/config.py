@@ -62,6 +62,9 @@ class RunConfig:
     resume: Literal["auto", "never"] = "never"
     """"auto" continues from the newest sound checkpoint of the run's folder, if there is one.
     "never" starts anew; a folder that holds a run is renamed to NAME.1, NAME.2, … before."""
+    stop_after: int | None = None
+    """Save and leave after this step [iteration], as a time slot's end would; null goes on to the
+    end. The exit status is that of an interruption, 130."""
     baseline: str | None = None
     """Folder of a source-only run that the report compares with."""
     log_every: int = 50
@@ -75,6 +78,8 @@ class RunConfig:
         for name in ("log_every", "eval_every", "checkpoint_every", "keep"):
             value = getattr(self, name)
             require(value > 0, f"run.{name}", value, "a positive count")
+        fine = self.stop_after is None or self.stop_after > 0
+        require(fine, "run.stop_after", self.stop_after, "a positive count, or null")
 
 
 @dataclass(kw_only=True)

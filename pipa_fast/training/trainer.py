@@ -157,7 +157,8 @@ class Trainer:
                 done = self.iteration == config.iterations
                 if done or self.iteration % config.run.eval_every == 0:
                     result = self._evaluate(validation, log)
-                if self._must_stop():
+                slot_over = not done and self.iteration == config.run.stop_after
+                if self._must_stop() or slot_over:
                     self._save()
                     raise Interrupted(f"stopped after step {self.iteration}")
                 if done or self.iteration % config.run.checkpoint_every == 0:
