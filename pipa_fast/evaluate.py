@@ -19,6 +19,7 @@ from rich.table import Table
 from torch import nn
 
 from pipa_fast.data.datasets import build_dataset
+from pipa_fast.data.labels import CLASS_SETS
 from pipa_fast.evaluation.command_line import (
     add_inference_arguments,
     device_of,
@@ -37,7 +38,11 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--run", type=Path, required=True, help="run folder: runs/streets_pipa")
     made.add_argument("--dataset", help="dataset's name (default: the run's target)")
+    made.add_argument("--root", help="the dataset's folder (default: the run's, of its target)")
     made.add_argument("--split", default="val", help="split of the dataset (default: val)")
+    made.add_argument(
+        "--classes", choices=list(CLASS_SETS), help="mean IoU over so many (default: the run's)"
+    )
     made.add_argument("--checkpoint", type=Path, help="weights to score instead of the run's last")
     made.add_argument(
         "--output", type=Path, help="JSON to write (RUN/evaluation_DATASET_SPLIT.json)"
@@ -101,7 +106,7 @@ def rebuild_report(options: argparse.Namespace, network: nn.Module, config: Any)
     return write_report(
         options.run,
         network=network,
-        dataset=build_dataset(config.data.target, "val"),
+        dataset=build_dataset(config.data.target, "val", config.data.target_root),
         teacher=teacher,
         baseline_dir=options.baseline,
         baseline=baseline,
@@ -126,12 +131,18 @@ def run(options: argparse.Namespace, console: Console) -> None:
     if options.checkpoint is not None:
         fit(network, read_weights(options.checkpoint), options.checkpoint)
     name = options.dataset or config.data.target
+    root = options.root
+    if root is None and name == config.data.target:
+        root = config.data.target_root
     result = evaluate(
         network,
-        build_dataset(name, options.split),
+        build_dataset(name, options.split, root),
         batch_size=options.batch_size,
         device=device,
-        window=window_of(options),
+        window=window_of(options) or config.evaluation.window,
+        image_size=config.evaluation.size,
+        flip=options.flip or config.evaluation.flip,
+        classes=CLASS_SETS[options.classes] if options.classes else config.evaluation.train_ids,
     )
     console.print(score_table(result, f"{options.run} on {name} {options.split}"))
     output = options.output or options.run / f"evaluation_{name}_{options.split}.json"
@@ -142,6 +153,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
         "seed": config.seed,
         "dataset": name,
         "split": options.split,
+        "classes": options.classes or config.evaluation.classes,
         "checkpoint": weights,
     }
     output.parent.mkdir(parents=True, exist_ok=True)

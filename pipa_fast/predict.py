@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from torch import nn
 
+from pipa_fast.data.files import read_image
 from pipa_fast.evaluation.command_line import (
     add_inference_arguments,
     device_of,
@@ -75,21 +76,6 @@ def find_images(folder: Path) -> list[Path]:
     return paths
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Return an image upright, as RGB uint8 [H, W, 3].
-
-    Raises:
-        ValueError: the file is no image, is cut short, or has more than 8 bits a channel.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.mode[0] in "IF":  # 16 and 32 bits: converting would clip, not scale
-                raise ValueError(f"mode {image.mode}, not 8 bits a channel")
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
-
-
 def segment(
     network: nn.Module,
     image: np.ndarray,  # [H, W, 3] uint8
@@ -97,6 +83,7 @@ def segment(
     device: torch.device | str = "cpu",
     max_side: int = 2048,
     window: SlidingWindow | None = None,
+    flip: bool = False,
 ) -> np.ndarray:
     """Return train ids [H, W] uint8 of an image of any size.
 
@@ -110,7 +97,9 @@ def segment(
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         seen = np.array(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
     with evaluating(network):
-        labels = predict_logits(network, to_batch([seen], device), window=window).argmax(1)[0]
+        labels = predict_logits(network, to_batch([seen], device), window=window, flip=flip).argmax(
+            1
+        )[0]
     mapped = labels.to("cpu", torch.uint8).numpy()
     if scale < 1:
         enlarged = Image.fromarray(mapped).resize((width, height), Image.Resampling.NEAREST)
@@ -133,8 +122,9 @@ def run(options: argparse.Namespace, console: Console) -> None:
     paths = find_images(options.folder)
     if options.out.resolve() == options.folder.resolve():
         raise ValueError(f"--out must not be the folder of the images; got {str(options.out)!r}")
-    window, device = window_of(options), device_of(options.device)
-    network, _ = load_run(options.run)
+    device = device_of(options.device)
+    network, config = load_run(options.run)
+    window = window_of(options) or config.evaluation.window
     network.to(device)
     options.out.mkdir(parents=True, exist_ok=True)
     unreadable: list[str] = []
@@ -144,7 +134,14 @@ def run(options: argparse.Namespace, console: Console) -> None:
         except ValueError as error:  # one bad file must not cost the others
             unreadable.append(str(error))
             continue
-        labels = segment(network, image, device=device, max_side=options.max_side, window=window)
+        labels = segment(
+            network,
+            image,
+            device=device,
+            max_side=options.max_side,
+            window=window,
+            flip=options.flip,
+        )
         painted = overlay(image, labels, blend=options.blend)
         if options.side_by_side:
             painted = np.concatenate((image, painted, colorize(labels)), axis=1)

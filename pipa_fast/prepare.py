@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m pipa_fast.prepare`: write datasets to disk in the layouts that loaders expect.
+"""`python -m pipa_fast.prepare`: datasets on disk, as training wants them.
+
+A published dataset is verified, its labels are written as train ids beside themselves, and its
+classes are counted into `sample_class_stats.json` and `samples_with_class.json` (DAFormer's files);
+`--check` only verifies.
 
 `streets` in GTA5's layout holds the synthetic training scenes (`images/00001.png` and palette
 PNGs of label ids in `labels/00001.png`); in Cityscapes' layout the real scenes of both splits
@@ -10,15 +14,17 @@ Pixels without a label are label id 0 (unlabelled) in both.
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipa_fast.checks import require
+from pipa_fast.data import preparation
+from pipa_fast.data.datasets import LAYOUTS as DATASETS
 from pipa_fast.data.datasets import build_dataset
 from pipa_fast.data.labels import GTA5_PALETTE, to_label_ids
 from pipa_fast.data.sample import Sample
@@ -53,6 +59,17 @@ def prepare_streets(
     sizes = [SPLIT_SIZES["train"]] if layout == "gta5" else list(SPLIT_SIZES.values())
     total = sum(size if count is None else min(size, count) for size in sizes)
     written = kept = 0
+    for files in _tracked(scenes, f"streets as {layout}", total):
+        for path, image in files:
+            if _write(root / path, image, overwrite):
+                written += 1
+            else:
+                kept += 1
+    return Written(written, kept)
+
+
+def _tracked(items: Iterable[Any], name: str, total: int) -> Iterator[Any]:
+    """Yield the items, with a bar that tells how many there were."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -60,15 +77,7 @@ def prepare_streets(
         TimeRemainingColumn(),
     )
     with Progress(*columns) as progress:
-        task = progress.add_task(f"streets as {layout}", total=total)
-        for files in scenes:
-            for path, image in files:
-                if _write(root / path, image, overwrite):
-                    written += 1
-                else:
-                    kept += 1
-            progress.advance(task)
-    return Written(written, kept)
+        yield from progress.track(items, total=total, description=name)
 
 
 def _first(style: str, split: str, count: int | None) -> Iterator[tuple[int, Sample]]:
@@ -135,7 +144,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="replace files with other content (default: stop there; identical ones are kept)",
     )
+    for name, layout in DATASETS.items():
+        counts = ", ".join(f"{count:,} {split}" for split, count in layout.splits.items())
+        made = datasets.add_parser(name, help=f"{counts} images, in the published layout")
+        made.add_argument("--root", required=True, help="the dataset's folder")
+        made.add_argument("--check", action="store_true", help="verify, and write nothing")
+        made.add_argument(
+            "--subset", action="store_true", help="accept other counts and sizes of images"
+        )
+        made.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     chosen = parser.parse_args(arguments)
+    if chosen.dataset in DATASETS:
+        return _prepare(chosen)
     try:
         done = prepare_streets(
             chosen.layout, chosen.out, count=chosen.count, overwrite=chosen.overwrite
@@ -145,6 +165,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     print(f"{chosen.out}: {done.written} files written, {done.kept} there already")
     return 0
+
+
+def _prepare(chosen: argparse.Namespace) -> int:
+    """Prepare a dataset on disk; return the exit status, 1 where something is wrong with it."""
+    try:
+        summary = preparation.prepare(
+            DATASETS[chosen.dataset],
+            chosen.root,
+            check=chosen.check,
+            subset=chosen.subset,
+            jobs=chosen.jobs,
+            progress=_tracked,
+        )
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    counts = ", ".join(f"{count:,} {split}" for split, count in summary.images.items())
+    print(f"{chosen.root}: {counts} images; {summary.written:,} labels converted")
+    for path in summary.statistics:
+        print(f"wrote {path}")
+    for problem in summary.problems:
+        print(problem, file=sys.stderr)
+    if summary.problems:
+        print(f"{len(summary.problems)} problems; no statistics written", file=sys.stderr)
+    return 1 if summary.problems else 0
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def report(trainer: Trainer) -> Path:
     path = write_report(
         trainer.run_dir,
         network=trainer.network,
-        dataset=build_dataset(config.data.target, "val"),
+        dataset=build_dataset(config.data.target, "val", config.data.target_root),
         teacher=None if trainer.teacher is None else trainer.teacher.network,
         baseline_dir=baseline,
         baseline=None if baseline is None else checkpoint.load_run(baseline)[0],

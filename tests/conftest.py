@@ -33,8 +33,8 @@ def few_scenes(monkeypatch):
     from pipa_fast.training import trainer
 
     class Few:
-        def __init__(self, name, split):
-            self.whole = build_dataset(name, split)
+        def __init__(self, name, split, root=None):
+            self.whole = build_dataset(name, split, root)
             self.eval_classes = self.whole.eval_classes
 
         def __len__(self):
@@ -44,6 +44,12 @@ def few_scenes(monkeypatch):
             if not 0 <= index < 2:
                 raise IndexError(index)
             return self.whole[index]
+
+        def image(self, index):
+            return self[index].image
+
+        def label(self, index):
+            return self[index].label
 
     monkeypatch.setattr(trainer, "build_dataset", Few)
     monkeypatch.setattr(train, "build_dataset", Few)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pipa_fast import evaluate
 from pipa_fast.data.sample import Sample
 from pipa_fast.training import checkpoint
+from pipa_fast.training.config import EvaluationConfig
 
 
 class Outputs(NamedTuple):
@@ -57,11 +58,15 @@ def run(tmp_path, monkeypatch):
     results = {"miou": 25.0, "iou": {"road": 50.0}, "recipe": "r", "iteration": 5, "seed": 1}
     (folder / "results.json").write_text(json.dumps(results))
     config = SimpleNamespace(
-        recipe="streets_pipa", seed=1, data=SimpleNamespace(target="streets_real"), model=None
+        recipe="streets_pipa",
+        seed=1,
+        data=SimpleNamespace(target="streets_real", target_root=None),
+        model=None,
+        evaluation=EvaluationConfig(),
     )
     asked = []
 
-    def build_dataset(name, split):
+    def build_dataset(name, split, root=None):
         asked.append((name, split))
         return Halves()
 

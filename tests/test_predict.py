@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from pipa_fast import predict
 from pipa_fast.data.labels import PALETTE
 from pipa_fast.training import checkpoint
+from pipa_fast.training.config import EvaluationConfig
 
 
 class Outputs(NamedTuple):
@@ -43,7 +45,8 @@ def half_bright(height: int, width: int) -> np.ndarray:
 @pytest.fixture
 def network(monkeypatch):
     network = Bright()
-    monkeypatch.setattr(checkpoint, "load_run", lambda path: (network, None))
+    config = SimpleNamespace(evaluation=EvaluationConfig())
+    monkeypatch.setattr(checkpoint, "load_run", lambda path: (network, config))
     return network
 
 
@@ -112,8 +115,11 @@ def test_large_images_are_reduced_for_the_network_alone(folder, network):
 
 def test_sliding_windows_are_passed_on(folder, network):
     Image.fromarray(half_bright(16, 32)).save(folder / "a.png")
-    predict_folder(folder, "--crop", "16", "16", "--stride", "8", "8")
+    words = ("--crop", "16", "16", "--stride", "8", "8")
+    predict_folder(folder, *words, "--window-batch", "1")
     assert network.sizes == [(16, 16)] * 3
+    predict_folder(folder, *words)
+    assert network.sizes == [(16, 16)] * 4
 
 
 def test_photos_lie_as_the_camera_was_held(folder, network):

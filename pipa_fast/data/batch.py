@@ -18,6 +18,7 @@ class Batch(NamedTuple):
     source_image: Tensor  # [B, 3, h, w]
     source_label: Tensor  # [B, h, w]
     target_image: Tensor  # [B, 3, h, w]
+    target_valid: Tensor  # [B, h, w] bool, where the teacher's labels may count
     target_crops: (
         Tensor  # [B, 2, 3, c, c'] two overlapping crops of a target image; [0, ...] unused
     )

@@ -2,15 +2,32 @@
 """Datasets by name: sequences of Sample with `eval_classes`, the train ids that they score."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from pipa_fast.checks import did_you_mean, require
+from pipa_fast.data.acdc import ACDC
+from pipa_fast.data.bdd100k import BDD100K
+from pipa_fast.data.cityscapes import CITYSCAPES
+from pipa_fast.data.dark_zurich import DARK_ZURICH
+from pipa_fast.data.folder import FolderDataset
+from pipa_fast.data.gta5 import GTA5
+from pipa_fast.data.mapillary import MAPILLARY
 from pipa_fast.data.sample import Sample
 from pipa_fast.data.streets import SPLIT_SIZES, Streets
+from pipa_fast.data.synthia import SYNTHIA
 
-__all__ = ["DATASETS", "Dataset", "Sample", "build_dataset"]
+__all__ = ["DATASETS", "LAYOUTS", "Dataset", "Sample", "build_dataset"]
 
-DATASETS: tuple[str, ...] = ("streets_synthetic", "streets_real")
+STREETS: tuple[str, ...] = ("streets_synthetic", "streets_real")
+LAYOUTS = {
+    layout.name: layout
+    for layout in (GTA5, SYNTHIA, CITYSCAPES, ACDC, DARK_ZURICH, BDD100K, MAPILLARY)
+}
+"""Those that lie on disk."""
+DATASETS: tuple[str, ...] = (*STREETS, *LAYOUTS)
 
 
 class Dataset(Protocol):
@@ -24,6 +41,14 @@ class Dataset(Protocol):
 
     def __iter__(self) -> Iterator[Sample]: ...
 
+    def image(self, index: int) -> np.ndarray:
+        """Return an image alone: no label is read."""
+        ...
+
+    def label(self, index: int) -> np.ndarray:
+        """Return a label alone."""
+        ...
+
 
 def require_dataset(argument: str, name: str) -> None:
     """Raise a ValueError that names the argument unless `name` is a dataset's."""
@@ -31,12 +56,27 @@ def require_dataset(argument: str, name: str) -> None:
     require(name in DATASETS, argument, name, known)
 
 
-def build_dataset(name: str, split: str) -> Dataset:
+def require_root(argument: str, root: str | Path | None, name: str) -> None:
+    """Raise a ValueError that names the argument unless a dataset on disk has a root, and no other.
+
+    Whether the folder is there is found when the dataset is built.
+    """
+    if name in STREETS:
+        require(root is None, argument, root, f"null for {name}, which is not on disk")
+    else:
+        require(root is not None, argument, root, f"the folder of {name}")
+
+
+def build_dataset(name: str, split: str, root: str | Path | None = None) -> Dataset:
     """Build the dataset of that name (see DATASETS) for the split, "train" or "val".
 
-    Raises ValueError for an unknown name or split.
+    `root` is the folder of a dataset on disk, None for the embedded ones. Raises ValueError for an
+    unknown name or split, and for a root that is missing, too much, or not in the published layout.
     """
     require_dataset("name", name)
+    require_root("root", root, name)
+    if root is not None:
+        return FolderDataset(LAYOUTS[name], root, split)
     require(split in SPLIT_SIZES, "split", split, f"one of {', '.join(SPLIT_SIZES)}")
     return Streets(
         "synthetic" if name == "streets_synthetic" else "real",

@@ -62,6 +62,23 @@ LABEL_ID_TO_TRAIN_ID: np.ndarray = np.full(34, IGNORE_INDEX, dtype=np.uint8)
 """[34] uint8, train id by label id; 255 for the ids that are not scored."""
 LABEL_ID_TO_TRAIN_ID[TRAIN_ID_TO_LABEL_ID[:NUM_CLASSES]] = np.arange(NUM_CLASSES)
 
+UNSCORED_LABEL_IDS = frozenset(np.flatnonzero(LABEL_ID_TO_TRAIN_ID == IGNORE_INDEX).tolist())
+"""Label ids that Cityscapes names and does not score."""
+
+EVAL_16: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18)
+"""Train ids that SYNTHIA shares with Cityscapes: without terrain, truck and train."""
+EVAL_13: tuple[int, ...] = tuple(c for c in EVAL_16 if c not in (3, 4, 5))
+"""Of those, the ones that older work scores: without wall, fence and pole."""
+
+CLASS_SETS: dict[str, tuple[int, ...]] = {
+    "19": tuple(range(NUM_CLASSES)),
+    "16": EVAL_16,
+    "13": EVAL_13,
+}
+"""What the field's mean IoU is over. A pixel of another class still counts as wrong where one of
+these was predicted, so that the mean over 16 is 19/16 of that over 19 as long as the other three
+are never predicted, which is how SYNTHIA's results are published."""
+
 GTA5_PALETTE: np.ndarray = np.zeros((256, 3), dtype=np.uint8)
 """[256, 3] uint8, RGB by label id, as GTA5's label PNGs carry it."""
 for _label_id, _colour in _OTHER_COLOURS.items():

@@ -17,9 +17,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from pipa_fast.checks import require
 from pipa_fast.data.batch import Batch
 from pipa_fast.data.crops import crop_pair, random_box, source_box
-from pipa_fast.data.datasets import require_dataset
+from pipa_fast.data.datasets import require_dataset, require_root
+from pipa_fast.data.files import resize_image, resize_label
 from pipa_fast.data.random import generator
-from pipa_fast.data.rare_classes import Images, RareClassSampler, class_counts
+from pipa_fast.data.rare_classes import Images, RareClassSampler
+from pipa_fast.data.statistics import known_counts
 
 
 @dataclass(kw_only=True)
@@ -29,6 +31,13 @@ class DataConfig:
     source: str = "streets_synthetic"
     target: str = "streets_real"
     """Names of datasets, see `data.build_dataset`."""
+    source_root: str | None = None
+    target_root: str | None = None
+    """Their folders; null for `streets`, which needs none."""
+    source_size: tuple[int, int] | None = None
+    target_size: tuple[int, int] | None = None
+    """Height and width that images are resized to before crops are cut [pixels]; null: as they are.
+    The overlapping crops are cut from target images as they are."""
     batch_size: int = 4
     """Images per rank and domain; a step sees world_size times as many."""
     crop: tuple[int, int] = (64, 128)
@@ -42,6 +51,9 @@ class DataConfig:
     """An image shows a class with more pixels than this; DAFormer has 3000 at 1914 x 1052."""
     min_crop_ratio: float = 0.5
     """A crop should show more than this times min_pixels of the class its image was drawn for."""
+    pseudo_margins: tuple[int, int, int, int] | None = None
+    """Top, bottom, left and right margins of the (resized) target image whose pseudo labels do not
+    count [pixels] (HRDA); see also adaptation.mixed.ignore_top, which is of crops."""
     patch_crop: tuple[int, int] = (64, 64)
     """Height and width of the two overlapping target crops [pixels], multiples of stride."""
     stride: int = 8
@@ -49,13 +61,23 @@ class DataConfig:
     patch_overlap: tuple[float, float] = (0.1, 1.0)
     """Least and largest intersection over union of the two."""
     patch_scale: tuple[float, float] = (1.0, 1.0)
-    """The target image is resized by a factor from this range before both are cut."""
+    """The target image, as it is on disk, is resized by a factor from this range before both are
+    cut."""
     num_workers: int = 0
     """Processes that load; 0 loads in the training process. The data are the same."""
 
     def __post_init__(self) -> None:
         require_dataset("data.source", self.source)
         require_dataset("data.target", self.target)
+        require_root("data.source_root", self.source_root, self.source)
+        require_root("data.target_root", self.target_root, self.target)
+        for name in ("source_size", "target_size"):
+            size, (height, width) = getattr(self, name), self.crop
+            fits = size is None or (size[0] >= height and size[1] >= width)
+            require(fits, f"data.{name}", size, f"at least data.crop {tuple(self.crop)}, or null")
+        margins = self.pseudo_margins
+        fine = margins is None or min(margins) >= 0
+        require(fine, "data.pseudo_margins", margins, "four sizes of at least 0, or null")
         for name in ("batch_size", "stride"):
             require(getattr(self, name) > 0, f"data.{name}", getattr(self, name), "above 0")
         require(self.num_workers >= 0, "data.num_workers", self.num_workers, "at least 0")
@@ -81,11 +103,12 @@ class TrainingSet(Dataset):
     """Source and target images of a slot, cut and mirrored.
 
     Args:
-        source: labelled images. With `config.rare_class`, all its labels are read here.
+        source: labelled images. With `config.rare_class`, the embedded ones' labels are all read
+            here; those on disk have their statistics there.
         target: images; their labels are never touched.
         seed: of every choice.
         with_crops: whether overlapping target crops are cut too.
-        counts: pixels per source image and class, if known already, see `class_counts`.
+        counts: pixels per source image and class, if known already, see `known_counts`.
     """
 
     def __init__(
@@ -105,7 +128,7 @@ class TrainingSet(Dataset):
         self.rare: RareClassSampler | None = None
         if config.rare_class:
             self.rare = RareClassSampler(
-                class_counts(source) if counts is None else counts,
+                known_counts(source) if counts is None else counts,
                 temperature=config.rare_class_temperature,
                 min_pixels=config.min_pixels,
             )
@@ -116,13 +139,18 @@ class TrainingSet(Dataset):
         item: dict[str, Any] = {"iteration": iteration, "index": index}
         item |= self._source(generator(self.seed, "source", iteration, index))
         target = generator(self.seed, "target", iteration, index)
-        image = self.target[int(target.integers(len(self.target)))].image
-        crop = random_box(image.shape, self.config.crop, target).of(image)
-        item["target_image"] = np.flip(crop, 1) if target.random() < 0.5 else crop
+        config = self.config
+        whole = self.target.image(int(target.integers(len(self.target))))
+        image = resize_image(whole, config.target_size)
+        box = random_box(image.shape, config.crop, target)
+        valid = box.of(self._valid(image.shape))
+        mirrored = target.random() < 0.5
+        item["target_image"], item["target_valid"] = (
+            np.flip(part, 1) if mirrored else part for part in (box.of(image), valid)
+        )
         if self.with_crops:
-            config = self.config
             pair = crop_pair(
-                image,
+                whole,
                 config.patch_crop,
                 generator(self.seed, "crops", iteration, index),
                 stride=config.stride,
@@ -132,6 +160,15 @@ class TrainingSet(Dataset):
             item |= {"target_crops": pair.crops, "boxes": pair.boxes, "flips": pair.flips}
         return item
 
+    def _valid(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Return where pseudo labels of an image may count [H, W] bool."""
+        valid = np.ones(shape[:2], bool)
+        if self.config.pseudo_margins is not None:
+            top, bottom, left, right = self.config.pseudo_margins
+            valid[:top] = valid[shape[0] - bottom :] = False
+            valid[:, :left] = valid[:, shape[1] - right :] = False
+        return valid
+
     def _source(self, choice: np.random.Generator) -> dict[str, np.ndarray]:
         config = self.config
         if self.rare is None:
@@ -139,6 +176,8 @@ class TrainingSet(Dataset):
         else:
             number, wanted = self.rare.pick(choice)
         image, label, _ = self.source[number]
+        image = resize_image(image, config.source_size)
+        label = resize_label(label, config.source_size)
         box = source_box(
             label,
             config.crop,
@@ -166,6 +205,7 @@ class TrainingSet(Dataset):
             source_image=_images(np.stack([item["source_image"] for item in items])),
             source_label=torch.from_numpy(np.stack([i["source_label"] for i in items])).long(),
             target_image=_images(np.stack([item["target_image"] for item in items])),
+            target_valid=torch.from_numpy(np.stack([item["target_valid"] for item in items])),
             target_crops=_images(stack("target_crops", no_crops).numpy()),
             boxes=stack("boxes", np.zeros((0, 2, 4), np.int64)),
             flips=stack("flips", np.zeros((0, 2), bool)),

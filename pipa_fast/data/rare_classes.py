@@ -17,6 +17,14 @@ class Images(Protocol):
 
     def __getitem__(self, index: int, /) -> Sample: ...
 
+    def image(self, index: int) -> np.ndarray:
+        """Return an image alone: no label is read."""
+        ...
+
+    def label(self, index: int) -> np.ndarray:
+        """Return a label alone."""
+        ...
+
 
 def class_counts(dataset: Images) -> np.ndarray:
     """Count the labelled pixels of every image and class: [images, 255] int64.
@@ -25,7 +33,7 @@ def class_counts(dataset: Images) -> np.ndarray:
     """
     counts = np.zeros((len(dataset), IGNORE_INDEX), np.int64)
     for index in range(len(dataset)):
-        found = np.bincount(dataset[index].label.ravel(), minlength=IGNORE_INDEX + 1)
+        found = np.bincount(dataset.label(index).ravel(), minlength=IGNORE_INDEX + 1)
         counts[index] = found[:IGNORE_INDEX]
     return counts
 

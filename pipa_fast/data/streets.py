@@ -212,3 +212,11 @@ class Streets(Sequence[Sample]):
             name = f"streets_{self.style}_{self.split}_{index:05d}"
             self._cache[index] = Sample(image, label, name)
         return self._cache[index]
+
+    def image(self, index: int) -> np.ndarray:
+        """Return an image, uint8 RGB [H, W, 3]."""
+        return self[index].image
+
+    def label(self, index: int) -> np.ndarray:
+        """Return a label, uint8 train ids [H, W]."""
+        return self[index].label

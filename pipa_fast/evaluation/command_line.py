@@ -16,6 +16,10 @@ def add_inference_arguments(made: argparse.ArgumentParser) -> None:
     pair: dict[str, Any] = {"type": int, "nargs": 2, "metavar": ("H", "W")}
     made.add_argument("--crop", **pair, help="predict in sliding windows of this size [pixels]")
     made.add_argument("--stride", **pair, help="distance of the windows (default: 2/3 of the crop)")
+    made.add_argument("--window-batch", type=int, default=8, help="windows at a time (default: 8)")
+    made.add_argument(
+        "--flip", action="store_true", help="see images mirrored too, and average probabilities"
+    )
     made.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: a GPU if any)")
 
 
@@ -32,7 +36,7 @@ def window_of(options: argparse.Namespace) -> SlidingWindow | None:
     height, width = options.crop
     default = (max(1, 2 * height // 3), max(1, 2 * width // 3))
     down, right = options.stride or default
-    return SlidingWindow(crop=(height, width), stride=(down, right))
+    return SlidingWindow(crop=(height, width), stride=(down, right), batch=options.window_batch)
 
 
 def device_of(name: str) -> torch.device:

@@ -26,8 +26,11 @@ class SlidingWindow:
     """Height and width [pixels]."""
     stride: tuple[int, int]
     """Distance between neighbouring crops [pixels]; the last one is moved inwards to fit."""
+    batch: int = 8
+    """Crops that the network sees at a time."""
 
     def __post_init__(self) -> None:
+        require(self.batch > 0, "batch", self.batch, "a positive count")
         for axis in range(2):
             require(self.crop[axis] > 0, "crop", self.crop, "two positive sizes")
             require(
@@ -75,13 +78,22 @@ def predict_logits(
     *,
     size: tuple[int, int] | None = None,
     window: SlidingWindow | None = None,
+    flip: bool = False,
 ) -> Tensor:
     """Return float32 logits [B, K, *size] for images of any size.
 
     `size` is the labels' (height, width), the images' own by default. With a `window` that is
-    smaller than the images, logits are computed per crop and averaged where crops overlap.
+    smaller than the images, logits are computed per crop and averaged where crops overlap. With
+    `flip`, the image is seen mirrored too: class probabilities are averaged, as mmseg does, and
+    their logarithms returned.
     """
     require(images.dim() == 4, "images", tuple(images.shape), "of shape [B, 3, H, W]")
+    if flip:
+        sides = [
+            predict_logits(network, seen, size=size, window=window).softmax(1)
+            for seen in (images, images.flip(3))
+        ]
+        return ((sides[0] + sides[1].flip(3)) / 2).log()
     shape = (images.shape[2], images.shape[3])
     size = size or shape
     if window is None or (window.crop[0] >= shape[0] and window.crop[1] >= shape[1]):
@@ -104,15 +116,24 @@ def _whole(network: nn.Module, images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _sliding(network: nn.Module, images: Tensor, window: SlidingWindow) -> Tensor:
-    """Average the logits of overlapping crops, at the images' size."""
+    """Average the logits of overlapping crops, at the images' size.
+
+    Crops, all of one size, go through the network `window.batch` at a time.
+    """
     height, width = images.shape[2:]
+    size = (min(window.crop[0], height), min(window.crop[1], width))
+    places = [
+        (slice(top, top + size[0]), slice(left, left + size[1]))
+        for top in _starts(height, window.crop[0], window.stride[0])
+        for left in _starts(width, window.crop[1], window.stride[1])
+    ]
     total, count = None, images.new_zeros(1, 1, height, width)
-    for top in _starts(height, window.crop[0], window.stride[0]):
-        for left in _starts(width, window.crop[1], window.stride[1]):
-            rows = slice(top, min(top + window.crop[0], height))
-            columns = slice(left, min(left + window.crop[1], width))
-            crop = images[:, :, rows, columns]
-            logits = _whole(network, crop, (crop.shape[2], crop.shape[3]))
+    together = max(1, window.batch // len(images))
+    for first in range(0, len(places), together):
+        some = places[first : first + together]
+        crops = torch.cat([images[:, :, rows, columns] for rows, columns in some])
+        pieces = _whole(network, crops, size).chunk(len(some))
+        for (rows, columns), logits in zip(some, pieces, strict=True):
             if total is None:
                 total = logits.new_zeros(*logits.shape[:2], height, width)
             total[:, :, rows, columns] += logits
@@ -149,6 +170,8 @@ def evaluate(
     dtype: torch.dtype | None = None,
     window: SlidingWindow | None = None,
     image_size: tuple[int, int] | None = None,
+    flip: bool = False,
+    classes: Sequence[int] | None = None,
     shard: bool = True,
     group: dist.ProcessGroup | None = None,
 ) -> EvalResult:
@@ -157,9 +180,10 @@ def evaluate(
     Where torch.distributed is up, rank r of n takes the images r, r + n, ... and the counts are
     added up, so that every rank returns the same result and all of them must call; with
     `shard=False` the calling process does everything by itself. Images are first resized to
-    `image_size` (height, width), bilinearly with antialiasing, where given. `dtype` is autocast's
-    (None: no autocast). The network must be the bare module, not its DDP wrapper, and is left in
-    its mode.
+    `image_size` (height, width), bilinearly with antialiasing, where given; `flip` is
+    `predict_logits`'; `classes` are the train ids to score, the dataset's by default. `dtype` is
+    autocast's (None: no autocast). The network must be the bare module, not its DDP wrapper, and is
+    left in its mode.
 
     Raises:
         ValueError: an empty dataset, or a label that is no class id.
@@ -177,11 +201,11 @@ def evaluate(
                 images = F.interpolate(images, image_size, mode="bilinear", antialias=True)
             truth = torch.from_numpy(np.stack([sample.label for sample in samples])).to(device)
             size = (truth.shape[1], truth.shape[2])
-            logits = predict_logits(network, images, size=size, window=window)
+            logits = predict_logits(network, images, size=size, window=window, flip=flip)
             confusion.update(logits.argmax(1), truth)
     if sharded:
         confusion.all_reduce(group)
-    return result_of(confusion, tuple(dataset.eval_classes))
+    return result_of(confusion, tuple(classes or dataset.eval_classes))
 
 
 def result_of(confusion: ConfusionMatrix, classes: tuple[int, ...]) -> EvalResult:

@@ -15,7 +15,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from pipa_fast.checks import did_you_mean, require
-from pipa_fast.data.labels import NUM_CLASSES
+from pipa_fast.data.labels import CLASS_SETS, NUM_CLASSES
 from pipa_fast.data.loader import DataConfig
 from pipa_fast.evaluation.inference import SlidingWindow
 from pipa_fast.models import ModelConfig, network_stride
@@ -92,6 +92,11 @@ class EvaluationConfig:
     """Height and width of sliding windows [pixels]; None: images whole."""
     stride: tuple[int, int] | None = None
     """Distance of the windows [pixels]; None: two thirds of the crop."""
+    flip: bool = False
+    """See images mirrored too, and average probabilities."""
+    classes: Literal["dataset", "19", "16", "13"] = "dataset"
+    """What the mean IoU is over: the target's own classes, or Cityscapes' as the field counts them:
+    all 19, the 16 that SYNTHIA has, or its 13 without wall, fence and pole."""
 
     def __post_init__(self) -> None:
         for name in ("size", "crop", "stride"):
@@ -101,6 +106,11 @@ class EvaluationConfig:
         fine = self.stride is None or self.crop is not None
         require(fine, "evaluation.stride", self.stride, "null where evaluation.crop is null")
         _ = self.window  # which checks the two against each other
+
+    @property
+    def train_ids(self) -> tuple[int, ...] | None:
+        """The train ids that are scored, None for the dataset's own."""
+        return CLASS_SETS.get(self.classes)
 
     @property
     def window(self) -> SlidingWindow | None:

@@ -132,7 +132,7 @@ class Trainer:
             self.run_dir.mkdir(parents=True, exist_ok=True)
             text = yaml.safe_dump(to_dict(config), sort_keys=False)
             checkpoint.write_atomically(self.run_dir / "config.yaml", text.encode())
-        validation = build_dataset(config.data.target, "val")
+        validation = build_dataset(config.data.target, "val", config.data.target_root)
         log = RunLog(
             self.run_dir, config.iterations, start=self.iteration, active=self.world.is_main
         )
@@ -172,8 +172,8 @@ class Trainer:
         config = self.config
         needs = config.adaptation
         training_set = TrainingSet(
-            build_dataset(config.data.source, "train"),
-            build_dataset(config.data.target, "train"),
+            build_dataset(config.data.source, "train", config.data.source_root),
+            build_dataset(config.data.target, "train", config.data.target_root),
             config.data,
             seed=config.seed,
             with_crops=needs.patch.weight > 0,
@@ -239,6 +239,8 @@ class Trainer:
             dtype=self.dtype,
             window=self.config.evaluation.window,
             image_size=self.config.evaluation.size,
+            flip=self.config.evaluation.flip,
+            classes=self.config.evaluation.train_ids,
             group=self.world.group,
         )
         log.evaluated(self.iteration, result)

@@ -193,6 +193,7 @@ class AdaptationStep:
             weights = share * torch.ones_like(confidence)
             weights[:, : config.ignore_top] = 0
             weights[:, weights.shape[1] - config.ignore_bottom :] = 0
+            weights = weights * batch.target_valid
             self.taught = Taught(labels, confidence, weights)
         return self.taught
 

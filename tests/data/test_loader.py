@@ -30,6 +30,12 @@ class Scenes:
     def __getitem__(self, index):
         return self.samples[index]
 
+    def image(self, index):
+        return self[index].image
+
+    def label(self, index):
+        return self[index].label
+
 
 class Unlabelled(Scenes):
     """Scenes whose labels nobody may look at."""
@@ -83,12 +89,13 @@ def test_a_batch_is_what_it_says_and_no_target_label_is_touched():
         "source_image": (4, 3, 16, 24),
         "source_label": (4, 16, 24),
         "target_image": (4, 3, 16, 24),
+        "target_valid": (4, 16, 24),
         "target_crops": (4, 2, 3, 16, 16),
         "boxes": (4, 2, 4),
         "flips": (4, 2),
     }
     floats, integers = torch.float32, torch.int64
-    kinds = [integers, integers, floats, integers, floats, floats, integers, torch.bool]
+    kinds = [integers, integers, floats, integers, floats, torch.bool, floats, integers, torch.bool]
     assert [value.dtype for value in batch] == kinds
     assert batch.index.tolist() == [0, 1, 2, 3] and batch.iteration.item() == 0
     for name in ("source_image", "target_image", "target_crops"):
@@ -244,3 +251,53 @@ def test_bad_calls_are_named():
         TrainingSet(Scenes(), Scenes(count=0), DataConfig(), seed=0)
     with pytest.raises(ValueError, match="crop must be positive and no larger"):
         steps(1, settings={"crop": (64, 64)})
+
+
+def test_pseudo_labels_of_the_images_margins_do_not_count():
+    """The crop is the whole image, so that its margins are the image's; some are mirrored."""
+    config = DataConfig(
+        crop=(24, 40), patch_crop=(16, 16), rare_class=False, pseudo_margins=(2, 5, 3, 0)
+    )
+    training_set = TrainingSet(Scenes(), Scenes(1), config, seed=0, with_crops=False)
+    seen = set()
+    for slot in range(20):
+        valid = training_set[(0, slot)]["target_valid"]
+        assert valid.sum() == (24 - 7) * (40 - 3)
+        assert not valid[:2].any() and not valid[19:].any() and valid[2:19].any(1).all()
+        seen.add("left" if not valid[:, :3].any() else "right")
+    assert seen == {"left", "right"}
+
+
+def test_images_and_labels_are_resized_before_crops_are_cut():
+    config = DataConfig(
+        crop=(48, 80),
+        patch_crop=(16, 16),
+        rare_class=False,
+        source_size=(48, 80),
+        target_size=(96, 160),
+    )
+    source, target = Scenes(size=(96, 160)), Scenes(1, size=(24, 40))
+    training_set = TrainingSet(source, target, config, seed=0)
+    for slot in range(5):
+        item = training_set[(0, slot)]
+        assert item["source_image"].shape == (48, 80, 3)
+        assert item["source_label"].shape == (48, 80)
+        inside = np.abs(item["source_image"][..., 0].astype(int) - 10 * item["source_label"]) <= 1
+        assert inside.mean() > 0.7  # squares of two pixels: the image alone is blurred
+        assert item["target_image"].shape == (48, 80, 3)
+        assert item["boxes"].max() <= 40, "crops are cut from the image as it is"
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"source_size": (16, 64)}, "data.source_size"),
+        ({"target_size": (64, 100)}, "data.target_size"),
+        ({"pseudo_margins": (0, -1, 0, 0)}, "data.pseudo_margins"),
+        ({"source_root": "data/gta5"}, "data.source_root"),
+        ({"target": "cityscapes"}, "data.target_root"),
+    ],
+)
+def test_impossible_sizes_and_roots_are_told(changes, named):
+    with pytest.raises(ValueError, match=named.replace(".", r"\.")):
+        DataConfig(**changes)

@@ -13,7 +13,12 @@ def scene(**pixels):
     return Sample(np.zeros((1, len(row), 3), np.uint8), row[None], "scene")
 
 
-SCENES = [scene(c0=90, c255=10), scene(c0=80, c3=20), scene(c3=1, c7=4, c0=95)]
+class Scenes(list):
+    def label(self, index):
+        return self[index].label
+
+
+SCENES = Scenes([scene(c0=90, c255=10), scene(c0=80, c3=20), scene(c3=1, c7=4, c0=95)])
 
 
 def test_counts_per_image_and_class():

@@ -29,6 +29,7 @@ def a_batch():
         source_image=torch.rand(2, 3, 32, 32),
         source_label=torch.randint(0, 5, (2, 32, 32)),
         target_image=torch.rand(2, 3, 32, 32),
+        target_valid=torch.ones(2, 32, 32, dtype=torch.bool),
         target_crops=torch.rand(2, 2, 3, 32, 32),
         boxes=boxes,
         flips=torch.tensor([[False, True], [True, False]]),

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ACDC (Sakaridis et al., ICCV 2021): rgb_anon/CONDITION/SPLIT/… and gt/CONDITION/SPLIT/…
+
+The images of clear weather that come with it lie in SPLIT_ref and are not read.
+"""
+
+from pathlib import Path
+
+from pipa_fast.data.folder import TRAIN_IDS, Layout, Pair, paired
+from pipa_fast.data.labels import LABEL_ID_TO_TRAIN_ID, UNSCORED_LABEL_IDS
+
+CONDITIONS = ("fog", "night", "rain", "snow")
+
+
+def adverse_pairs(root: Path, image_folder: str) -> list[Pair]:
+    """Return the pairs below rgb_anon/`image_folder`/SEQUENCE, with gt laid out the same."""
+
+    def label(image: Path, kind: str) -> Path:
+        inside = image.relative_to(root / "rgb_anon").parent
+        stem = image.stem.removesuffix("_rgb_anon")
+        return root / "gt" / inside / f"{stem}_gt{kind}.png"
+
+    return paired(
+        root,
+        f"rgb_anon/{image_folder}/*/*_rgb_anon.png",
+        lambda image: label(image, "_labelIds"),
+        lambda image: label(image, TRAIN_IDS),
+    )
+
+
+def _pairs(root: Path, split: str) -> list[Pair]:
+    return [pair for c in CONDITIONS for pair in adverse_pairs(root, f"{c}/{split}")]
+
+
+ACDC = Layout(
+    name="acdc",
+    pairs=_pairs,
+    splits={"train": 1600, "val": 406},
+    ids={i: int(t) for i, t in enumerate(LABEL_ID_TO_TRAIN_ID) if i not in UNSCORED_LABEL_IDS},
+    unscored=UNSCORED_LABEL_IDS,
+    size=(1080, 1920),
+)

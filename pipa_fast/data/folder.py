@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Datasets on disk: pairs of an image file and a label file, and what the label's ids mean."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from pipa_fast.checks import require
+from pipa_fast.data.files import read_ids, read_image
+from pipa_fast.data.labels import IGNORE_INDEX, NUM_CLASSES
+from pipa_fast.data.sample import Sample
+
+TRAIN_IDS = "_labelTrainIds"
+"""Ends the stem of a label file that `prepare` wrote, or that came with train ids."""
+
+
+class Pair(NamedTuple):
+    """The files of one image."""
+
+    image: Path
+    label: Path | None  # None where the dataset publishes none
+    converted: Path | None  # the same label as train ids; read in its place where it is there
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Layout:
+    """How a published dataset lies on disk."""
+
+    name: str
+    pairs: Callable[[Path, str], list[Pair]]
+    """(root, split) to the files of the split, by name."""
+    splits: Mapping[str, int]
+    """Official number of images of each split."""
+    ids: Mapping[int, int]
+    """Train id by the id in a label file; ids without one are in `unscored`."""
+    unscored: frozenset[int]
+    size: tuple[int, int] | None
+    """Height and width of every image, None where they differ."""
+    eval_classes: tuple[int, ...] = tuple(range(NUM_CLASSES))
+
+    def table(self) -> np.ndarray:
+        """Return train ids by label id [256] int16, -1 for ids that the dataset does not have."""
+        table = np.full(256, -1, np.int16)
+        table[list(self.unscored)] = IGNORE_INDEX
+        for label_id, train_id in self.ids.items():
+            table[label_id] = train_id
+        return table
+
+
+def train_id_table() -> np.ndarray:
+    """Return the table of files that hold train ids already [256] int16."""
+    table = np.full(256, -1, np.int16)
+    table[:NUM_CLASSES] = np.arange(NUM_CLASSES)
+    table[IGNORE_INDEX] = IGNORE_INDEX
+    return table
+
+
+class FolderDataset:
+    """The images of one split of a dataset on disk.
+
+    Labels are read as train ids, from the converted file where there is one. `image` and `label`
+    read one of the two: who asks for an image opens no label.
+
+    Raises:
+        ValueError: an unknown split, a folder that is missing or empty, or an image whose label is
+            missing. Reading an item raises it for a file that cannot be read, a label of another
+            size than its image, and ids that the dataset does not have.
+    """
+
+    def __init__(self, layout: Layout, root: Path | str, split: str) -> None:
+        self.layout, self.root, self.split = layout, Path(root), split
+        known = ", ".join(layout.splits)
+        require(split in layout.splits, "split", split, f"one of {known} for {layout.name}")
+        require(self.root.is_dir(), "root", str(root), f"the folder of {layout.name}")
+        self.pairs = layout.pairs(self.root, split)
+        require(
+            len(self.pairs) > 0,
+            "root",
+            str(root),
+            f"a folder with {layout.name}'s {split} images in the published layout",
+        )
+        bare = unlabelled(self.pairs)
+        if bare:
+            raise ValueError(
+                f"root {str(root)!r} must have a label for every image; {len(bare)} of "
+                f"{len(self.pairs)} have none, such as {bare[0].image}, whose label would be "
+                f"{bare[0].label}"
+            )
+        self.eval_classes = layout.eval_classes
+        self._table, self._train_ids = layout.table(), train_id_table()
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int, /) -> Sample:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} is out of range for {len(self)} images")
+        image, label = self.image(index), self.label(index)
+        pair = self.pairs[index]
+        if label.shape != image.shape[:2]:
+            raise ValueError(
+                f"{pair.label} must be of its image's size {image.shape[:2]}; it is {label.shape}"
+            )
+        return Sample(image, label, pair.image.stem)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+    def image(self, index: int) -> np.ndarray:
+        """Return an image, uint8 RGB [H, W, 3]."""
+        return read_image(self.pairs[index].image)
+
+    def label(self, index: int) -> np.ndarray:
+        """Return a label, uint8 train ids [H, W]."""
+        pair = self.pairs[index]
+        if pair.converted is not None and pair.converted.is_file():
+            return to_train_ids(pair.converted, self._train_ids)
+        if pair.label is None or not pair.label.is_file():
+            raise ValueError(f"{pair.image} has no label{f' {pair.label}' if pair.label else ''}")
+        return to_train_ids(pair.label, self._table)
+
+
+def to_train_ids(path: Path, table: np.ndarray) -> np.ndarray:
+    """Read a label file and return train ids [H, W] uint8.
+
+    Raises:
+        ValueError: the file cannot be read, or holds ids that `table` does not know.
+    """
+    mapped = table[read_ids(path)]
+    if mapped.min(initial=0) < 0:
+        unknown = np.unique(read_ids(path)[mapped < 0]).tolist()
+        known = np.flatnonzero(table >= 0)
+        raise ValueError(
+            f"{path} holds label ids {unknown[:8]}, which the dataset does not have: "
+            f"known are {known.min()} to {known.max()}"
+        )
+    return mapped.astype(np.uint8)
+
+
+def paired(
+    root: Path,
+    images: str,
+    label_of: Callable[[Path], Path | None],
+    converted_of: Callable[[Path], Path | None],
+) -> list[Pair]:
+    """Return the pairs of all image files that match a pattern below root, by name."""
+    return [Pair(path, label_of(path), converted_of(path)) for path in sorted(root.glob(images))]
+
+
+def unlabelled(pairs: Sequence[Pair]) -> list[Pair]:
+    """Return the pairs that should have a label and have none, published or converted."""
+    return [
+        pair
+        for pair in pairs
+        if pair.label is not None
+        and not any(path is not None and path.is_file() for path in (pair.label, pair.converted))
+    ]
+
+
+def beside(label: Path) -> Path:
+    """Return where a label's conversion to train ids lies: NAME_labelTrainIds.png beside it."""
+    stem = label.stem.removesuffix("_labelIds")
+    return label.with_name(f"{stem}{TRAIN_IDS}.png")

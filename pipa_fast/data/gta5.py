@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""GTA5 (Richter et al., ECCV 2016): images/00001.png and labels/00001.png, palette label ids."""
+
+from pathlib import Path
+
+from pipa_fast.data.folder import Layout, Pair, beside, paired
+from pipa_fast.data.labels import LABEL_ID_TO_TRAIN_ID, UNSCORED_LABEL_IDS
+
+
+def _pairs(root: Path, split: str) -> list[Pair]:
+    def label(image: Path) -> Path:
+        return root / "labels" / image.name
+
+    return paired(root, "images/*.png", label, lambda image: beside(label(image)))
+
+
+GTA5 = Layout(
+    name="gta5",
+    pairs=_pairs,
+    splits={"train": 24966},
+    ids={i: int(t) for i, t in enumerate(LABEL_ID_TO_TRAIN_ID) if i not in UNSCORED_LABEL_IDS},
+    unscored=UNSCORED_LABEL_IDS | {34},  # licence plates
+    size=(1052, 1914),
+)

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pixels of each class in each training image, in DAFormer's files: what rare classes are told by.
+
+`sample_class_stats.json` is a list with one mapping for each image, {train id: pixels, "file":
+label}; `samples_with_class.json` maps train ids to lists of [label, pixels], most pixels last or in
+no order. Ids are strings, as JSON has them.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipa_fast.checks import require
+from pipa_fast.data.folder import TRAIN_IDS, FolderDataset
+from pipa_fast.data.labels import IGNORE_INDEX
+from pipa_fast.data.rare_classes import Images, class_counts
+
+PER_IMAGE, PER_CLASS = "sample_class_stats.json", "samples_with_class.json"
+
+
+def known_counts(dataset: Images) -> np.ndarray:
+    """Return pixels by image and class [images, 255] int64.
+
+    Those of a dataset on disk are read from its statistics, those of the embedded pair counted.
+
+    Raises:
+        ValueError: the statistics are missing, of other images, or no such file.
+    """
+    if not isinstance(dataset, FolderDataset):
+        return class_counts(dataset)
+    return read_counts(dataset.root / PER_IMAGE, _names(dataset), dataset.layout.name)
+
+
+def _names(dataset: FolderDataset) -> list[str]:
+    return [_key((pair.label or pair.image).name) for pair in dataset.pairs]
+
+
+def _key(label: str) -> str:
+    """Return what a label file and its conversion have in common in their names."""
+    stem = Path(label).stem
+    return stem.removesuffix(TRAIN_IDS).removesuffix("_labelIds")
+
+
+def read_counts(path: Path, names: Sequence[str], dataset: str) -> np.ndarray:
+    """Return the counts [images, 255] of the images with these names, in their order."""
+    if not path.is_file():
+        raise ValueError(
+            f"data.rare_class needs {path}; write it with `python -m pipa_fast.prepare {dataset} "
+            f"--root {path.parent}`"
+        )
+    try:
+        records = json.loads(path.read_text())
+        found = {_key(record["file"]): _row(record) for record in records}
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        raise ValueError(f"{path} is no list of class counts: {error!r}") from error
+    missing = [name for name in names if name not in found]
+    require(
+        not missing,
+        str(path),
+        f"{len(found)} images",
+        f"of all {len(names)} images; {len(missing)} are not in it, such as {missing[:1]}",
+    )
+    return np.stack([found[name] for name in names])
+
+
+def _row(record: Mapping[str, Any]) -> np.ndarray:
+    row = np.zeros(IGNORE_INDEX, np.int64)
+    for key, pixels in record.items():
+        if key != "file" and int(key) != IGNORE_INDEX:
+            row[int(key)] = pixels
+    return row
+
+
+def files_of(counts: np.ndarray, labels: Sequence[str]) -> dict[str, str]:
+    """Return the text of both statistics files, by name, for labels with these counts."""
+    per_image: list[dict[str, Any]] = []
+    per_class: dict[str, list[list[Any]]] = {}
+    for row, label in zip(counts, labels, strict=True):
+        present = {str(c): int(row[c]) for c in np.flatnonzero(row)}
+        per_image.append({**present, "file": label})
+        for name, pixels in present.items():
+            per_class.setdefault(name, []).append([label, pixels])
+    ordered = {name: per_class[name] for name in sorted(per_class, key=int)}
+    return {PER_IMAGE: json.dumps(per_image), PER_CLASS: json.dumps(ordered)}

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipa_fast import prepare
+from pipa_fast.data.datasets import LAYOUTS, build_dataset
+from pipa_fast.data.statistics import PER_CLASS, PER_IMAGE, known_counts
+from tests.data.published import image_file, label_file, make
+
+WITH_IDS = ["gta5", "synthia", "cityscapes", "mapillary"]
+
+
+def run(name, root, *words):
+    return prepare.main([name, "--root", str(root), "--jobs", "1", *words])
+
+
+def contents(root):
+    return {p: p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("name", WITH_IDS)
+def test_labels_are_converted_and_classes_counted(tmp_path, name, capsys):
+    root = make(name, tmp_path)
+    assert run(name, root, "--subset") == 0
+    assert "2 labels converted" in capsys.readouterr().out
+    converted = sorted(root.rglob("*_labelTrainIds.png"))
+    assert len(converted) == 2
+    with Image.open(converted[0]) as label:
+        assert (np.asarray(label) == np.tile(np.array([0, 13, 255]), 4)).all()
+    counts = known_counts(build_dataset(name, "train", root))
+    assert counts[:, [0, 13]].tolist() == [[32, 32], [32, 32]] and counts.sum() == 128
+    per_class = json.loads((root / PER_CLASS).read_text())
+    assert {k: [n for _, n in v] for k, v in per_class.items()} == {"0": [32, 32], "13": [32, 32]}
+
+
+@pytest.mark.parametrize("name", sorted(set(LAYOUTS) - set(WITH_IDS)))
+def test_labels_that_are_train_ids_are_left(tmp_path, name, capsys):
+    split = "val" if name == "dark_zurich" else "train"
+    root = make(name, tmp_path, split)
+    before = contents(root)
+    assert run(name, root, "--subset") == 0
+    assert "0 labels converted" in capsys.readouterr().out
+    assert before.items() <= contents(root).items()
+
+
+def test_a_second_run_keeps_what_is_sound_and_mends_what_is_not(tmp_path, capsys):
+    root = make("gta5", tmp_path)
+    run("gta5", root, "--subset")
+    broken = root / "labels" / "00001_labelTrainIds.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:20])
+    capsys.readouterr()
+    assert run("gta5", root, "--subset") == 0
+    assert "1 labels converted" in capsys.readouterr().out
+    assert broken.read_bytes() == whole
+
+
+def test_check_writes_nothing(tmp_path):
+    root = make("gta5", tmp_path)
+    before = contents(root)
+    assert run("gta5", root, "--check", "--subset") == 0
+    assert contents(root) == before
+
+
+def test_every_file_that_is_wrong_is_listed_and_nothing_counted(tmp_path, capsys):
+    root = make("gta5", tmp_path)
+    for i in range(2, 6):
+        image_file(root / "images" / f"0000{i}.png")
+    label_file(root / "labels" / "00002.png", [7, 77])
+    label_file(root / "labels" / "00003.png", [7], (8, 10))
+    (root / "labels" / "00004.png").write_bytes(b"")
+    assert run("gta5", root) == 1
+    said = capsys.readouterr().err
+    for part in (
+        "6 images, not the published 24966",
+        "00000.png is 8 x 12, not 1052 x 1914",
+        "00002.png holds label ids [77]",
+        "00003.png is (8, 10)",
+        "00004.png cannot be read",
+        "00005.png is missing",
+    ):
+        assert part in said, part
+    assert not (root / PER_IMAGE).exists()
+
+
+def test_a_folder_that_is_none_is_told(tmp_path, capsys):
+    assert run("gta5", tmp_path / "no") == 2
+    assert "root must be the folder of gta5" in capsys.readouterr().err
+    assert run("gta5", tmp_path) == 2
+    assert "published layout" in capsys.readouterr().err
