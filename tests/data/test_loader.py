@@ -282,8 +282,9 @@ def test_images_and_labels_are_resized_before_crops_are_cut():
         item = training_set[(0, slot)]
         assert item["source_image"].shape == (48, 80, 3)
         assert item["source_label"].shape == (48, 80)
-        inside = np.abs(item["source_image"][..., 0].astype(int) - 10 * item["source_label"]) <= 1
-        assert inside.mean() > 0.7  # squares of two pixels: the image alone is blurred
+        red, label = item["source_image"][..., 0], item["source_label"]
+        # squares are two pixels wide now, and the image's are blurred
+        assert np.corrcoef(red.ravel(), label.ravel())[0, 1] > 0.8
         assert item["target_image"].shape == (48, 80, 3)
         assert item["boxes"].max() <= 40, "crops are cut from the image as it is"
 
