@@ -88,8 +88,8 @@ def rebuild_report(options: argparse.Namespace, network: nn.Module, config: Any)
     Raises:
         ValueError: the options ask to score something else than the run's own end result.
     """
-    for name in ("dataset", "checkpoint"):
-        if getattr(options, name) is not None:
+    for name in ("dataset", "checkpoint", "flip"):
+        if getattr(options, name):
             raise ValueError(f"--report shows the run's own results; leave out --{name}")
     from pipa_fast.models import build_network
     from pipa_fast.training.checkpoint import load_run
@@ -132,6 +132,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
         batch_size=options.batch_size,
         device=device,
         window=window_of(options),
+        flip=options.flip,
     )
     console.print(score_table(result, f"{options.run} on {name} {options.split}"))
     output = options.output or options.run / f"evaluation_{name}_{options.split}.json"

@@ -97,6 +97,7 @@ def segment(
     device: torch.device | str = "cpu",
     max_side: int = 2048,
     window: SlidingWindow | None = None,
+    flip: bool = False,
 ) -> np.ndarray:
     """Return train ids [H, W] uint8 of an image of any size.
 
@@ -110,7 +111,8 @@ def segment(
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         seen = np.array(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
     with evaluating(network):
-        labels = predict_logits(network, to_batch([seen], device), window=window).argmax(1)[0]
+        logits = predict_logits(network, to_batch([seen], device), window=window, flip=flip)
+    labels = logits.argmax(1)[0]
     mapped = labels.to("cpu", torch.uint8).numpy()
     if scale < 1:
         enlarged = Image.fromarray(mapped).resize((width, height), Image.Resampling.NEAREST)
@@ -144,7 +146,14 @@ def run(options: argparse.Namespace, console: Console) -> None:
         except ValueError as error:  # one bad file must not cost the others
             unreadable.append(str(error))
             continue
-        labels = segment(network, image, device=device, max_side=options.max_side, window=window)
+        labels = segment(
+            network,
+            image,
+            device=device,
+            max_side=options.max_side,
+            window=window,
+            flip=options.flip,
+        )
         painted = overlay(image, labels, blend=options.blend)
         if options.side_by_side:
             painted = np.concatenate((image, painted, colorize(labels)), axis=1)

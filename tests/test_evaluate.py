@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pipa_fast import evaluate
 from pipa_fast.data.sample import Sample
+from pipa_fast.evaluation import inference
 from pipa_fast.training import checkpoint
 
 
@@ -96,6 +97,19 @@ def test_another_dataset_split_and_output(run, tmp_path):
     assert json.loads(output.read_text())["dataset"] == "streets_synthetic"
 
 
+def test_flipping_and_the_batch_of_windows_are_passed_on(run, monkeypatch):
+    asked = []
+
+    def evaluating(*_, **options):
+        asked.append(options)
+        return inference.evaluate(Constant(0), Halves())
+
+    monkeypatch.setattr(evaluate, "evaluate", evaluating)
+    words = ["--run", str(run.folder), "--crop", "4", "8", "--window-batch", "7", "--flip"]
+    assert evaluate.main(words) == 0
+    assert asked[0]["flip"] and asked[0]["window"].batch == 7
+
+
 @pytest.mark.parametrize("kind", ["checkpoint", "safetensors"])
 def test_other_weights_are_scored(run, tmp_path, kind):
     state = Constant(13).state_dict() | {"projections.pixel.weight": torch.zeros(3)}
@@ -166,7 +180,10 @@ def test_the_report_is_made_anew_with_the_teacher(run):
     [
         (["--baseline", "runs/x"], "--baseline is for the report"),
         (["--report", "--dataset", "x"], "leave out --dataset"),
+        (["--report", "--flip"], "leave out --flip"),
         (["--stride", "4", "4"], "--stride needs --crop"),
+        (["--window-batch", "3"], "--window-batch needs --crop"),
+        (["--crop", "4", "4", "--window-batch", "0"], "window_batch must be a positive count"),
         (["--crop", "4", "4", "--stride", "8", "4"], "stride must be"),
         (["--device", "abacus"], "--device must be one that works here"),
         (["--checkpoint", "nowhere.pt"], "checkpoint must be a file of weights"),

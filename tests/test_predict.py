@@ -24,10 +24,14 @@ class Bright(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.sizes: list[tuple[int, int]] = []
+        self.batches: list[int] = []
+        self.bright_first: list[bool] = []
 
     def forward(self, images):
         assert images.shape[2] % 4 == 0 and images.shape[3] % 4 == 0
         self.sizes.append((images.shape[2], images.shape[3]))
+        self.batches.append(len(images))
+        self.bright_first.append(bool(images[0, 0, 0, 0] > 0.5))
         cells = nn.functional.avg_pool2d(images.mean(1, keepdim=True), 4)
         logits = torch.full((images.shape[0], 19, *cells.shape[2:]), -9.0)
         logits[:, 10], logits[:, 0] = cells[:, 0] - 0.5, 0.5 - cells[:, 0]
@@ -112,8 +116,17 @@ def test_large_images_are_reduced_for_the_network_alone(folder, network):
 
 def test_sliding_windows_are_passed_on(folder, network):
     Image.fromarray(half_bright(16, 32)).save(folder / "a.png")
-    predict_folder(folder, "--crop", "16", "16", "--stride", "8", "8")
-    assert network.sizes == [(16, 16)] * 3
+    words = ("--crop", "16", "16", "--stride", "8", "8")
+    predict_folder(folder, *words)
+    assert network.sizes == [(16, 16)] and network.batches == [3]
+    predict_folder(folder, *words, "--window-batch", "2")
+    assert network.batches == [3, 2, 1]
+
+
+def test_flipping_shows_the_network_the_mirror_image(folder, network):
+    Image.fromarray(half_bright(16, 32)).save(folder / "a.png")
+    predict_folder(folder, "--flip")
+    assert network.bright_first == [False, True]
 
 
 def test_photos_lie_as_the_camera_was_held(folder, network):
