@@ -2,6 +2,7 @@
 """Score a trained run on a dataset, class by class.
 
 python -m pipa_fast.evaluate --run runs/streets_pipa
+python -m pipa_fast.evaluate --run runs/synthia_pipa --dataset cityscapes --classes 16
 python -m pipa_fast.evaluate --run runs/streets_pipa --report --baseline runs/streets_source
 """
 
@@ -20,13 +21,14 @@ from torch import nn
 
 from pipa_fast.data.datasets import build_dataset
 from pipa_fast.data.labels import CLASS_SETS
+from pipa_fast.evaluation.classes import conventions, scored_classes
 from pipa_fast.evaluation.command_line import (
     add_inference_arguments,
     device_of,
     run_command,
     window_of,
 )
-from pipa_fast.evaluation.inference import EvalResult, evaluate
+from pipa_fast.evaluation.inference import EvalResult, evaluate, result_of
 from pipa_fast.evaluation.report import write_report
 
 
@@ -41,7 +43,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--root", help="the dataset's folder (default: the run's, of its target)")
     made.add_argument("--split", default="val", help="split of the dataset (default: val)")
     made.add_argument(
-        "--classes", choices=list(CLASS_SETS), help="mean IoU over so many (default: the run's)"
+        "--classes",
+        choices=["dataset", *CLASS_SETS],
+        help="score the dataset's own classes, Cityscapes' 19, or SYNTHIA's 16 or 13 (default: as "
+        "the run did)",
     )
     made.add_argument("--checkpoint", type=Path, help="weights to score instead of the run's last")
     made.add_argument(
@@ -69,6 +74,22 @@ def score_table(result: EvalResult, title: str) -> Table:
     return table
 
 
+WAYS = {
+    "others_ignored": "other classes' pixels left out of the truth",
+    "rescaled": "mIoU over 19 classes x 19/16, as DAFormer and its successors count",
+}
+
+
+def other_ways(miou: dict[str, float]) -> list[str]:
+    """Return a line for each convention whose mIoU [percent] is not the mean's as printed."""
+    shown = {way: f"{value:.1f}" for way, value in miou.items()}
+    return [
+        f"mIoU {shown[way]}: {text}"
+        for way, text in WAYS.items()
+        if way in shown and shown[way] != shown["mean"]
+    ]
+
+
 def load_teacher(network: nn.Module, run: Path) -> nn.Module | None:
     """Return the teacher of the run's newest checkpoint, None where it has none.
 
@@ -93,8 +114,8 @@ def rebuild_report(options: argparse.Namespace, network: nn.Module, config: Any)
     Raises:
         ValueError: the options ask to score something else than the run's own end result.
     """
-    for name in ("dataset", "checkpoint"):
-        if getattr(options, name) is not None:
+    for name in ("dataset", "classes", "checkpoint", "flip"):
+        if getattr(options, name) not in (None, False):
             raise ValueError(f"--report shows the run's own results; leave out --{name}")
     from pipa_fast.models import build_network
     from pipa_fast.training.checkpoint import load_run
@@ -134,17 +155,22 @@ def run(options: argparse.Namespace, console: Console) -> None:
     root = options.root
     if root is None and name == config.data.target:
         root = config.data.target_root
+    dataset = build_dataset(name, options.split, root)
+    classes = options.classes or config.evaluation.classes
     result = evaluate(
         network,
-        build_dataset(name, options.split, root),
+        dataset,
         batch_size=options.batch_size,
         device=device,
         window=window_of(options) or config.evaluation.window,
-        image_size=config.evaluation.size,
         flip=options.flip or config.evaluation.flip,
-        classes=CLASS_SETS[options.classes] if options.classes else config.evaluation.train_ids,
+        image_size=config.evaluation.size,
     )
+    result = result_of(result.confusion, scored_classes(classes, dataset.eval_classes))
     console.print(score_table(result, f"{options.run} on {name} {options.split}"))
+    ways = {} if classes == "dataset" else conventions(result.confusion, classes)
+    for line in other_ways(ways):
+        console.print(line, highlight=False, soft_wrap=True)
     output = options.output or options.run / f"evaluation_{name}_{options.split}.json"
     weights = None if options.checkpoint is None else str(options.checkpoint)
     record = {
@@ -153,7 +179,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
         "seed": config.seed,
         "dataset": name,
         "split": options.split,
-        "classes": options.classes or config.evaluation.classes,
+        "classes": classes,
+        "conventions": {way: round(value, 4) for way, value in ways.items()},
         "checkpoint": weights,
     }
     output.parent.mkdir(parents=True, exist_ok=True)

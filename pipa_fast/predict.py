@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Segment a folder of images with a trained run and paint the classes over them.
+"""Segment images or a video with a trained run and paint the classes over them.
 
-python -m pipa_fast.predict photos --run runs/streets_pipa --out painted
+python -m pipa_fast.predict photos --run runs/streets_pipa --out painted --recursive --legend
+python -m pipa_fast.predict drive.mp4 --run runs/streets_pipa --out frames
+python -m pipa_fast.predict leftImg8bit/test --recursive --format cityscapes --run RUN --out results
 """
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
-from pipa_fast.data.files import read_image
+from pipa_fast.data.labels import NUM_CLASSES
 from pipa_fast.evaluation.command_line import (
     add_inference_arguments,
     device_of,
@@ -24,18 +26,25 @@ from pipa_fast.evaluation.command_line import (
     window_of,
 )
 from pipa_fast.evaluation.inference import SlidingWindow, evaluating, predict_logits, to_batch
-from pipa_fast.evaluation.panels import colorize, overlay
-
-SUFFIXES = (".png", ".jpg", ".jpeg")
+from pipa_fast.evaluation.panels import colorize, overlay, with_legend
+from pipa_fast.evaluation.pictures import Picture, find_pictures, is_video, read_frames
+from pipa_fast.evaluation.server import check_names, write_label_ids
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     made = argparse.ArgumentParser(
         prog="python -m pipa_fast.predict",
-        description="Segment every PNG and JPEG of a folder; write NAME_overlay.png for each.",
+        description="Segment images or a video's frames; write NAME_overlay.png for each.",
     )
-    made.add_argument("folder", type=Path, help="folder of images, of any size")
+    made.add_argument("source", type=Path, help="folder of images of any size, an image, a video")
+    made.add_argument("--recursive", action="store_true", help="search the folder's folders too")
+    made.add_argument(
+        "--format",
+        choices=("overlay", "cityscapes"),
+        default="overlay",
+        help="cityscapes: label ids alone, named and stored as the test server takes them",
+    )
     made.add_argument("--run", type=Path, required=True, help="run folder: runs/streets_pipa")
     made.add_argument("--out", type=Path, required=True, help="folder to write to")
     made.add_argument(
@@ -44,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--side-by-side", action="store_true", help="image, overlay, classes in a row"
     )
+    made.add_argument("--legend", action="store_true", help="classes and colours below")
     made.add_argument("--raw", action="store_true", help="also NAME_labels.png, 8-bit train ids")
     made.add_argument(
         "--max-side",
@@ -53,27 +63,6 @@ def parser() -> argparse.ArgumentParser:
     )
     add_inference_arguments(made)
     return made
-
-
-def find_images(folder: Path) -> list[Path]:
-    """Return the folder's PNG and JPEG files by name.
-
-    Raises:
-        ValueError: no folder, no images in it, or two that would be written to one file.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"folder must be a directory of images; got {str(folder)!r}")
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
-    if not paths:
-        raise ValueError(f"folder must hold {', '.join(SUFFIXES)} files; {str(folder)!r} has none")
-    stems: dict[str, Path] = {}
-    for path in paths:
-        if path.stem in stems:
-            raise ValueError(
-                f"{stems[path.stem].name} and {path.name} would share an output; rename one"
-            )
-        stems[path.stem] = path
-    return paths
 
 
 def segment(
@@ -97,9 +86,8 @@ def segment(
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         seen = np.array(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
     with evaluating(network):
-        labels = predict_logits(network, to_batch([seen], device), window=window, flip=flip).argmax(
-            1
-        )[0]
+        logits = predict_logits(network, to_batch([seen], device), window=window, flip=flip)
+    labels = logits.argmax(1)[0]
     mapped = labels.to("cpu", torch.uint8).numpy()
     if scale < 1:
         enlarged = Image.fromarray(mapped).resize((width, height), Image.Resampling.NEAREST)
@@ -107,30 +95,77 @@ def segment(
     return mapped
 
 
-def run(options: argparse.Namespace, console: Console) -> None:
-    """Segment and paint what the command line asks for.
-
-    Raises:
-        ValueError: a bad option; or, once all others are painted, images that cannot be read.
-    """
-    from pipa_fast.training.checkpoint import load_run
-
+def check_options(options: argparse.Namespace) -> None:
+    """Raise a ValueError that names the first option out of range or out of place."""
     if not 0 <= options.blend <= 1:
         raise ValueError(f"--blend must be a share in [0, 1]; got {options.blend}")
     if options.max_side < 1:
         raise ValueError(f"--max-side must be a positive size; got {options.max_side}")
-    paths = find_images(options.folder)
-    if options.out.resolve() == options.folder.resolve():
-        raise ValueError(f"--out must not be the folder of the images; got {str(options.out)!r}")
+    if options.format == "cityscapes":
+        for name in ("raw", "side_by_side", "legend"):
+            if getattr(options, name):
+                option = f"--{name.replace('_', '-')}"
+                raise ValueError(f"--format cityscapes writes label ids alone; leave out {option}")
+        if is_video(options.source):
+            raise ValueError(f"--format cityscapes needs images; got {str(options.source)!r}")
+    if options.source.is_dir():
+        source, out = options.source.resolve(), options.out.resolve()
+        if out == source or (options.recursive and source in out.parents):
+            raise ValueError(
+                f"--out must not be the folder of the images; got {str(options.out)!r}"
+                + (", which is searched too" if out != source else "")
+            )
+
+
+def paint(image: np.ndarray, labels: np.ndarray, options: argparse.Namespace) -> np.ndarray:
+    """Return the picture to write [H', W', 3] uint8 of an image [H, W, 3] and its train ids."""
+    painted = overlay(image, labels, blend=options.blend)
+    if options.side_by_side:
+        painted = np.concatenate((image, painted, colorize(labels)), axis=1)
+    if options.legend:
+        # all classes below a video's frames, so that every frame is of one size
+        present = range(NUM_CLASSES) if is_video(options.source) else np.unique(labels).tolist()
+        painted = with_legend(painted, list(present))
+    return painted
+
+
+def write(name: str, image: np.ndarray, labels: np.ndarray, options: argparse.Namespace) -> None:
+    """Write what the options ask for of one picture."""
+    path = options.out / f"{name}_overlay.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(paint(image, labels, options)).save(path)
+    if options.raw:
+        Image.fromarray(labels).save(options.out / f"{name}_labels.png")
+
+
+def run(options: argparse.Namespace, console: Console) -> None:
+    """Segment and write what the command line asks for.
+
+    Raises:
+        ValueError: a bad option; or, once all others are written, images that cannot be read.
+    """
+    from pipa_fast.training.checkpoint import load_run
+
+    check_options(options)
+    video = is_video(options.source)
+    pictures: Iterable[Picture] = (
+        read_frames(options.source)
+        if video
+        else find_pictures(options.source, recursive=options.recursive)
+    )
+    served = {}
+    if options.format == "cityscapes":
+        served = check_names([picture.name for picture in pictures], options.out)
     device = device_of(options.device)
     network, config = load_run(options.run)
     window = window_of(options) or config.evaluation.window
     network.to(device)
     options.out.mkdir(parents=True, exist_ok=True)
     unreadable: list[str] = []
-    for path in track(paths, "segmenting", console=console, transient=True):
+    count = 0
+    for picture in track(pictures, "segmenting", console=console, transient=True):
         try:
-            image = read_image(path)
+            image = picture.read()
         except ValueError as error:  # one bad file must not cost the others
             unreadable.append(str(error))
             continue
@@ -142,18 +177,28 @@ def run(options: argparse.Namespace, console: Console) -> None:
             window=window,
             flip=options.flip,
         )
-        painted = overlay(image, labels, blend=options.blend)
-        if options.side_by_side:
-            painted = np.concatenate((image, painted, colorize(labels)), axis=1)
-        Image.fromarray(painted).save(options.out / f"{path.stem}_overlay.png")
-        if options.raw:
-            Image.fromarray(labels).save(options.out / f"{path.stem}_labels.png")
-    count = len(paths) - len(unreadable)
-    left = sum(1 for p in options.folder.iterdir() if p.is_file()) - len(paths)
-    note = f"; {left} other files of {options.folder} are not PNG or JPEG" if left else ""
-    console.print(f"painted {count} images in {options.out}{note}", highlight=False, soft_wrap=True)
+        if served:
+            write_label_ids(served[picture.name], labels)
+        else:
+            write(picture.name, image, labels, options)
+        count += 1
+    what = "frames" if video else "images"
+    did = "labelled" if served else "painted"
+    note = "" if video else _left_alone(options, count + len(unreadable))
+    console.print(f"{did} {count} {what} in {options.out}{note}", highlight=False, soft_wrap=True)
     if unreadable:
-        raise ValueError("\n".join([f"{len(unreadable)} of {len(paths)} images:", *unreadable]))
+        total = count + len(unreadable)
+        raise ValueError("\n".join([f"{len(unreadable)} of {total} images:", *unreadable]))
+
+
+def _left_alone(options: argparse.Namespace, taken: int) -> str:
+    """Return a note on the other files of the folder, "" where there are none."""
+    source: Path = options.source
+    if not source.is_dir():
+        return ""
+    files = source.rglob("*") if options.recursive else source.iterdir()
+    left = sum(1 for p in files if p.is_file()) - taken
+    return f"; {left} other files of {source} are not PNG or JPEG" if left else ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pipa_fast import evaluate
 from pipa_fast.data.sample import Sample
+from pipa_fast.evaluation import inference
 from pipa_fast.training import checkpoint
 from pipa_fast.training.config import EvaluationConfig
 
@@ -101,6 +102,50 @@ def test_another_dataset_split_and_output(run, tmp_path):
     assert json.loads(output.read_text())["dataset"] == "streets_synthetic"
 
 
+@pytest.mark.parametrize(
+    ("name", "iou", "others_ignored"),
+    [
+        ("19", {"road": 37.5, "wall": 0.0, "terrain": 0.0}, 12.5),
+        ("16", {"road": 37.5, "wall": 0.0}, 30.0),
+        ("13", {"road": 37.5}, 100.0),
+    ],
+)
+def test_class_sets_and_other_ways_of_counting(run, capsys, monkeypatch, name, iou, others_ignored):
+    """The network says road; 48 of 128 pixels are road, 32 wall and 48 terrain."""
+
+    class Thirds(Halves):
+        def __getitem__(self, index):
+            label = np.zeros((8, 16), np.uint8)
+            label[3:5], label[5:] = 3, 9
+            return Sample(np.zeros((8, 16, 3), np.uint8), label, "")
+
+    monkeypatch.setattr(evaluate, "build_dataset", lambda *_: Thirds())
+    assert evaluate.main(["--run", str(run.folder), "--classes", name]) == 0
+    record = json.loads((run.folder / "evaluation_streets_real_val.json").read_text())
+    mean = sum(iou.values()) / len(iou)
+    ways = {"mean": mean, "others_ignored": others_ignored}
+    if name == "16":
+        ways["rescaled"] = round(12.5 * 19 / 16, 4)
+    assert (record["iou"], record["miou"], record["classes"]) == (iou, mean, name)
+    assert record["conventions"] == ways
+    printed = capsys.readouterr().out
+    assert ("mIoU 14.8: mIoU over 19 classes x 19/16" in printed) == (name == "16")
+    assert ("pixels left out of the truth" in printed) == (name != "19")
+
+
+def test_flipping_and_the_batch_of_windows_are_passed_on(run, monkeypatch):
+    asked = []
+
+    def evaluating(*_, **options):
+        asked.append(options)
+        return inference.evaluate(Constant(0), Halves())
+
+    monkeypatch.setattr(evaluate, "evaluate", evaluating)
+    words = ["--run", str(run.folder), "--crop", "4", "8", "--window-batch", "7", "--flip"]
+    assert evaluate.main(words) == 0
+    assert asked[0]["flip"] and asked[0]["window"].batch == 7
+
+
 @pytest.mark.parametrize("kind", ["checkpoint", "safetensors"])
 def test_other_weights_are_scored(run, tmp_path, kind):
     state = Constant(13).state_dict() | {"projections.pixel.weight": torch.zeros(3)}
@@ -171,7 +216,12 @@ def test_the_report_is_made_anew_with_the_teacher(run):
     [
         (["--baseline", "runs/x"], "--baseline is for the report"),
         (["--report", "--dataset", "x"], "leave out --dataset"),
+        (["--report", "--flip"], "leave out --flip"),
+        (["--report", "--classes", "19"], "leave out --classes"),
+        (["--classes", "14"], "invalid choice: '14'"),
         (["--stride", "4", "4"], "--stride needs --crop"),
+        (["--window-batch", "3"], "--window-batch needs --crop"),
+        (["--crop", "4", "4", "--window-batch", "0"], "window_batch must be a positive count"),
         (["--crop", "4", "4", "--stride", "8", "4"], "stride must be"),
         (["--device", "abacus"], "--device must be one that works here"),
         (["--checkpoint", "nowhere.pt"], "checkpoint must be a file of weights"),

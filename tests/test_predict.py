@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pipa_fast import predict
 from pipa_fast.data.labels import PALETTE
+from pipa_fast.evaluation.pictures import Picture
 from pipa_fast.training import checkpoint
 from pipa_fast.training.config import EvaluationConfig
 
@@ -26,10 +27,14 @@ class Bright(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.sizes: list[tuple[int, int]] = []
+        self.batches: list[int] = []
+        self.bright_first: list[bool] = []
 
     def forward(self, images):
         assert images.shape[2] % 4 == 0 and images.shape[3] % 4 == 0
         self.sizes.append((images.shape[2], images.shape[3]))
+        self.batches.append(len(images))
+        self.bright_first.append(bool(images[0, 0, 0, 0] > 0.5))
         cells = nn.functional.avg_pool2d(images.mean(1, keepdim=True), 4)
         logits = torch.full((images.shape[0], 19, *cells.shape[2:]), -9.0)
         logits[:, 10], logits[:, 0] = cells[:, 0] - 0.5, 0.5 - cells[:, 0]
@@ -116,10 +121,16 @@ def test_large_images_are_reduced_for_the_network_alone(folder, network):
 def test_sliding_windows_are_passed_on(folder, network):
     Image.fromarray(half_bright(16, 32)).save(folder / "a.png")
     words = ("--crop", "16", "16", "--stride", "8", "8")
-    predict_folder(folder, *words, "--window-batch", "1")
-    assert network.sizes == [(16, 16)] * 3
     predict_folder(folder, *words)
-    assert network.sizes == [(16, 16)] * 4
+    assert network.sizes == [(16, 16)] and network.batches == [3]
+    predict_folder(folder, *words, "--window-batch", "2")
+    assert network.batches == [3, 2, 1]
+
+
+def test_flipping_shows_the_network_the_mirror_image(folder, network):
+    Image.fromarray(half_bright(16, 32)).save(folder / "a.png")
+    predict_folder(folder, "--flip")
+    assert network.bright_first == [False, True]
 
 
 def test_photos_lie_as_the_camera_was_held(folder, network):
@@ -182,3 +193,99 @@ def test_the_images_are_never_written_over(folder, network, capsys):
     with pytest.raises(SystemExit):
         predict.main([str(folder), "--run", "r", "--out", str(folder / ".")])
     assert "--out must not be the folder of the images" in capsys.readouterr().err
+
+
+def test_folders_inside_are_searched_on_request(folder, network, capsys):
+    (folder / "town" / "night").mkdir(parents=True)
+    for name in ("a.png", "town/a.png", "town/night/b.jpeg"):
+        Image.fromarray(half_bright(8, 8)).save(folder / name)
+    (folder / "town" / "notes.txt").write_text("left alone")
+    out = predict_folder(folder, "--recursive")
+    assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*.png")) == [
+        "a_overlay.png",
+        "town/a_overlay.png",
+        "town/night/b_overlay.png",
+    ]
+    said = capsys.readouterr().out
+    assert "painted 3 images" in said and "1 other files" in said
+    predict_folder(folder)
+    assert "painted 1 images" in capsys.readouterr().out
+
+
+def test_outputs_are_never_searched(folder, network, capsys):
+    Image.fromarray(half_bright(8, 8)).save(folder / "a.png")
+    words = [str(folder), "--run", "r", "--out", str(folder / "x" / "out")]
+    with pytest.raises(SystemExit):
+        predict.main([*words, "--recursive"])
+    assert "which is searched too" in capsys.readouterr().err
+    assert predict.main(words) == 0
+
+
+def test_one_image(folder, network, capsys):
+    Image.fromarray(half_bright(8, 8)).save(folder / "a.png")
+    assert [p.name for p in predict_folder(folder / "a.png").iterdir()] == ["a_overlay.png"]
+    assert "painted 1 images" in capsys.readouterr().out
+
+
+def test_the_legend_names_the_classes_that_are_there(folder, network):
+    Image.fromarray(half_bright(24, 200)).save(folder / "a.png")
+    with Image.open(predict_folder(folder, "--blend", "0") / "a_overlay.png") as plain:
+        bare = np.asarray(plain)
+    with Image.open(predict_folder(folder, "--blend", "0", "--legend") / "a_overlay.png") as shown:
+        picture = np.asarray(shown)
+    assert np.array_equal(picture[:24, :200], bare)
+    colours = {tuple(c) for c in picture[24:].reshape(-1, 3).tolist()}
+    assert {tuple(PALETTE[c].tolist()) for c in (0, 10)} <= colours
+    assert tuple(PALETTE[13].tolist()) not in colours
+
+
+def test_label_ids_for_the_cityscapes_server(folder, network, capsys):
+    names = ("berlin_000000_000019_leftImg8bit", "bonn_000001_000019_leftImg8bit")
+    for town, name in zip(("berlin", "bonn"), names, strict=True):
+        (folder / town).mkdir()
+        Image.fromarray(half_bright(16, 32)).save(folder / town / f"{name}.png")
+    out = predict_folder(folder, "--recursive", "--format", "cityscapes")
+    assert sorted(p.name for p in out.rglob("*")) == [f"{name}.png" for name in names]
+    with Image.open(out / f"{names[0]}.png") as written:
+        assert written.mode == "L" and written.size == (32, 16)
+        ids = np.asarray(written)
+    assert (ids[:, :12] == 7).all() and (ids[:, 20:] == 23).all()  # road and sky, no train ids
+    assert "labelled 2 images" in capsys.readouterr().out
+
+
+def test_names_that_the_server_does_not_know_are_refused(folder, network, capsys):
+    Image.fromarray(half_bright(8, 8)).save(folder / "berlin_000000_000019_leftImg8bit.png")
+    Image.fromarray(half_bright(8, 8)).save(folder / "holiday.png")
+    message = refuse(folder, capsys, "--format", "cityscapes")
+    assert "1 do not: holiday" in message and not (folder.parent / "out").exists()
+
+
+@pytest.mark.parametrize("word", ["--raw", "--side-by-side", "--legend"])
+def test_the_server_gets_nothing_but_label_ids(folder, network, capsys, word):
+    assert f"leave out {word}" in refuse(folder, capsys, "--format", "cityscapes", word)
+
+
+def test_frames_of_a_video(folder, network, monkeypatch, capsys):
+    (folder / "drive.mp4").write_bytes(b"a video")
+    frames = [
+        Picture(f"drive_{i:06d}", lambda w=w: half_bright(16, w)) for i, w in enumerate((96, 96))
+    ]
+    asked = []
+
+    def read_frames(path):
+        asked.append(path)
+        yield from frames
+
+    monkeypatch.setattr(predict, "read_frames", read_frames)
+    out = predict_folder(folder / "drive.mp4", "--legend")
+    assert asked == [folder / "drive.mp4"]
+    assert "painted 2 frames" in capsys.readouterr().out
+    assert sorted(p.name for p in out.iterdir()) == [
+        "drive_000000_overlay.png",
+        "drive_000001_overlay.png",
+    ]
+    with Image.open(out / "drive_000000_overlay.png") as first:
+        colours = {tuple(c) for c in np.asarray(first).reshape(-1, 3).tolist()}
+    assert {tuple(colour) for colour in PALETTE.tolist()} <= colours  # whatever a frame shows
+    message = refuse(folder / "drive.mp4", capsys, "--format", "cityscapes")
+    assert "needs images" in message

@@ -75,9 +75,7 @@ CLASS_SETS: dict[str, tuple[int, ...]] = {
     "16": EVAL_16,
     "13": EVAL_13,
 }
-"""What the field's mean IoU is over. A pixel of another class still counts as wrong where one of
-these was predicted, so that the mean over 16 is 19/16 of that over 19 as long as the other three
-are never predicted, which is how SYNTHIA's results are published."""
+"""What the field's mean IoU is over, by the number of classes, as train ids."""
 
 GTA5_PALETTE: np.ndarray = np.zeros((256, 3), dtype=np.uint8)
 """[256, 3] uint8, RGB by label id, as GTA5's label PNGs carry it."""

@@ -16,9 +16,11 @@ def add_inference_arguments(made: argparse.ArgumentParser) -> None:
     pair: dict[str, Any] = {"type": int, "nargs": 2, "metavar": ("H", "W")}
     made.add_argument("--crop", **pair, help="predict in sliding windows of this size [pixels]")
     made.add_argument("--stride", **pair, help="distance of the windows (default: 2/3 of the crop)")
-    made.add_argument("--window-batch", type=int, default=8, help="windows at a time (default: 8)")
     made.add_argument(
-        "--flip", action="store_true", help="see images mirrored too, and average probabilities"
+        "--window-batch", type=int, metavar="N", help="windows in one forward pass (default: 4)"
+    )
+    made.add_argument(
+        "--flip", action="store_true", help="average the probabilities of image and mirror image"
     )
     made.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: a GPU if any)")
 
@@ -27,16 +29,19 @@ def window_of(options: argparse.Namespace) -> SlidingWindow | None:
     """Return the sliding window that the options ask for.
 
     Raises:
-        ValueError: a stride without a crop, or sizes that leave pixels out.
+        ValueError: a stride or a batch without a crop, or sizes that leave pixels out.
     """
     if options.crop is None:
-        if options.stride is not None:
-            raise ValueError(f"--stride needs --crop; got --stride {options.stride} alone")
+        for name in ("stride", "window_batch"):
+            if (value := getattr(options, name)) is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise ValueError(f"{option} needs --crop; got {option} {value} alone")
         return None
     height, width = options.crop
     default = (max(1, 2 * height // 3), max(1, 2 * width // 3))
     down, right = options.stride or default
-    return SlidingWindow(crop=(height, width), stride=(down, right), batch=options.window_batch)
+    batch = {} if options.window_batch is None else {"batch": options.window_batch}
+    return SlidingWindow(crop=(height, width), stride=(down, right), **batch)
 
 
 def device_of(name: str) -> torch.device:

@@ -2,6 +2,7 @@
 """Whole-image and sliding-window prediction, and the score of a network on a dataset."""
 
 import contextlib
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -26,11 +27,11 @@ class SlidingWindow:
     """Height and width [pixels]."""
     stride: tuple[int, int]
     """Distance between neighbouring crops [pixels]; the last one is moved inwards to fit."""
-    batch: int = 8
-    """Crops that the network sees at a time."""
+    batch: int = 4
+    """Crops in one forward pass at most, over all images. Memory grows with it; logits stay."""
 
     def __post_init__(self) -> None:
-        require(self.batch > 0, "batch", self.batch, "a positive count")
+        require(self.batch > 0, "window_batch", self.batch, "a positive count")
         for axis in range(2):
             require(self.crop[axis] > 0, "crop", self.crop, "two positive sizes")
             require(
@@ -83,19 +84,27 @@ def predict_logits(
     """Return float32 logits [B, K, *size] for images of any size.
 
     `size` is the labels' (height, width), the images' own by default. With a `window` that is
-    smaller than the images, logits are computed per crop and averaged where crops overlap. With
-    `flip`, the image is seen mirrored too: class probabilities are averaged, as mmseg does, and
-    their logarithms returned.
+    smaller than the images, logits are computed per crop and averaged where crops overlap.
+
+    With `flip` the images are also predicted mirrored, left for right. As in mmsegmentation, the
+    class probabilities of both are averaged, not the logits; what is returned is the logarithm of
+    that average, whose softmax is the average itself.
     """
     require(images.dim() == 4, "images", tuple(images.shape), "of shape [B, 3, H, W]")
-    if flip:
-        sides = [
-            predict_logits(network, seen, size=size, window=window).softmax(1)
-            for seen in (images, images.flip(3))
-        ]
-        return ((sides[0] + sides[1].flip(3)) / 2).log()
+    size = size or (images.shape[2], images.shape[3])
+    logits = _predict(network, images, size, window)
+    if not flip:
+        return logits
+    mirrored = _predict(network, images.flip(3), size, window).flip(3)
+    # log((p + q) / 2) without leaving logarithms: a probability that underflows stays finite
+    return torch.logaddexp(logits.log_softmax(1), mirrored.log_softmax(1)) - math.log(2)
+
+
+def _predict(
+    network: nn.Module, images: Tensor, size: tuple[int, int], window: SlidingWindow | None
+) -> Tensor:
+    """Predict at once, or in windows where they are smaller than the images."""
     shape = (images.shape[2], images.shape[3])
-    size = size or shape
     if window is None or (window.crop[0] >= shape[0] and window.crop[1] >= shape[1]):
         return _whole(network, images, size)
     logits = _sliding(network, images, window)
@@ -116,28 +125,26 @@ def _whole(network: nn.Module, images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _sliding(network: nn.Module, images: Tensor, window: SlidingWindow) -> Tensor:
-    """Average the logits of overlapping crops, at the images' size.
-
-    Crops, all of one size, go through the network `window.batch` at a time.
-    """
-    height, width = images.shape[2:]
-    size = (min(window.crop[0], height), min(window.crop[1], width))
+    """Average the logits of overlapping crops, at the images' size."""
+    number, _, height, width = images.shape
+    tall, wide = min(window.crop[0], height), min(window.crop[1], width)
+    # An image's crops are added up in the same order whatever the batch.
     places = [
-        (slice(top, top + size[0]), slice(left, left + size[1]))
-        for top in _starts(height, window.crop[0], window.stride[0])
-        for left in _starts(width, window.crop[1], window.stride[1])
+        (image, slice(top, top + tall), slice(left, left + wide))
+        for image in range(number)
+        for top in _starts(height, tall, window.stride[0])
+        for left in _starts(width, wide, window.stride[1])
     ]
-    total, count = None, images.new_zeros(1, 1, height, width)
-    together = max(1, window.batch // len(images))
-    for first in range(0, len(places), together):
-        some = places[first : first + together]
-        crops = torch.cat([images[:, :, rows, columns] for rows, columns in some])
-        pieces = _whole(network, crops, size).chunk(len(some))
-        for (rows, columns), logits in zip(some, pieces, strict=True):
-            if total is None:
-                total = logits.new_zeros(*logits.shape[:2], height, width)
-            total[:, :, rows, columns] += logits
-            count[:, :, rows, columns] += 1
+    total, count = None, images.new_zeros(number, 1, height, width)
+    for first in range(0, len(places), window.batch):
+        chosen = places[first : first + window.batch]
+        crops = torch.stack([images[image, :, rows, columns] for image, rows, columns in chosen])
+        logits = _whole(network, crops, (tall, wide))
+        if total is None:
+            total = logits.new_zeros(number, logits.shape[1], height, width)
+        for (image, rows, columns), part in zip(chosen, logits, strict=True):
+            total[image, :, rows, columns] += part
+            count[image, :, rows, columns] += 1
     assert total is not None  # an image has at least one pixel
     return total.div_(count)
 
@@ -169,8 +176,8 @@ def evaluate(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     window: SlidingWindow | None = None,
-    image_size: tuple[int, int] | None = None,
     flip: bool = False,
+    image_size: tuple[int, int] | None = None,
     classes: Sequence[int] | None = None,
     shard: bool = True,
     group: dist.ProcessGroup | None = None,
@@ -179,11 +186,11 @@ def evaluate(
 
     Where torch.distributed is up, rank r of n takes the images r, r + n, ... and the counts are
     added up, so that every rank returns the same result and all of them must call; with
-    `shard=False` the calling process does everything by itself. Images are first resized to
-    `image_size` (height, width), bilinearly with antialiasing, where given; `flip` is
-    `predict_logits`'; `classes` are the train ids to score, the dataset's by default. `dtype` is
-    autocast's (None: no autocast). The network must be the bare module, not its DDP wrapper, and is
-    left in its mode.
+    `shard=False` the calling process does everything by itself. `dtype` is autocast's (None: no
+    autocast); `window` and `flip` are those of `predict_logits`. Images are first resized to
+    `image_size` (height, width), bilinearly with antialiasing, where given. `classes` are the train
+    ids to score, the dataset's by default. The network must be the bare module, not its DDP
+    wrapper, and is left in its mode.
 
     Raises:
         ValueError: an empty dataset, or a label that is no class id.

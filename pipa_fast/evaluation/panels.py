@@ -165,12 +165,39 @@ def save_panels(
         for column, picture in enumerate(row):
             canvas.paste(Image.fromarray(picture), (gap + column * (cell + gap), top))
         top += tall + gap
-    for c, (left, down) in zip(used, legend, strict=True):
-        box = (left, bottom + down + 3, left + 14, bottom + down + 17)
-        draw.rectangle(box, fill=tuple(int(v) for v in PALETTE[c]), outline=(120, 120, 120))
-        draw.text((left + 21, bottom + down), CLASSES[c], fill=(30, 34, 40), font=font)
+    _draw_legend(draw, used, legend, bottom, font)
     canvas.save(path, optimize=True)
     return path
+
+
+def with_legend(picture: np.ndarray, classes: Sequence[int]) -> np.ndarray:
+    """Return `picture` [H, W, 3] uint8 with the train ids' colours and names in white below it.
+
+    A picture that is narrower than the longest name gets a white margin at its right.
+    """
+    require(len(classes) > 0, "classes", list(classes), "at least one train id")
+    font, gap = ImageFont.load_default(size=16), 8
+    longest = max(round(font.getlength(CLASSES[c])) for c in classes)
+    height, width = picture.shape[0], max(picture.shape[1], gap + 21 + longest + 24)
+    legend = _legend_positions(classes, font, width, gap)
+    canvas = Image.new("RGB", (width, height + legend[-1][1] + 30), "white")
+    canvas.paste(Image.fromarray(picture), (0, 0))
+    _draw_legend(ImageDraw.Draw(canvas), classes, legend, height, font)
+    return np.asarray(canvas)
+
+
+def _draw_legend(
+    draw: ImageDraw.ImageDraw,
+    classes: Sequence[int],
+    positions: Sequence[tuple[int, int]],
+    top: int,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+) -> None:
+    """Draw each class's colour and name at its position below `top` [pixels]."""
+    for c, (left, down) in zip(classes, positions, strict=True):
+        box = (left, top + down + 3, left + 14, top + down + 17)
+        draw.rectangle(box, fill=tuple(int(v) for v in PALETTE[c]), outline=(120, 120, 120))
+        draw.text((left + 21, top + down), CLASSES[c], fill=(30, 34, 40), font=font)
 
 
 def _present(panels: Sequence[Panel]) -> list[int]:

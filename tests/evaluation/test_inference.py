@@ -86,6 +86,95 @@ def test_a_window_larger_than_the_image_is_the_whole_image(network):
     assert torch.equal(whole, windowed)
 
 
+@pytest.mark.parametrize("batch", [2, 3, 100])
+@pytest.mark.parametrize("size", [(24, 48), (21, 43), (8, 50), (50, 8)])
+def test_windows_in_one_pass_are_windows_one_by_one(network, size, batch):
+    images = torch.rand(3, 3, *size)
+    sizes = []
+
+    def predict(batch: int) -> torch.Tensor:
+        window = SlidingWindow(crop=(16, 16), stride=(8, 11), batch=batch)
+        return predict_logits(network, images, window=window)
+
+    hook = network.register_forward_hook(lambda _, inputs, out: sizes.append(len(inputs[0])))
+    with evaluating(network):
+        single = predict(1)
+        passes = len(sizes)
+        together = predict(batch)
+    hook.remove()
+    torch.testing.assert_close(together, single, atol=1e-5, rtol=1e-5)
+    assert sizes[:passes] == [1] * passes and passes % 3 == 0
+    full, rest = divmod(passes, batch)
+    assert sizes[passes:] == [batch] * full + [rest] * (rest > 0)
+
+
+def test_flipping_averages_the_probabilities_of_image_and_mirror_image(network):
+    images = torch.rand(2, 3, 21, 43)
+    window = SlidingWindow(crop=(16, 16), stride=(8, 8))
+    with evaluating(network):
+        for options in ({}, {"window": window}, {"size": (42, 86)}):
+            plain = predict_logits(network, images, **options).softmax(1)
+            mirrored = predict_logits(network, images.flip(3), **options).softmax(1).flip(3)
+            both = predict_logits(network, images, flip=True, **options)
+            torch.testing.assert_close(both.softmax(1), (plain + mirrored) / 2)
+            torch.testing.assert_close(both.exp(), (plain + mirrored) / 2)
+        turned = predict_logits(network, images.flip(3), flip=True).flip(3)
+        straight = predict_logits(network, images, flip=True)
+        torch.testing.assert_close(turned, straight)
+
+
+def test_flipping_stays_finite_where_probabilities_underflow():
+    class Sure(nn.Module):
+        def forward(self, images):
+            return torch.cat((images[:, :1] * 0 + 500, images[:, :1] * 0 - 500), 1)
+
+    logits = predict_logits(Sure(), torch.rand(1, 3, 4, 4), flip=True)
+    torch.testing.assert_close(logits[0, 1], torch.full((4, 4), -1000.0))
+
+
+class Noise:
+    """Noise, which no class has anything to do with; turned round on request."""
+
+    eval_classes = (0, 1, 2)
+
+    def __init__(self, step: int = 1) -> None:
+        self.step = step
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        rng = np.random.default_rng(index)
+        image = rng.integers(0, 256, (16, 24, 3), np.uint8)
+        label = rng.integers(0, 3, (16, 24), np.uint8)
+        return Sample(image[:, :: self.step].copy(), label[:, :: self.step].copy(), "noise")
+
+
+def test_a_score_with_flipping_does_not_see_which_way_round_the_scenes_are():
+    class OneSided(nn.Module):
+        """Weighs the left and the right of a cell differently."""
+
+        def __init__(self):
+            super().__init__()
+            self.convolution = nn.Conv2d(3, 19, 4, stride=4, bias=False)
+
+        def forward(self, images):
+            return self.convolution(images - 0.5)
+
+    network = OneSided()
+
+    def counts(step, flip):
+        return evaluate(network, Noise(step), flip=flip).confusion.matrix
+
+    assert torch.equal(counts(1, True), counts(-1, True))
+    assert not torch.equal(counts(1, False), counts(-1, False))
+
+
+def test_an_empty_batch_of_windows_is_refused():
+    with pytest.raises(ValueError, match="window_batch must be a positive count; got 0"):
+        SlidingWindow(crop=(4, 4), stride=(4, 4), batch=0)
+
+
 @pytest.mark.parametrize(("crop", "stride"), [((0, 4), (1, 1)), ((4, 4), (5, 4)), ((4, 4), (0, 4))])
 def test_windows_that_leave_pixels_out_are_refused(crop, stride):
     with pytest.raises(ValueError, match=r"^(crop|stride) must be"):

@@ -11,6 +11,7 @@ from pipa_fast.evaluation.panels import (
     overlay,
     save_panels,
     spread_indices,
+    with_legend,
 )
 
 
@@ -85,3 +86,23 @@ def test_the_picture_has_a_row_per_image(network, dataset, tmp_path):
         assert picture.height >= 34 + 3 * (32 + 8)
     with pytest.raises(ValueError, match="panels must be"):
         save_panels([], tmp_path / "none.png")
+
+
+def test_a_legend_names_its_classes_below_the_picture():
+    picture = np.full((20, 300, 3), 77, np.uint8)
+    shown = with_legend(picture, [0, 13])
+    assert np.array_equal(shown[:20], picture) and shown.shape[1] == 300
+    below = {tuple(c) for c in shown[20:].reshape(-1, 3).tolist()}
+    assert {tuple(PALETTE[0].tolist()), tuple(PALETTE[13].tolist())} <= below
+    assert tuple(PALETTE[10].tolist()) not in below
+    lines = with_legend(picture, range(19))
+    assert lines.shape[0] > shown.shape[0]  # more classes take more lines
+    assert {tuple(c) for c in PALETTE.tolist()} <= {
+        tuple(c) for c in lines[20:].reshape(-1, 3).tolist()
+    }
+
+
+def test_a_legend_is_never_cut_at_a_narrow_pictures_side():
+    shown = with_legend(np.zeros((4, 10, 3), np.uint8), [6])
+    assert np.array_equal(shown[:4, :10], np.zeros((4, 10, 3))) and (shown[:4, 10:] == 255).all()
+    assert (shown[:, -1] == 255).all() and (shown[4:] < 100).any()
