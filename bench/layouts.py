@@ -61,7 +61,7 @@ def reduced(recipe: str, data: Path, iterations: int) -> dict[str, Any]:
         "evaluation": {"size": None, "crop": None, "stride": None},
         "run": {
             "log_every": 20,
-            "eval_every": max(1, iterations // 4),
+            "eval_every": max(1, iterations // 2),
             "checkpoint_every": max(1, iterations // 4),
         },
     }
