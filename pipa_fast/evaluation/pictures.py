@@ -79,7 +79,7 @@ def read_frames(path: Path) -> Iterator[Picture]:
         ValueError: PyAV is not installed, or the file cannot be decoded (any further).
     """
     try:
-        import av
+        import av  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ValueError(
             f"{path} is no image, and to read it as a video PyAV is needed: pip install av"
