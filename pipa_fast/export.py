@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write a trained run as one file that runs without this package: ONNX, or torch.export's .pt2.
+
+python -m pipa_fast.export --run runs/streets_pipa --out streets.onnx
+python -m pipa_fast.export --run runs/streets_pipa --out streets.pt2
+
+The file takes images [B, 3, H, W], float32 RGB in [0, 1], and returns logits [B, K, H, W], float32
+by train id. Batch and size are free; height and width must be multiples of the side of the
+encoder's coarsest cell (16 pixels for streets_s, 32 for MiT) and at least two of them. Pad other
+images, and cut the logits. A network whose graph depends on the image's size is written for one
+size, `--size`.
+"""
+
+import argparse
+import importlib.util
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from pipa_fast.data.labels import CLASSES
+from pipa_fast.evaluation.command_line import run_command
+
+SUFFIXES = (".onnx", ".pt2")
+Shape = tuple[int, int, int, int]
+
+
+class Segmenter(nn.Module):
+    """What is exported: the network, and its logits brought to the images' size."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits [B, K, H, W] float32 for images [B, 3, H, W] float32 in [0, 1]."""
+        logits = self.network(images).logits.float()
+        return F.interpolate(logits, size=images.shape[2:], mode="bilinear", align_corners=False)
+
+
+def size_multiple(network: Any) -> int:
+    """Return what height and width of exported images are multiples of [pixels]."""
+    return math.lcm(network.stride, network.encoder.strides[-1])
+
+
+def trace(network: nn.Module, *, size: tuple[int, int] | None = None) -> ExportedProgram:
+    """Return the network's graph, for any size or for `size` alone, and for any batch.
+
+    Raises:
+        ValueError: a size that is no multiple, or no size where the graph depends on it.
+    """
+    multiple = size_multiple(network)
+    shapes: dict[int, Any] = {0: Dim("batch", min=1)}
+    if size is None:
+        # One cell would not do: it is repeated instead of interpolated, which is another graph.
+        shapes[2] = multiple * Dim("rows", min=2)
+        shapes[3] = multiple * Dim("columns", min=2)
+    elif size[0] % multiple or size[1] % multiple or min(size) < 1:
+        raise ValueError(f"--size must be positive multiples of {multiple}; got {size}")
+    height, width = size or (4 * multiple, 6 * multiple)
+    example = torch.zeros(2, 3, height, width)  # a batch of 1 would be taken for a constant
+    try:
+        with torch.no_grad():
+            return torch.export.export(
+                Segmenter(network).eval(), (example,), dynamic_shapes={"images": shapes}
+            )
+    except Exception as error:  # torch raises a dozen types, its own and Python's
+        if size is not None:
+            raise
+        reason = str(error).strip().splitlines()[0][:300]
+        raise ValueError(
+            f"this network has no graph for every image size; give --size H W: {reason}"
+        ) from error
+
+
+def save(program: ExportedProgram, path: Path, facts: dict[str, str]) -> None:
+    """Write the graph in the format of `path`'s suffix, `facts` in the file's metadata.
+
+    Raises:
+        ValueError: the libraries for ONNX are missing.
+    """
+    if path.suffix == ".pt2":
+        torch.export.save(program, path, extra_files={"pipa_fast.json": json.dumps(facts)})
+        return
+    missing = [name for name in ("onnx", "onnxscript") if not importlib.util.find_spec(name)]
+    if missing:
+        raise ValueError(
+            f"ONNX needs {' and '.join(missing)}: pip install 'pipa_fast[export]', or write a .pt2"
+        )
+    made: Any = torch.onnx.export(
+        program, input_names=["images"], output_names=["logits"], dynamo=True, verbose=False
+    )
+    made.model.metadata_props.update(facts)
+    made.save(path, external_data=False)
+
+
+def load(path: Path) -> Callable[[Tensor], Tensor] | None:
+    """Return the written file as a function of images; None where nothing here runs ONNX."""
+    if path.suffix == ".pt2":
+        return torch.export.load(path).module()
+    if not importlib.util.find_spec("onnxruntime"):
+        return None
+    import onnxruntime  # pyright: ignore[reportMissingImports]
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+
+def largest_difference(
+    written: Callable[[Tensor], Tensor], network: nn.Module, shapes: Sequence[Shape]
+) -> float:
+    """Return the largest difference of logits over noise of `shapes`, as a share of the largest
+    logit; infinite where a shape differs or a number is not finite."""
+    ours = Segmenter(network).eval()
+    worst = 0.0
+    for seed, shape in enumerate(shapes):
+        images = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            expected, got = ours(images), written(images)
+        if got.shape != expected.shape or not torch.isfinite(got).all():
+            return math.inf
+        worst = max(worst, float((got - expected).abs().max() / expected.abs().max()))
+    return worst
+
+
+def write(
+    network: nn.Module, path: Path, *, size: tuple[int, int] | None = None, tolerance: float = 1e-3
+) -> float | None:
+    """Export a network in evaluation mode to `path`, and return how far the file is from it.
+
+    What was written is run on images of several shapes, none of which it was traced with, before
+    it gets its name. The distance is `largest_difference`'s; None where nothing here runs ONNX.
+
+    Raises:
+        ValueError: an unknown suffix, a network that cannot be traced, missing libraries, or a
+            file that differs by more than `tolerance`, which is then removed.
+    """
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"--out must end with {' or '.join(SUFFIXES)}; got {str(path)!r}")
+    program = trace(network, size=size)
+    m = size_multiple(network)
+    shapes: list[Shape] = [(1, 3, 2 * m, 3 * m), (3, 3, 5 * m, 2 * m)]
+    facts = {"input": "RGB in [0, 1]", "classes": ", ".join(CLASSES), "multiple": str(m)}
+    if size is not None:
+        shapes = [(1, 3, *size), (3, 3, *size)]
+        facts["size"] = f"{size[0]} x {size[1]}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        save(program, temporary, facts)
+        written = load(temporary)
+        distance = None if written is None else largest_difference(written, network, shapes)
+        if distance is not None and not distance <= tolerance:
+            raise ValueError(
+                f"the exported network differs by {distance:.1e} of the largest logit, more than "
+                f"the tolerance {tolerance:g}; {path.name} was not written"
+            )
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return distance
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    made = argparse.ArgumentParser(
+        prog="python -m pipa_fast.export",
+        description="Write a run's network as ONNX or torch.export file, checked against it.",
+    )
+    made.add_argument("--run", type=Path, required=True, help="run folder: runs/streets_pipa")
+    made.add_argument("--out", type=Path, required=True, help="file to write: .onnx or .pt2")
+    made.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="for images of this size alone [pixels] (default: any)",
+    )
+    made.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-3,
+        help="largest difference allowed, as a share of the largest logit (default: 0.001)",
+    )
+    return made
+
+
+def run(options: argparse.Namespace, console: Console) -> None:
+    """Export what the command line asks for, and say how far it is from the network."""
+    from pipa_fast.training.checkpoint import load_run
+
+    network, _ = load_run(options.run)
+    size = None if options.size is None else (options.size[0], options.size[1])
+    distance = write(network, options.out, size=size, tolerance=options.tolerance)
+    m = size_multiple(network)
+    takes = f"images of {size[0]} x {size[1]}" if size else f"images of multiples of {m} pixels"
+    checked = (
+        "not checked: pip install onnxruntime"
+        if distance is None
+        else f"differs by {distance:.1e} of the largest logit (tolerance {options.tolerance:g})"
+    )
+    console.print(
+        f"wrote {options.out}, for {takes} in any number; {checked}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the process's exit code. A bad one exits with 2."""
+    return run_command(parser(), run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
