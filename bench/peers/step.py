@@ -75,10 +75,12 @@ def consistency(
 def one_by_one(network: HRDANetwork, images: Tensor) -> Tensor:
     """Return the mean logits of overlapping windows, each of which the network sees alone."""
     size = (images.shape[2] // network.cell, images.shape[3] // network.cell)
-    classes = network.head.conv_seg.out_channels
-    total, count = images.new_zeros(len(images), classes, *size), images.new_zeros(size)
-    for window in sliding_windows((images.shape[2], images.shape[3]), network.detail_size):
-        piece = network.head.classify(network.head(network.encode(window.of(images))))
+    windows = sliding_windows((images.shape[2], images.shape[3]), network.detail_size)
+    pieces = [
+        network.head.classify(network.head(network.encode(window.of(images)))) for window in windows
+    ]
+    total, count = pieces[0].new_zeros(*pieces[0].shape[:2], *size), images.new_zeros(size)
+    for window, piece in zip(windows, pieces, strict=True):
         window.of(total, network.cell).add_(piece)
         window.of(count, network.cell).add_(1)
     return total / count

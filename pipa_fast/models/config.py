@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from pipa_fast.checks import require
 
 EncoderName = Literal["streets_s", "mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5"]
-HeadName = Literal["light", "daformer"]
+HeadName = Literal["light", "daformer", "segformer", "deeplabv2"]
 BatchNorm = Literal["batch", "frozen", "sync"]
 
 
@@ -44,10 +44,13 @@ class ModelConfig:
     """Dimensions of the embeddings for pixel contrast and patch consistency."""
     batch_norm: BatchNorm = "batch"
     """"batch": statistics of the rank's batch. "frozen": stored statistics, also in training, so
-    that ranks agree. "sync": of all ranks' batches (GPU only). Only the DAFormer head and the
-    projection heads have such layers."""
+    that ranks agree. "sync": of all ranks' batches (GPU only). ResNets, the DAFormer and SegFormer
+    heads and the projection heads have such layers."""
+    head_channels: int | None = None
+    """Width of the SegFormer head; None is the published one, 256 for MiT-B0 and B1, else 768."""
     dropout: float = 0.1
-    """Of whole channels before the DAFormer head's classifier; the light head has none."""
+    """Of whole channels before the classifier of the DAFormer and SegFormer heads; the others have
+    none."""
     drop_path: float = 0.1
     """Stochastic depth of the last MiT block; earlier ones linearly less."""
     hrda: HRDAConfig = field(default_factory=HRDAConfig)
@@ -64,6 +67,14 @@ class ModelConfig:
         for name in ("pixel_dim", "patch_dim"):
             value = getattr(self, name)
             require(0 < value <= 512, f"model.{name}", value, "in 1 ... 512, as the ops take it")
+        fine = not self.hrda.enabled or self.head != "deeplabv2"
+        require(fine, "model.head", self.head, "another with model.hrda, whose maps are finest")
+        if self.head_channels is not None:
+            width = self.head_channels
+            require(width > 0, "model.head_channels", width, "a positive count")
+            require(
+                self.head == "segformer", "model.head_channels", width, "None but for segformer"
+            )
         for name in ("dropout", "drop_path"):
             value = getattr(self, name)
             require(0 <= value < 1, f"model.{name}", value, "a probability in [0, 1)")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pipa_fast.checks import require
 from pipa_fast.models.config import ModelConfig
+from pipa_fast.models.interfaces import Encoder
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class Residual(nn.Module):
         return torch.relu(x + self.norm(self.second(self.first(x))))
 
 
-class StreetsEncoder(nn.Module):
+class StreetsEncoder(Encoder):
     """A small residual network for CPUs.
 
     Group norm instead of batch norm: its outputs depend on no other image, so ranks need no
@@ -59,7 +60,7 @@ class StreetsEncoder(nn.Module):
         """Return features [B, C_i, H/s_i, W/s_i] of normalised images [B, 3, H, W]."""
         x, features = self.stem(images), []
         for stage in self.stages:
-            x = stage(x)
+            x = self.run_block(stage, x)
             features.append(x)
         return features
 
@@ -83,7 +84,7 @@ MIT_SIZES: dict[str, MitSize] = {
 _OTHER_PARTS = ("classifier.", "decode_head.")
 
 
-class MitEncoder(nn.Module):
+class MitEncoder(Encoder):
     """Mix Transformer of SegFormer (Xie et al., NeurIPS 2021), as transformers implements it."""
 
     strides: tuple[int, ...] = (4, 8, 16, 32)
@@ -164,11 +165,12 @@ def _check_complete(name: str, weights: str, report: Any) -> None:
 
 def network_stride(config: ModelConfig) -> int:
     """Return the side [pixels] of a cell of the network that `config` describes, unbuilt."""
-    stride = (StreetsEncoder if config.encoder == "streets_s" else MitEncoder).strides[0]
-    return 2 * stride if config.hrda.enabled else stride
+    strides = (StreetsEncoder if config.encoder == "streets_s" else MitEncoder).strides
+    cell = strides[-1 if config.head == "deeplabv2" else 0]
+    return 2 * cell if config.hrda.enabled else cell
 
 
-def build_encoder(config: ModelConfig) -> StreetsEncoder | MitEncoder:
+def build_encoder(config: ModelConfig) -> Encoder:
     """Return the encoder that `config` names."""
     if config.encoder == "streets_s":
         return StreetsEncoder()

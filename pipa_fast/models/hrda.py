@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from pipa_fast.checks import require
 from pipa_fast.models.config import HRDAConfig, ModelConfig
-from pipa_fast.models.encoders import MitEncoder, StreetsEncoder
 from pipa_fast.models.heads import DAFormerHead, LightHead
+from pipa_fast.models.interfaces import Encoder, Head
 from pipa_fast.models.network import Outputs, SegmentationNetwork
 from pipa_fast.models.projection import ProjectionHead
 from pipa_fast.models.window import Window
@@ -30,9 +30,9 @@ class HRDANetwork(SegmentationNetwork):
 
     def __init__(
         self,
-        encoder: StreetsEncoder | MitEncoder,
-        head: LightHead | DAFormerHead,
-        attention: LightHead | DAFormerHead,
+        encoder: Encoder,
+        head: Head,
+        attention: Head,
         projections: dict[str, ProjectionHead],
         config: HRDAConfig,
     ) -> None:
@@ -163,7 +163,7 @@ def _enlarge(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
-def build_attention(config: ModelConfig, channels_in: tuple[int, ...]) -> LightHead | DAFormerHead:
+def build_attention(config: ModelConfig, channels_in: tuple[int, ...]) -> Head:
     """Return the head whose sigmoid is the detail's share: one 1x1 convolution fuses its maps."""
     if config.head == "light":
         return LightHead(channels_in, config.num_classes)

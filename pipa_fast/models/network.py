@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipa_fast.checks import require
-from pipa_fast.models.encoders import MitEncoder, StreetsEncoder
-from pipa_fast.models.heads import DAFormerHead, LightHead
+from pipa_fast.models.interfaces import Encoder, Head
 from pipa_fast.models.projection import ProjectionHead
 from pipa_fast.models.window import Window
 
@@ -44,14 +43,14 @@ class SegmentationNetwork(nn.Module):
 
     def __init__(
         self,
-        encoder: StreetsEncoder | MitEncoder,
-        head: LightHead | DAFormerHead,
+        encoder: Encoder,
+        head: Head,
         projections: dict[str, ProjectionHead],
     ) -> None:
         super().__init__()
         self.encoder, self.head = encoder, head
         self.projections = nn.ModuleDict(projections)
-        self.stride: int = encoder.strides[0]
+        self.stride: int = encoder.strides[head.level]
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 

@@ -21,7 +21,13 @@ def count(module):
     return sum(p.numel() for p in module.parameters())
 
 
-TINY = [("streets_s", "light"), ("mit_b0", "daformer"), ("mit_b0", "light")]
+TINY = [
+    ("streets_s", "light"),
+    ("mit_b0", "daformer"),
+    ("mit_b0", "light"),
+    ("mit_b0", "segformer"),
+    ("streets_s", "deeplabv2"),
+]
 
 
 @pytest.mark.parametrize(("encoder", "head"), TINY)
@@ -172,6 +178,7 @@ def test_length_of_tiny_features_is_taken_in_float32():
     [
         ({"encoder": "mit_b6"}, "model.encoder must be one of streets_s"),
         ({"head": "heavy"}, "model.head must be one of"),
+        ({"head_channels": 32}, "model.head_channels must be None but for segformer"),
         ({"batch_norm": "group"}, "model.batch_norm must be one of"),
         ({"num_classes": 0}, "model.num_classes must be"),
         ({"pixel_dim": 513}, "model.pixel_dim must be in 1 ... 512"),
