@@ -17,6 +17,7 @@ import json
 import math
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,9 +57,13 @@ def trace(network: nn.Module, *, size: tuple[int, int] | None = None) -> Exporte
     """Return the network's graph, for any size or for `size` alone, and for any batch.
 
     Raises:
-        ValueError: a size that is no multiple, or no size where the graph depends on it.
+        ValueError: a size that is no multiple, no size where the graph depends on it, or a graph
+            that depends on the batch.
     """
     multiple = size_multiple(network)
+    if size is None and hasattr(network, "detail_size"):
+        # torch.export would settle on the windows of the example's size without a complaint
+        raise ValueError("this network has other windows for every image size; give --size H W")
     shapes: dict[int, Any] = {0: Dim("batch", min=1)}
     if size is None:
         # One cell would not do: it is repeated instead of interpolated, which is another graph.
@@ -74,11 +79,9 @@ def trace(network: nn.Module, *, size: tuple[int, int] | None = None) -> Exporte
                 Segmenter(network).eval(), (example,), dynamic_shapes={"images": shapes}
             )
     except Exception as error:  # torch raises a dozen types, its own and Python's
-        if size is not None:
-            raise
-        reason = str(error).strip().splitlines()[0][:300]
+        what = "batch" if size else "batch and image size; give --size H W"
         raise ValueError(
-            f"this network has no graph for every image size; give --size H W: {reason}"
+            f"this network has no graph for every {what}: {textwrap.shorten(str(error), 300)}"
         ) from error
 
 
@@ -119,13 +122,25 @@ def largest_difference(
     written: Callable[[Tensor], Tensor], network: nn.Module, shapes: Sequence[Shape]
 ) -> float:
     """Return the largest difference of logits over noise of `shapes`, as a share of the largest
-    logit; infinite where a shape differs or a number is not finite."""
+    logit; infinite where a shape differs or a number is not finite.
+
+    Raises:
+        ValueError: what was written cannot be run on images of such a shape.
+    """
     ours = Segmenter(network).eval()
     worst = 0.0
     for seed, shape in enumerate(shapes):
         images = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
         with torch.no_grad():
-            expected, got = ours(images), written(images)
+            expected = ours(images)
+            try:
+                got = written(images)
+            except Exception as error:  # a guard of torch.export, or any of the runtime's own
+                reason = textwrap.shorten(str(error), 300)
+                raise ValueError(
+                    f"the exported network cannot see images {list(shape)}; --size may help: "
+                    f"{reason}"
+                ) from error
         if got.shape != expected.shape or not torch.isfinite(got).all():
             return math.inf
         worst = max(worst, float((got - expected).abs().max() / expected.abs().max()))

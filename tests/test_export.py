@@ -114,6 +114,38 @@ def test_a_network_bound_to_a_size_needs_one(tmp_path, monkeypatch, capsys):
     assert loaded(torch.rand(5, 3, 24, 40)).shape == (5, 19, 24, 40)
 
 
+def test_windows_that_follow_the_images_size_are_never_traced_for_all(
+    tmp_path, monkeypatch, capsys
+):
+    network, path = Cells(), tmp_path / "a.pt2"
+    network.detail_size = (512, 512)
+    message = refuse(monkeypatch, capsys, network, "--out", str(path))
+    assert "other windows for every image size; give --size H W" in message
+    assert command(monkeypatch, network, "--out", str(path), "--size", "24", "40") == 0
+
+
+def test_a_file_that_fails_on_another_shape_gets_no_name(tmp_path, monkeypatch, capsys):
+    class Small(Cells):
+        """Sees the rows beyond the 32 that it is traced with as something else."""
+
+        def forward(self, images):
+            return super().forward(images * (2 if images.shape[2] > 32 else 1))
+
+    message = refuse(monkeypatch, capsys, Small(), "--out", str(tmp_path / "a.pt2"))
+    assert "cannot see images [3, 3, 40, 16]; --size may help" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_bound_to_its_batch_is_refused(tmp_path, monkeypatch, capsys):
+    class Pairs(Cells):
+        def forward(self, images):
+            first, second = images.unbind(0)
+            return super().forward(torch.stack((second, first)))
+
+    words = ("--out", str(tmp_path / "a.pt2"), "--size", "24", "40")
+    assert "no graph for every batch" in refuse(monkeypatch, capsys, Pairs(), *words)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
