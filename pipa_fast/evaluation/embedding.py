@@ -14,6 +14,7 @@ from pipa_fast.data.datasets import Dataset
 from pipa_fast.data.labels import CLASSES, IGNORE_INDEX
 from pipa_fast.evaluation.inference import evaluating, to_batch
 from pipa_fast.evaluation.panels import spread_indices
+from pipa_fast.models import SegmentationNetwork
 
 
 class Embeddings(NamedTuple):
@@ -55,7 +56,10 @@ def pixel_features(network: nn.Module, images: Tensor) -> Tensor:
     """Return what the classifier reads, [B, D, h, w], for images [B, 3, H, W] in [0, 1].
 
     Every network has these features, with projection heads or without, so that any two compare.
+    HRDA's are its context's, which it has of the whole image.
     """
+    if isinstance(network, SegmentationNetwork):
+        return network.fused(images)
     seen: list[Tensor] = []
     classifier = classifier_of(network)
     hook = classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))

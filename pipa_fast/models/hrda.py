@@ -119,7 +119,7 @@ class HRDANetwork(SegmentationNetwork):
         crops = torch.cat([window.of(images) for window in windows])
         pieces = self.head.classify(self.head(self.encode(crops))).chunk(len(windows))
         size = (images.shape[2] // self.cell, images.shape[3] // self.cell)
-        total = pieces[0].new_zeros(*pieces[0].shape[:2], *size)
+        total = images.new_zeros(*pieces[0].shape[:2], *size)  # float32 under autocast too
         count = total.new_zeros(size)
         for window, piece in zip(windows, pieces, strict=True):
             window.of(total, self.cell).add_(piece)

@@ -12,6 +12,7 @@ from pipa_fast.evaluation.embedding import (
     pixel_features,
     project,
 )
+from pipa_fast.models import HRDAConfig, ModelConfig, build_network
 
 
 def test_features_are_what_the_classifier_reads(network):
@@ -82,3 +83,12 @@ def test_nearest_centre_tells_apart_from_mixed():
 def test_too_few_pixels_are_refused():
     with pytest.raises(ValueError, match="embeddings must be at least three pixels"):
         project(Embeddings(torch.ones(2, 8), torch.zeros(2).long()))
+
+
+def test_hrdas_features_are_its_contexts():
+    hrda = HRDAConfig(enabled=True, detail=(32, 32))
+    network = build_network(ModelConfig(encoder="streets_s", head="light", hrda=hrda)).eval()
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = network.head(network.encode(network.context(images)))
+        assert torch.equal(pixel_features(network, images), expected)
