@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipa_fast.checks import require
-from pipa_fast.data.files import read_ids, read_image
+from pipa_fast.data.files import read_ids, read_image, resize_label
 from pipa_fast.data.labels import IGNORE_INDEX, NUM_CLASSES
 from pipa_fast.data.sample import Sample
 
@@ -40,6 +40,8 @@ class Layout:
     size: tuple[int, int] | None
     """Height and width of every image, None where they differ."""
     eval_classes: tuple[int, ...] = tuple(range(NUM_CLASSES))
+    stretched: frozenset[str] = frozenset()
+    """Names of images whose published label has another size: it is resized to the image's."""
 
     def table(self) -> np.ndarray:
         """Return train ids by label id [256] int16, -1 for ids that the dataset does not have."""
@@ -100,6 +102,8 @@ class FolderDataset:
             raise IndexError(f"index {index} is out of range for {len(self)} images")
         image, label = self.image(index), self.label(index)
         pair = self.pairs[index]
+        if pair.image.name in self.layout.stretched:
+            label = resize_label(label, (image.shape[0], image.shape[1]))
         if label.shape != image.shape[:2]:
             raise ValueError(
                 f"{pair.label} must be of its image's size {image.shape[:2]}; it is {label.shape}"

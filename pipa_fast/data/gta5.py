@@ -21,4 +21,5 @@ GTA5 = Layout(
     ids={i: int(t) for i, t in enumerate(LABEL_ID_TO_TRAIN_ID) if i not in UNSCORED_LABEL_IDS},
     unscored=UNSCORED_LABEL_IDS | {34},  # licence plates
     size=(1052, 1914),
+    stretched=frozenset({"15188.png", "17705.png"}),
 )

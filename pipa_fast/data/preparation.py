@@ -96,7 +96,7 @@ def _split(
     problems = [f"{pair.label} is missing, the label of {pair.image}" for pair in bare]
     whole = [pair for pair in pairs if pair not in bare]
     size = None if subset else layout.size
-    examine = partial(look, table=layout.table(), size=size, write=not check)
+    examine = partial(look, layout=layout, size=size, write=not check)
     with ProcessPoolExecutor(jobs) as pool:
         seen = list(progress(pool.map(examine, whole, chunksize=4), split, len(whole)))
     problems += [problem for each in seen for problem in each.problems]
@@ -115,7 +115,7 @@ def _split(
     )
 
 
-def look(pair: Pair, *, table: np.ndarray, size: tuple[int, int] | None, write: bool) -> Seen:
+def look(pair: Pair, *, layout: Layout, size: tuple[int, int] | None, write: bool) -> Seen:
     """Read a pair whole, convert its label if `write`, and tell what is wrong with it."""
     problems: list[str] = []
     shape: tuple[int, int] | None = None
@@ -129,10 +129,11 @@ def look(pair: Pair, *, table: np.ndarray, size: tuple[int, int] | None, write: 
     if pair.label is None:
         return Seen(None, False, problems)
     try:
-        label, written = _converted(pair, table, write)
+        label, written = _converted(pair, layout.table(), write)
     except ValueError as error:
         return Seen(None, False, [*problems, str(error)])
-    if shape is not None and label.shape != shape:
+    stretched = pair.image.name in layout.stretched
+    if shape is not None and label.shape != shape and not stretched:
         problems.append(f"{pair.label} is {label.shape}, its image {shape}")
     found = np.bincount(label.ravel(), minlength=IGNORE_INDEX + 1)[:IGNORE_INDEX]
     return Seen(found.astype(np.int64), written, problems)

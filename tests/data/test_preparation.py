@@ -91,3 +91,12 @@ def test_a_folder_that_is_none_is_told(tmp_path, capsys):
     assert "root must be the folder of gta5" in capsys.readouterr().err
     assert run("gta5", tmp_path) == 2
     assert "published layout" in capsys.readouterr().err
+
+
+def test_the_two_labels_of_gta5_that_have_another_size_are_stretched(tmp_path):
+    root = make("gta5", tmp_path)
+    image_file(root / "images" / "15188.png")
+    label_file(root / "labels" / "15188.png", [7, 26], (4, 6))
+    assert run("gta5", root, "--subset") == 0
+    sample = build_dataset("gta5", "train", root)[2]
+    assert sample.label.shape == (8, 12) and set(np.unique(sample.label)) == {0, 13}
