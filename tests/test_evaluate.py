@@ -130,7 +130,7 @@ def test_class_sets_and_other_ways_of_counting(run, capsys, monkeypatch, number)
 
 def test_scores_that_rescaling_changes_are_printed(run, capsys, monkeypatch):
     """The network says terrain, which SYNTHIA lacks."""
-    config = SimpleNamespace(recipe="r", seed=1, data=SimpleNamespace(target="streets_real"))
+    _, config = checkpoint.load_run(run.folder)
     monkeypatch.setattr(evaluate, "build_dataset", lambda *_: AllClasses())
     monkeypatch.setattr(checkpoint, "load_run", lambda path: (Constant(9).eval(), config))
     record = score(run, "--classes", "16")
