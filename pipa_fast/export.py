@@ -61,7 +61,7 @@ def trace(network: nn.Module, *, size: tuple[int, int] | None = None) -> Exporte
             that depends on the batch.
     """
     multiple = size_multiple(network)
-    if size is None and hasattr(network, "detail_size"):
+    if size is None and getattr(network, "detail_size", None) is not None:
         # torch.export would settle on the windows of the example's size without a complaint
         raise ValueError("this network has other windows for every image size; give --size H W")
     shapes: dict[int, Any] = {0: Dim("batch", min=1)}

@@ -102,35 +102,46 @@ def test_another_dataset_split_and_output(run, tmp_path):
     assert json.loads(output.read_text())["dataset"] == "streets_synthetic"
 
 
-@pytest.mark.parametrize(
-    ("name", "iou", "others_ignored"),
-    [
-        ("19", {"road": 37.5, "wall": 0.0, "terrain": 0.0}, 12.5),
-        ("16", {"road": 37.5, "wall": 0.0}, 30.0),
-        ("13", {"road": 37.5}, 100.0),
-    ],
-)
-def test_class_sets_and_other_ways_of_counting(run, capsys, monkeypatch, name, iou, others_ignored):
-    """The network says road; 48 of 128 pixels are road, 32 wall and 48 terrain."""
+class AllClasses(Halves):
+    """Road in the upper half; below it, all 19 classes side by side, 8 pixels of each."""
 
-    class Thirds(Halves):
-        def __getitem__(self, index):
-            label = np.zeros((8, 16), np.uint8)
-            label[3:5], label[5:] = 3, 9
-            return Sample(np.zeros((8, 16, 3), np.uint8), label, "")
+    def __getitem__(self, index):
+        label = np.zeros((8, 38), np.uint8)
+        label[4:] = np.arange(38) // 2
+        return Sample(np.zeros((8, 38, 3), np.uint8), label, "")
 
-    monkeypatch.setattr(evaluate, "build_dataset", lambda *_: Thirds())
-    assert evaluate.main(["--run", str(run.folder), "--classes", name]) == 0
-    record = json.loads((run.folder / "evaluation_streets_real_val.json").read_text())
-    mean = sum(iou.values()) / len(iou)
-    ways = {"mean": mean, "others_ignored": others_ignored}
-    if name == "16":
-        ways["rescaled"] = round(12.5 * 19 / 16, 4)
-    assert (record["iou"], record["miou"], record["classes"]) == (iou, mean, name)
+
+def score(run, *words: str) -> dict:
+    assert evaluate.main(["--run", str(run.folder), *words]) == 0
+    return json.loads((run.folder / "evaluation_streets_real_val.json").read_text())
+
+
+@pytest.mark.parametrize("number", [19, 16, 13])
+def test_class_sets_and_other_ways_of_counting(run, capsys, monkeypatch, number):
+    """The network says road: 160 of 304 pixels are, and 8 of each other class."""
+    monkeypatch.setattr(evaluate, "build_dataset", lambda *_: AllClasses())
+    record = score(run, "--classes", str(number))
+    mean = round(100 * 160 / 304 / number, 4)
+    assert (len(record["iou"]), record["miou"], record["classes"]) == (number, mean, str(number))
+    scored = 160 + 8 * (number - 1)
+    ways = {"mean": mean, "others_ignored": round(100 * 160 / scored / number, 4)}
+    if number == 16:
+        ways["rescaled"] = mean  # as the network knows nothing of the other three
     assert record["conventions"] == ways
     printed = capsys.readouterr().out
-    assert ("mIoU 14.8: mIoU over 19 classes x 19/16" in printed) == (name == "16")
-    assert ("pixels left out of the truth" in printed) == (name != "19")
+    assert ("pixels left out of the truth" in printed) == (number != 19)
+    assert "x 19/16" not in printed
+
+
+def test_scores_that_rescaling_changes_are_printed(run, capsys, monkeypatch):
+    """The network says terrain, which SYNTHIA lacks."""
+    _, config = checkpoint.load_run(run.folder)
+    monkeypatch.setattr(evaluate, "build_dataset", lambda *_: AllClasses())
+    monkeypatch.setattr(checkpoint, "load_run", lambda path: (Constant(9).eval(), config))
+    record = score(run, "--classes", "16")
+    assert record["conventions"]["mean"] == 0
+    assert record["conventions"]["rescaled"] == round(100 * 8 / 304 / 16, 4)
+    assert "mIoU 0.2: mIoU over 19 classes x 19/16" in capsys.readouterr().out
 
 
 def test_flipping_and_the_batch_of_windows_are_passed_on(run, monkeypatch):

@@ -22,6 +22,7 @@ class Cells(nn.Module):
     """One convolution at stride 4: what there is to export takes a second."""
 
     stride = 4
+    detail_size = None
 
     def __init__(self) -> None:
         super().__init__()

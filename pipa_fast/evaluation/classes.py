@@ -31,8 +31,8 @@ def conventions(confusion: ConfusionMatrix, name: str) -> dict[str, float]:
     "others_ignored": pixels of truth outside the set do not count at all, as where labels were
     first mapped to the set. It is never below "mean".
     "rescaled", for 16 classes alone: mIoU over 19 times 19/16, as DAFormer and its successors
-    report it. It is "mean" for a network that gets nothing right of the three classes that SYNTHIA
-    lacks, and above it for any other.
+    report it, given where all 19 occur. It is "mean" for a network that gets nothing right of the
+    three classes that SYNTHIA lacks, and above it for any other.
     """
     require(name in CLASS_SETS, "classes", name, f"one of {', '.join(CLASS_SETS)}")
     classes = CLASS_SETS[name]
@@ -40,6 +40,6 @@ def conventions(confusion: ConfusionMatrix, name: str) -> dict[str, float]:
     rows = list(classes)
     inside.matrix[rows] = confusion.matrix[rows]
     ways = {"mean": confusion.miou(classes), "others_ignored": inside.miou(classes)}
-    if name == "16":
+    if name == "16" and not confusion.iou().isnan().any():
         ways["rescaled"] = confusion.miou() * NUM_CLASSES / len(classes)
     return {way: 100 * value for way, value in ways.items()}

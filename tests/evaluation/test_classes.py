@@ -59,8 +59,13 @@ def test_a_confusion_matrix_worked_by_hand():
     ways = conventions(confusion, "16")
     assert ways["mean"] == pytest.approx(100 * 3 / 5)  # 3 hits, 1 missed, 1 terrain too much
     assert ways["others_ignored"] == pytest.approx(100 * 3 / 4)  # the terrain is not looked at
-    # IoU over those of the 19 that occur: road 3/5, terrain 1/2, truck 0
-    assert ways["rescaled"] == pytest.approx(100 * (3 / 5 + 1 / 2 + 0) / 3 * 19 / 16)
+    assert set(ways) == {"mean", "others_ignored"}  # 19/16 means nothing where 19 do not occur
+    others = torch.tensor([c for c in range(19) if c not in (road, terrain, truck)])
+    confusion.update(others, others)  # 16 classes more, each one pixel, each right
+    ways = conventions(confusion, "16")
+    assert ways["mean"] == pytest.approx(100 * (15 + 3 / 5) / 16)
+    # over 19: 16 of them 1, road 3/5, terrain 1/2, truck 0
+    assert ways["rescaled"] == pytest.approx(100 * (16 + 3 / 5 + 1 / 2 + 0) / 16)
     assert set(conventions(confusion, "13")) == {"mean", "others_ignored"}
 
 
