@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decode heads: an encoder's feature maps to one fused map, and that to logits.
 
-A head's `forward` returns the fused map [B, channels, h, w], which the projection heads read too, at
-the stride of the finest feature map (DeepLabV2: of the last one); `classify` turns it into logits.
+A head's `forward` returns the fused map [B, channels, h, w], which the projection heads read too,
+at the stride of the finest feature map (DeepLabV2: of the last one); `classify` turns it into
+logits.
 """
 
 from collections.abc import Sequence

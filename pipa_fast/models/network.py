@@ -13,6 +13,7 @@ from pipa_fast.models.encoders import build_encoder
 from pipa_fast.models.heads import build_head
 from pipa_fast.models.interfaces import Encoder, Head
 from pipa_fast.models.projection import ProjectionHead
+from pipa_fast.models.speed import speed_up
 
 # ImageNet's, of RGB in [0, 1].
 MEAN = (0.485, 0.456, 0.406)
@@ -174,4 +175,5 @@ def build_network(config: ModelConfig) -> SegmentationNetwork:
         projections["patch"] = ProjectionHead(head.channels, config.patch_dim)
     network = SegmentationNetwork(encoder, head, projections)
     convert_batch_norm(network, config.batch_norm)
+    speed_up(network, config)
     return network
