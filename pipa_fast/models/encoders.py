@@ -106,7 +106,9 @@ class MitEncoder(Encoder):
 
     def recompute_activations(self) -> None:
         """Keep only what enters each block, and compute the rest again in the backward pass."""
-        self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.model.activation_checkpointing_enable(
+            activation_checkpointing_kwargs={"use_reentrant": False}
+        )
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return features [B, C_i, H/s_i, W/s_i] of normalised images [B, 3, H, W]."""
