@@ -9,6 +9,7 @@ from pipa_fast.models.heads import build_head
 from pipa_fast.models.hrda import HRDANetwork, build_attention
 from pipa_fast.models.network import SegmentationNetwork
 from pipa_fast.models.projection import ProjectionHead
+from pipa_fast.models.speed import speed_up
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
@@ -58,4 +59,5 @@ def build_network(config: ModelConfig) -> SegmentationNetwork:
     else:
         network = HRDANetwork(encoder, head, attention, projections, config.hrda)
     convert_batch_norm(network, config.batch_norm)
+    speed_up(network, config)
     return network

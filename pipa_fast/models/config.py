@@ -6,7 +6,16 @@ from typing import Literal, get_args
 
 from pipa_fast.checks import require
 
-EncoderName = Literal["streets_s", "mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5"]
+EncoderName = Literal[
+    "streets_s",
+    "mit_b0",
+    "mit_b1",
+    "mit_b2",
+    "mit_b3",
+    "mit_b4",
+    "mit_b5",
+    "resnet101",
+]
 HeadName = Literal["light", "daformer", "segformer", "deeplabv2"]
 BatchNorm = Literal["batch", "frozen", "sync"]
 
@@ -35,8 +44,9 @@ class ModelConfig:
     head: HeadName = "light"
     num_classes: int = 19
     weights: str | None = None
-    """Weights of a MiT encoder: a folder that transformers saved, or a name on its hub; None draws
-    them at random."""
+    """Weights of the encoder; None draws them at random. MiT: a folder that transformers saved, a
+    name on its hub, or a file that NVlabs published (mit_b5.pth). resnet101: a file with
+    mmsegmentation's names (resnet101_v1c)."""
     projections: bool = True
     """Whether there are projection heads, which the contrasts train. Inference never needs them."""
     pixel_dim: int = 256
@@ -52,7 +62,14 @@ class ModelConfig:
     """Of whole channels before the classifier of the DAFormer and SegFormer heads; the others have
     none."""
     drop_path: float = 0.1
-    """Stochastic depth of the last MiT block; earlier ones linearly less."""
+    """Stochastic depth of the last block, earlier ones linearly less; ResNets have none."""
+    checkpoint_activations: bool = False
+    """Whether the encoder's blocks are computed again in the backward pass, not kept: less memory
+    for a third more time."""
+    channels_last: bool = False
+    """Whether convolutions see the channels as innermost dimension, as tensor cores like them."""
+    compile: bool = False
+    """Whether encoder and decode head go through torch.compile: minutes at the start."""
     hrda: HRDAConfig = field(default_factory=HRDAConfig)
 
     def __post_init__(self) -> None:
@@ -78,5 +95,8 @@ class ModelConfig:
         for name in ("dropout", "drop_path"):
             value = getattr(self, name)
             require(0 <= value < 1, f"model.{name}", value, "a probability in [0, 1)")
+        if self.checkpoint_activations and self.encoder == "resnet101":
+            expected = "frozen with checkpoint_activations: others would count each batch twice"
+            require(self.batch_norm == "frozen", "model.batch_norm", self.batch_norm, expected)
         if self.encoder == "streets_s":
             require(self.weights is None, "model.weights", self.weights, "None for streets_s")

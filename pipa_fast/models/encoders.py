@@ -2,6 +2,7 @@
 """Encoders: images to feature maps, finest first."""
 
 import logging
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 from pipa_fast.checks import require
 from pipa_fast.models.config import ModelConfig
 from pipa_fast.models.interfaces import Encoder
+from pipa_fast.models.published_names import bare_state, read_file, rename_mit
+from pipa_fast.models.resnet import ResNetEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +104,12 @@ class MitEncoder(Encoder):
                 coarse = "patch_embeddings" in path or "sequence_reduction" in path
                 module.eps = 1e-5 if coarse else 1e-6
 
+    def recompute_activations(self) -> None:
+        """Keep only what enters each block, and compute the rest again in the backward pass."""
+        self.model.activation_checkpointing_enable(
+            activation_checkpointing_kwargs={"use_reentrant": False}
+        )
+
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return features [B, C_i, H/s_i, W/s_i] of normalised images [B, 3, H, W]."""
         x, features = images, []
@@ -124,6 +133,8 @@ def _segformer(name: str, size: MitSize, weights: str | None, drop_path: float) 
     )
     if weights is None:
         return SegformerModel(config).train()
+    if Path(weights).is_file():
+        return _load_file(name, SegformerModel(config), Path(weights)).train()
     expected = "a folder that transformers saved or a name on its hub"
     try:
         stored, _ = SegformerConfig.get_config_dict(weights)
@@ -147,6 +158,16 @@ def _segformer(name: str, size: MitSize, weights: str | None, drop_path: float) 
     return model.train()
 
 
+def _load_file(name: str, model: Any, path: Path) -> Any:
+    """Give a SegformerModel the ImageNet weights of a published file; return the model."""
+    try:
+        model.load_state_dict(rename_mit(bare_state(read_file(path))))
+    except RuntimeError as error:
+        reason = str(error)[:400]
+        raise ValueError(f"model.weights {str(path)!r} do not fit {name}: {reason}") from error
+    return model
+
+
 def _check_complete(name: str, weights: str, report: Any) -> None:
     """Raise ValueError unless every parameter, and nothing unknown, was in the file."""
     unexpected = set(report["unexpected_keys"])
@@ -165,7 +186,8 @@ def _check_complete(name: str, weights: str, report: Any) -> None:
 
 def network_stride(config: ModelConfig) -> int:
     """Return the side [pixels] of a cell of the network that `config` describes, unbuilt."""
-    strides = (StreetsEncoder if config.encoder == "streets_s" else MitEncoder).strides
+    kinds = {"streets_s": StreetsEncoder, "resnet101": ResNetEncoder}
+    strides = kinds.get(config.encoder, MitEncoder).strides
     cell = strides[-1 if config.head == "deeplabv2" else 0]
     return 2 * cell if config.hrda.enabled else cell
 
@@ -173,5 +195,11 @@ def network_stride(config: ModelConfig) -> int:
 def build_encoder(config: ModelConfig) -> Encoder:
     """Return the encoder that `config` names."""
     if config.encoder == "streets_s":
-        return StreetsEncoder()
-    return MitEncoder(config.encoder, weights=config.weights, drop_path=config.drop_path)
+        encoder = StreetsEncoder()
+    elif config.encoder == "resnet101":
+        encoder = ResNetEncoder(weights=config.weights)
+    else:
+        encoder = MitEncoder(config.encoder, weights=config.weights, drop_path=config.drop_path)
+    if config.checkpoint_activations:
+        encoder.recompute_activations()
+    return encoder

@@ -117,7 +117,9 @@ class HRDANetwork(SegmentationNetwork):
         """
         windows = sliding_windows((images.shape[2], images.shape[3]), self.detail_size)
         crops = torch.cat([window.of(images) for window in windows])
-        pieces = self.head.classify(self.head(self.encode(crops))).chunk(len(windows))
+        pieces = self.head.classify(self.head(self.encode(crops)))
+        # not chunk(), which would fix the batch size of an exported graph
+        pieces = pieces.unflatten(0, (len(windows), -1))
         size = (images.shape[2] // self.cell, images.shape[3] // self.cell)
         total = images.new_zeros(*pieces[0].shape[:2], *size)  # float32 under autocast too
         count = total.new_zeros(size)
