@@ -15,6 +15,18 @@ EncoderName = Literal[
     "mit_b4",
     "mit_b5",
     "resnet101",
+    "dinov2_s",
+    "dinov2_b",
+    "dinov2_l",
+    "dinov3_s",
+    "dinov3_b",
+    "dinov3_l",
+    "convnext_t",
+    "convnext_s",
+    "convnext_b",
+    "swin_t",
+    "swin_s",
+    "swin_b",
 ]
 HeadName = Literal["light", "daformer", "segformer", "deeplabv2"]
 BatchNorm = Literal["batch", "frozen", "sync"]
@@ -46,7 +58,8 @@ class ModelConfig:
     weights: str | None = None
     """Weights of the encoder; None draws them at random. MiT: a folder that transformers saved, a
     name on its hub, or a file that NVlabs published (mit_b5.pth). resnet101: a file with
-    mmsegmentation's names (resnet101_v1c)."""
+    mmsegmentation's names (resnet101_v1c). DINOv2, DINOv3, ConvNeXt, Swin: a folder or a hub's
+    name."""
     projections: bool = True
     """Whether there are projection heads, which the contrasts train. Inference never needs them."""
     pixel_dim: int = 256

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pipa_fast.checks import require
+from pipa_fast.models.backbones import BACKBONES, BackboneEncoder
 from pipa_fast.models.config import ModelConfig
 from pipa_fast.models.interfaces import Encoder
 from pipa_fast.models.published_names import bare_state, read_file, rename_mit
@@ -198,6 +199,10 @@ def build_encoder(config: ModelConfig) -> Encoder:
         encoder = StreetsEncoder()
     elif config.encoder == "resnet101":
         encoder = ResNetEncoder(weights=config.weights)
+    elif config.encoder in BACKBONES:
+        encoder = BackboneEncoder(
+            config.encoder, weights=config.weights, drop_path=config.drop_path
+        )
     else:
         encoder = MitEncoder(config.encoder, weights=config.weights, drop_path=config.drop_path)
     if config.checkpoint_activations:

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+
+from pipa_fast.models import ModelConfig, network_stride
+from pipa_fast.models.backbones import BACKBONES, BackboneEncoder
+from pipa_fast.models.encoders import build_encoder
+
+SMALL = ["dinov2_s", "dinov3_s", "convnext_t", "swin_t"]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_maps_are_at_their_strides_and_every_trainable_parameter_is_used(name):
+    config = ModelConfig(encoder=name, drop_path=0.0)
+    encoder = build_encoder(config)
+    maps = encoder(torch.rand(1, 3, 64, 96))
+    expected = zip(encoder.channels, encoder.strides, strict=True)
+    assert [tuple(x.shape[1:]) for x in maps] == [(c, 64 // s, 96 // s) for c, s in expected]
+    assert network_stride(config) == 4
+    sum(x.square().sum() for x in maps).backward()
+    unused = [n for n, p in encoder.named_parameters() if p.requires_grad and p.grad is None]
+    assert not unused
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [("dinov2_b", 86.6), ("dinov3_s", 21.6), ("convnext_t", 27.8), ("swin_t", 27.5)],
+)
+def test_sizes_are_the_published_ones(name, millions):
+    with torch.device("meta"):
+        model = BackboneEncoder(name).model
+    count = sum(p.numel() for p in model.parameters()) / 1e6
+    assert count == pytest.approx(millions, rel=0.01)
+
+
+def test_stored_weights_are_loaded_or_refused(tmp_path):
+    from transformers import SwinConfig, SwinModel
+
+    settings = BACKBONES["swin_t"].settings
+    stored = SwinModel(SwinConfig(**settings))
+    stored.save_pretrained(tmp_path / "swin")
+    encoder = BackboneEncoder("swin_t", weights=str(tmp_path / "swin"))
+    assert encoder.training and encoder.model.training
+    for name, parameter in stored.named_parameters():
+        if not name.startswith(("layernorm", "pooler")):
+            assert torch.equal(encoder.model.get_parameter(f"swin.{name}"), parameter), name
+    with pytest.raises(ValueError, match="model.weights .* do not"):
+        BackboneEncoder("swin_b", weights=str(tmp_path / "swin"))
