@@ -16,13 +16,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.peers import downscale_labels, patch_consistency, pixel_contrast, sample_anchors
+from bench.peers import (
+    downscale_labels,
+    patch_consistency,
+    pixel_contrast,
+    sample_anchors,
+    teacher_update,
+)
 from bench.pseudo_labels import eager as pseudo_labels
 from pipa_fast import losses, ops
-from pipa_fast.models.hrda import HRDANetwork, sliding_windows
+from pipa_fast.models import SegmentationNetwork
+from pipa_fast.models.hrda import HRDANetwork, mean_of_windows, sliding_windows
 from pipa_fast.uda import step
 from pipa_fast.uda.objectives import cross_entropy, feature_distance
-from pipa_fast.uda.teacher import Teacher, momentum
+from pipa_fast.uda.teacher import Teacher
 
 
 def enlarged_cross_entropy(
@@ -74,23 +81,16 @@ def consistency(
 
 def one_by_one(network: HRDANetwork, images: Tensor) -> Tensor:
     """Return the mean logits of overlapping windows, each of which the network sees alone."""
-    size = (images.shape[2] // network.cell, images.shape[3] // network.cell)
     windows = sliding_windows((images.shape[2], images.shape[3]), network.detail_size)
     pieces = [
         network.head.classify(network.head(network.encode(window.of(images)))) for window in windows
     ]
-    total, count = pieces[0].new_zeros(*pieces[0].shape[:2], *size), images.new_zeros(size)
-    for window, piece in zip(windows, pieces, strict=True):
-        window.of(total, network.cell).add_(piece)
-        window.of(count, network.cell).add_(1)
-    return total / count
+    return mean_of_windows(torch.stack(pieces), windows, images, network.cell)
 
 
-def average(teacher: Teacher, student: torch.nn.Module, iteration: int) -> None:
-    """Move the teacher's parameters, three operators for each."""
-    keep, theirs = momentum(iteration, teacher.ceiling), dict(student.named_parameters())
-    for name, parameter in teacher.network.named_parameters():
-        parameter.data[:] = keep * parameter.data[:] + (1 - keep) * theirs[name].data[:]
+def average(teacher: Teacher, student: SegmentationNetwork, iteration: int) -> None:
+    """Move the teacher's parameters one after another."""
+    teacher_update.loop(torch.empty(0), teacher=teacher, student=student, iteration=iteration)
 
 
 def draw(labels: Tensor, predictions: Tensor, *, seed: Any, **how: Any) -> tuple[Tensor, Tensor]:

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from pipa_fast.checks import require
+from pipa_fast.data.files import resize_image
 from pipa_fast.data.labels import IGNORE_INDEX
 
 TRIES = 10
@@ -171,4 +171,4 @@ def _resized(image: np.ndarray, factor: float, *, at_least: tuple[int, int]) -> 
     """Resize an image [H, W, 3] uint8 bilinearly, with antialiasing where it shrinks."""
     shape = image.shape[:2]
     height, width = (max(round(s * factor), a) for s, a in zip(shape, at_least, strict=True))
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    return resize_image(image, (height, width))

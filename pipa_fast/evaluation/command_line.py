@@ -38,10 +38,9 @@ def window_of(options: argparse.Namespace) -> SlidingWindow | None:
                 raise ValueError(f"{option} needs --crop; got {option} {value} alone")
         return None
     height, width = options.crop
-    default = (max(1, 2 * height // 3), max(1, 2 * width // 3))
-    down, right = options.stride or default
+    stride = None if options.stride is None else (options.stride[0], options.stride[1])
     batch = {} if options.window_batch is None else {"batch": options.window_batch}
-    return SlidingWindow(crop=(height, width), stride=(down, right), **batch)
+    return SlidingWindow.of((height, width), stride, **batch)
 
 
 def device_of(name: str) -> torch.device:

@@ -17,6 +17,7 @@ from pipa_fast.checks import require
 from pipa_fast.data.datasets import Dataset, Sample
 from pipa_fast.data.labels import CLASSES, IGNORE_INDEX
 from pipa_fast.evaluation.metrics import ConfusionMatrix
+from pipa_fast.models.window import starts
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -29,6 +30,14 @@ class SlidingWindow:
     """Distance between neighbouring crops [pixels]; the last one is moved inwards to fit."""
     batch: int = 4
     """Crops in one forward pass at most, over all images. Memory grows with it; logits stay."""
+
+    @classmethod
+    def of(
+        cls, crop: tuple[int, int], stride: tuple[int, int] | None = None, **settings: int
+    ) -> "SlidingWindow":
+        """Return windows of `crop`, two thirds of it apart by default."""
+        default = (max(1, 2 * crop[0] // 3), max(1, 2 * crop[1] // 3))
+        return cls(crop=crop, stride=stride or default, **settings)
 
     def __post_init__(self) -> None:
         require(self.batch > 0, "window_batch", self.batch, "a positive count")
@@ -132,8 +141,8 @@ def _sliding(network: nn.Module, images: Tensor, window: SlidingWindow) -> Tenso
     places = [
         (image, slice(top, top + tall), slice(left, left + wide))
         for image in range(number)
-        for top in _starts(height, tall, window.stride[0])
-        for left in _starts(width, wide, window.stride[1])
+        for top in starts(height, tall, window.stride[0])
+        for left in starts(width, wide, window.stride[1])
     ]
     total, count = None, images.new_zeros(number, 1, height, width)
     for first in range(0, len(places), window.batch):
@@ -147,12 +156,6 @@ def _sliding(network: nn.Module, images: Tensor, window: SlidingWindow) -> Tenso
             count[image, :, rows, columns] += 1
     assert total is not None  # an image has at least one pixel
     return total.div_(count)
-
-
-def _starts(length: int, crop: int, stride: int) -> list[int]:
-    """Return where crops begin on one axis, so that the last one ends at the border."""
-    last = max(length - crop, 0)
-    return [*range(0, last, stride), last]
 
 
 def _logits(network: nn.Module, images: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipa_fast.models.interfaces import Encoder
+from pipa_fast.models.interfaces import LibraryEncoder
 
 CELL = 16
 """Side of a plain transformer's token [pixels of the image that comes in]."""
@@ -88,7 +88,7 @@ def _double(width: int) -> nn.Module:
     return nn.ConvTranspose2d(width, width, 2, stride=2)
 
 
-class BackboneEncoder(Encoder):
+class BackboneEncoder(LibraryEncoder):
     """A backbone's four stages; of a plain transformer, four depths made into a pyramid.
 
     A plain transformer's images are resized so that a token covers 16 pixels, whatever its own
@@ -115,12 +115,6 @@ class BackboneEncoder(Encoder):
         for path, parameter in self.model.named_parameters():
             if path.endswith("mask_token") or path.startswith("swin.layernorm."):
                 parameter.requires_grad_(False)
-
-    def recompute_activations(self) -> None:
-        """Keep only what enters each block, and compute the rest again in the backward pass."""
-        self.model.activation_checkpointing_enable(
-            activation_checkpointing_kwargs={"use_reentrant": False}
-        )
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return features [B, C_i, H/s_i, W/s_i] of normalised images [B, 3, H, W]."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pipa_fast.checks import require
 from pipa_fast.models.backbones import BACKBONES, BackboneEncoder
 from pipa_fast.models.config import ModelConfig
-from pipa_fast.models.interfaces import Encoder
+from pipa_fast.models.interfaces import Encoder, LibraryEncoder
 from pipa_fast.models.published_names import bare_state, read_file, rename_mit
 from pipa_fast.models.resnet import ResNetEncoder
 
@@ -88,7 +88,7 @@ MIT_SIZES: dict[str, MitSize] = {
 _OTHER_PARTS = ("classifier.", "decode_head.")
 
 
-class MitEncoder(Encoder):
+class MitEncoder(LibraryEncoder):
     """Mix Transformer of SegFormer (Xie et al., NeurIPS 2021), as transformers implements it."""
 
     strides: tuple[int, ...] = (4, 8, 16, 32)
@@ -104,12 +104,6 @@ class MitEncoder(Encoder):
             if isinstance(module, nn.LayerNorm):
                 coarse = "patch_embeddings" in path or "sequence_reduction" in path
                 module.eps = 1e-5 if coarse else 1e-6
-
-    def recompute_activations(self) -> None:
-        """Keep only what enters each block, and compute the rest again in the backward pass."""
-        self.model.activation_checkpointing_enable(
-            activation_checkpointing_kwargs={"use_reentrant": False}
-        )
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return features [B, C_i, H/s_i, W/s_i] of normalised images [B, 3, H, W]."""

@@ -5,6 +5,8 @@ Learned attention chooses between the two, pixel by pixel and class by class (Ho
 2022, arXiv 2204.13132; `hrda_head.py` and `hrda_encoder_decoder.py` of its release).
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ from pipa_fast.models.heads import DAFormerHead, LightHead
 from pipa_fast.models.interfaces import Encoder, Head
 from pipa_fast.models.network import Outputs, SegmentationNetwork
 from pipa_fast.models.projection import ProjectionHead
-from pipa_fast.models.window import Window
+from pipa_fast.models.window import Window, starts
 
 REDUCTION = 2
 """The context is seen at one over this of the image's size."""
@@ -119,14 +121,7 @@ class HRDANetwork(SegmentationNetwork):
         crops = torch.cat([window.of(images) for window in windows])
         pieces = self.head.classify(self.head(self.encode(crops)))
         # not chunk(), which would fix the batch size of an exported graph
-        pieces = pieces.unflatten(0, (len(windows), -1))
-        size = (images.shape[2] // self.cell, images.shape[3] // self.cell)
-        total = images.new_zeros(*pieces[0].shape[:2], *size)  # float32 under autocast too
-        count = total.new_zeros(size)
-        for window, piece in zip(windows, pieces, strict=True):
-            window.of(total, self.cell).add_(piece)
-            window.of(count, self.cell).add_(1)
-        return total / count
+        return mean_of_windows(pieces.unflatten(0, (len(windows), -1)), windows, images, self.cell)
 
 
 def sliding_windows(image: tuple[int, int], size: tuple[int, int]) -> list[Window]:
@@ -137,9 +132,23 @@ def sliding_windows(image: tuple[int, int], size: tuple[int, int]) -> list[Windo
     axes = []
     for length, side in zip(image, size, strict=True):
         side = min(side, length)
-        last = length - side
-        axes.append([(at, at + side) for at in [*range(0, last, max(1, side // 2)), last]])
+        axes.append([(at, at + side) for at in starts(length, side, max(1, side // 2))])
     return [Window(y0, x0, y1, x1) for y0, y1 in axes[0] for x0, x1 in axes[1]]
+
+
+def mean_of_windows(
+    pieces: Tensor,  # [N, B, K, h, w] logits of N windows
+    windows: Sequence[Window],
+    images: Tensor,  # [B, 3, H, W] that the windows are of
+    cell: int,  # of the pieces [pixels]
+) -> Tensor:  # [B, K, H / cell, W / cell], float32 under autocast too
+    """Average the logits of windows where they overlap."""
+    size = (images.shape[2] // cell, images.shape[3] // cell)
+    total, count = images.new_zeros(*pieces.shape[1:3], *size), images.new_zeros(size)
+    for window, piece in zip(windows, pieces, strict=True):
+        window.of(total, cell).add_(piece)
+        window.of(count, cell).add_(1)
+    return total / count
 
 
 def fuse(

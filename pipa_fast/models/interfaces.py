@@ -2,6 +2,7 @@
 """What every encoder and every decode head has, whichever it is."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,18 @@ class Encoder(nn.Module):
         if self.checkpoint_activations and self.training and torch.is_grad_enabled():
             return checkpoint(block, x, use_reentrant=False)
         return block(x)
+
+
+class LibraryEncoder(Encoder):
+    """An encoder whose layers are a `model` of transformers, which can recompute by itself."""
+
+    model: Any
+
+    def recompute_activations(self) -> None:
+        """Keep only what enters each block, and compute the rest again in the backward pass."""
+        self.model.activation_checkpointing_enable(
+            activation_checkpointing_kwargs={"use_reentrant": False}
+        )
 
 
 class Head(nn.Module):

@@ -8,6 +8,12 @@ from torch import Tensor
 from pipa_fast.checks import require
 
 
+def starts(length: int, side: int, step: int) -> list[int]:
+    """Return where windows of `side` begin on an axis, `step` apart, the last one at the border."""
+    last = max(length - side, 0)
+    return [*range(0, last, step), last]
+
+
 class Window(NamedTuple):
     """Where a part of an image lies [pixels], y1 and x1 excluded."""
 

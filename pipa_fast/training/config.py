@@ -115,11 +115,7 @@ class EvaluationConfig:
     @property
     def window(self) -> SlidingWindow | None:
         """The sliding window, None where images are seen whole."""
-        if self.crop is None:
-            return None
-        height, width = self.crop
-        stride = self.stride or (max(1, 2 * height // 3), max(1, 2 * width // 3))
-        return SlidingWindow(crop=self.crop, stride=stride)
+        return None if self.crop is None else SlidingWindow.of(self.crop, self.stride)
 
 
 @dataclass(kw_only=True)
