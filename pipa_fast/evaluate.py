@@ -28,7 +28,7 @@ from pipa_fast.evaluation.command_line import (
     run_command,
     window_of,
 )
-from pipa_fast.evaluation.inference import EvalResult, evaluate, result_of
+from pipa_fast.evaluation.inference import EvalResult, evaluate
 from pipa_fast.evaluation.report import write_report
 
 
@@ -165,8 +165,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
         window=window_of(options) or config.evaluation.window,
         flip=options.flip or config.evaluation.flip,
         image_size=config.evaluation.size,
+        classes=scored_classes(classes, dataset.eval_classes),
     )
-    result = result_of(result.confusion, scored_classes(classes, dataset.eval_classes))
     console.print(score_table(result, f"{options.run} on {name} {options.split}"))
     ways = {} if classes == "dataset" else conventions(result.confusion, classes)
     for line in other_ways(ways):

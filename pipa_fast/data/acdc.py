@@ -6,8 +6,8 @@ The images of clear weather that come with it lie in SPLIT_ref and are not read.
 
 from pathlib import Path
 
-from pipa_fast.data.folder import TRAIN_IDS, Layout, Pair, paired
-from pipa_fast.data.labels import LABEL_ID_TO_TRAIN_ID, UNSCORED_LABEL_IDS
+from pipa_fast.data.folder import Layout, Pair, paired
+from pipa_fast.data.labels import SCORED_LABEL_IDS, UNSCORED_LABEL_IDS
 
 CONDITIONS = ("fog", "night", "rain", "snow")
 
@@ -15,17 +15,12 @@ CONDITIONS = ("fog", "night", "rain", "snow")
 def adverse_pairs(root: Path, image_folder: str) -> list[Pair]:
     """Return the pairs below rgb_anon/`image_folder`/SEQUENCE, with gt laid out the same."""
 
-    def label(image: Path, kind: str) -> Path:
+    def label(image: Path) -> Path:
         inside = image.relative_to(root / "rgb_anon").parent
         stem = image.stem.removesuffix("_rgb_anon")
-        return root / "gt" / inside / f"{stem}_gt{kind}.png"
+        return root / "gt" / inside / f"{stem}_gt_labelIds.png"
 
-    return paired(
-        root,
-        f"rgb_anon/{image_folder}/*/*_rgb_anon.png",
-        lambda image: label(image, "_labelIds"),
-        lambda image: label(image, TRAIN_IDS),
-    )
+    return paired(root, f"rgb_anon/{image_folder}/*/*_rgb_anon.png", label)
 
 
 def _pairs(root: Path, split: str) -> list[Pair]:
@@ -36,7 +31,7 @@ ACDC = Layout(
     name="acdc",
     pairs=_pairs,
     splits={"train": 1600, "val": 406},
-    ids={i: int(t) for i, t in enumerate(LABEL_ID_TO_TRAIN_ID) if i not in UNSCORED_LABEL_IDS},
+    ids=SCORED_LABEL_IDS,
     unscored=UNSCORED_LABEL_IDS,
     size=(1080, 1920),
 )

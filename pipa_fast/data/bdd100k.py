@@ -14,7 +14,7 @@ def _pairs(root: Path, split: str) -> list[Pair]:
     def label(image: Path) -> Path:
         return root / "labels" / "sem_seg" / "masks" / split / f"{image.stem}.png"
 
-    return paired(root, f"images/10k/{split}/*.jpg", label, lambda image: None)
+    return paired(root, f"images/10k/{split}/*.jpg", label)
 
 
 BDD100K = Layout(

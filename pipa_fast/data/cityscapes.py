@@ -3,28 +3,23 @@
 
 from pathlib import Path
 
-from pipa_fast.data.folder import TRAIN_IDS, Layout, Pair, paired
-from pipa_fast.data.labels import LABEL_ID_TO_TRAIN_ID, UNSCORED_LABEL_IDS
+from pipa_fast.data.folder import Layout, Pair, paired
+from pipa_fast.data.labels import SCORED_LABEL_IDS, UNSCORED_LABEL_IDS
 
 
 def _pairs(root: Path, split: str) -> list[Pair]:
-    def label(image: Path, kind: str) -> Path:
+    def label(image: Path) -> Path:
         stem = image.stem.removesuffix("_leftImg8bit")
-        return root / "gtFine" / split / image.parent.name / f"{stem}_gtFine{kind}.png"
+        return root / "gtFine" / split / image.parent.name / f"{stem}_gtFine_labelIds.png"
 
-    return paired(
-        root,
-        f"leftImg8bit/{split}/*/*_leftImg8bit.png",
-        lambda image: label(image, "_labelIds"),
-        lambda image: label(image, TRAIN_IDS),
-    )
+    return paired(root, f"leftImg8bit/{split}/*/*_leftImg8bit.png", label)
 
 
 CITYSCAPES = Layout(
     name="cityscapes",
     pairs=_pairs,
     splits={"train": 2975, "val": 500},
-    ids={i: int(t) for i, t in enumerate(LABEL_ID_TO_TRAIN_ID) if i not in UNSCORED_LABEL_IDS},
+    ids=SCORED_LABEL_IDS,
     unscored=UNSCORED_LABEL_IDS,
     size=(1024, 2048),
 )

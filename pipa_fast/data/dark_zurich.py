@@ -11,7 +11,7 @@ def _pairs(root: Path, split: str) -> list[Pair]:
     if split == "val":
         return adverse_pairs(root, "val/night")
     images = sorted(root.glob("rgb_anon/train/night/*/*_rgb_anon.png"))
-    return [Pair(image, None, None) for image in images]
+    return [Pair(image, None) for image in images]
 
 
 DARK_ZURICH = Layout(

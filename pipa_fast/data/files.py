@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Image and label files, read whole and checked: whatever is wrong with one names it."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +45,16 @@ def read_ids(path: Path) -> np.ndarray:
             raise ValueError(f"mode {image.mode}, not one channel of ids")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as a label: {error}") from error
+
+
+def write_whole(path: Path, save: Callable[[Path], object]) -> None:
+    """Let `save` write a file that gets its name in one go: a reader finds all of it or none."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        save(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:

@@ -22,7 +22,22 @@ class Pair(NamedTuple):
 
     image: Path
     label: Path | None  # None where the dataset publishes none
-    converted: Path | None  # the same label as train ids; read in its place where it is there
+
+    @property
+    def converted(self) -> Path | None:
+        """The same label as train ids, NAME_labelTrainIds.png beside it, there or not."""
+        if self.label is None:
+            return None
+        stem = self.label.stem.removesuffix("_labelIds")
+        return self.label.with_name(f"{stem}{TRAIN_IDS}.png")
+
+    @property
+    def present(self) -> Path | None:
+        """The label file to read: the conversion where it is there, else the published one."""
+        for path in (self.converted, self.label):
+            if path is not None and path.is_file():
+                return path
+        return None
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -120,11 +135,10 @@ class FolderDataset:
     def label(self, index: int) -> np.ndarray:
         """Return a label, uint8 train ids [H, W]."""
         pair = self.pairs[index]
-        if pair.converted is not None and pair.converted.is_file():
-            return to_train_ids(pair.converted, self._train_ids)
-        if pair.label is None or not pair.label.is_file():
+        path = pair.present
+        if path is None:
             raise ValueError(f"{pair.image} has no label{f' {pair.label}' if pair.label else ''}")
-        return to_train_ids(pair.label, self._table)
+        return to_train_ids(path, self._train_ids if path == pair.converted else self._table)
 
 
 def to_train_ids(path: Path, table: np.ndarray) -> np.ndarray:
@@ -133,9 +147,10 @@ def to_train_ids(path: Path, table: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: the file cannot be read, or holds ids that `table` does not know.
     """
-    mapped = table[read_ids(path)]
+    ids = read_ids(path)
+    mapped = table[ids]
     if mapped.min(initial=0) < 0:
-        unknown = np.unique(read_ids(path)[mapped < 0]).tolist()
+        unknown = np.unique(ids[mapped < 0]).tolist()
         known = np.flatnonzero(table >= 0)
         raise ValueError(
             f"{path} holds label ids {unknown[:8]}, which the dataset does not have: "
@@ -144,27 +159,11 @@ def to_train_ids(path: Path, table: np.ndarray) -> np.ndarray:
     return mapped.astype(np.uint8)
 
 
-def paired(
-    root: Path,
-    images: str,
-    label_of: Callable[[Path], Path | None],
-    converted_of: Callable[[Path], Path | None],
-) -> list[Pair]:
+def paired(root: Path, images: str, label_of: Callable[[Path], Path]) -> list[Pair]:
     """Return the pairs of all image files that match a pattern below root, by name."""
-    return [Pair(path, label_of(path), converted_of(path)) for path in sorted(root.glob(images))]
+    return [Pair(path, label_of(path)) for path in sorted(root.glob(images))]
 
 
 def unlabelled(pairs: Sequence[Pair]) -> list[Pair]:
     """Return the pairs that should have a label and have none, published or converted."""
-    return [
-        pair
-        for pair in pairs
-        if pair.label is not None
-        and not any(path is not None and path.is_file() for path in (pair.label, pair.converted))
-    ]
-
-
-def beside(label: Path) -> Path:
-    """Return where a label's conversion to train ids lies: NAME_labelTrainIds.png beside it."""
-    stem = label.stem.removesuffix("_labelIds")
-    return label.with_name(f"{stem}{TRAIN_IDS}.png")
+    return [pair for pair in pairs if pair.label is not None and pair.present is None]

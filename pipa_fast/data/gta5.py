@@ -3,22 +3,22 @@
 
 from pathlib import Path
 
-from pipa_fast.data.folder import Layout, Pair, beside, paired
-from pipa_fast.data.labels import LABEL_ID_TO_TRAIN_ID, UNSCORED_LABEL_IDS
+from pipa_fast.data.folder import Layout, Pair, paired
+from pipa_fast.data.labels import SCORED_LABEL_IDS, UNSCORED_LABEL_IDS
 
 
 def _pairs(root: Path, split: str) -> list[Pair]:
     def label(image: Path) -> Path:
         return root / "labels" / image.name
 
-    return paired(root, "images/*.png", label, lambda image: beside(label(image)))
+    return paired(root, "images/*.png", label)
 
 
 GTA5 = Layout(
     name="gta5",
     pairs=_pairs,
     splits={"train": 24966},
-    ids={i: int(t) for i, t in enumerate(LABEL_ID_TO_TRAIN_ID) if i not in UNSCORED_LABEL_IDS},
+    ids=SCORED_LABEL_IDS,
     unscored=UNSCORED_LABEL_IDS | {34},  # licence plates
     size=(1052, 1914),
     stretched=frozenset({"15188.png", "17705.png"}),

@@ -62,6 +62,11 @@ LABEL_ID_TO_TRAIN_ID: np.ndarray = np.full(34, IGNORE_INDEX, dtype=np.uint8)
 """[34] uint8, train id by label id; 255 for the ids that are not scored."""
 LABEL_ID_TO_TRAIN_ID[TRAIN_ID_TO_LABEL_ID[:NUM_CLASSES]] = np.arange(NUM_CLASSES)
 
+SCORED_LABEL_IDS: dict[int, int] = {
+    label_id: t for t, (label_id, _, _) in enumerate(_TRAIN_CLASSES)
+}
+"""Train id by label id, of the label ids that Cityscapes scores."""
+
 UNSCORED_LABEL_IDS = frozenset(np.flatnonzero(LABEL_ID_TO_TRAIN_ID == IGNORE_INDEX).tolist())
 """Label ids that Cityscapes names and does not score."""
 

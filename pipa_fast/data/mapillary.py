@@ -7,7 +7,7 @@ evaluation does.
 
 from pathlib import Path
 
-from pipa_fast.data.folder import Layout, Pair, beside, paired
+from pipa_fast.data.folder import Layout, Pair, paired
 
 FOLDERS = {"train": "training", "val": "validation"}
 _IDS = {
@@ -45,7 +45,7 @@ def _pairs(root: Path, split: str) -> list[Pair]:
     def label(image: Path) -> Path:
         return folder / "labels" / f"{image.stem}.png"
 
-    return paired(folder, "images/*.jpg", label, lambda image: beside(label(image)))
+    return paired(folder, "images/*.jpg", label)
 
 
 MAPILLARY = Layout(

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Verifies a dataset on disk, converts its labels to train ids, and counts its classes."""
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -12,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from pipa_fast.checks import require
-from pipa_fast.data.files import read_image
+from pipa_fast.data.files import read_image, write_whole
 from pipa_fast.data.folder import Layout, Pair, to_train_ids, train_id_table, unlabelled
 from pipa_fast.data.labels import IGNORE_INDEX, NUM_CLASSES
 from pipa_fast.data.statistics import files_of
@@ -65,12 +64,27 @@ def prepare(
     found = {split: layout.pairs(root, split) for split in layout.splits}
     expected = f"a folder with {layout.name}'s images in the published layout"
     require(any(found.values()), "root", str(root), expected)
-    summary = Summary({split: len(pairs) for split, pairs in found.items()}, 0, [], [])
-    if not subset:
-        summary.problems.extend(_wrong_counts(layout, found))
-    for split, pairs in found.items():
-        summary = _split(layout, root, split, pairs, summary, check, subset, jobs, progress)
-    return summary
+    problems = [] if subset else _wrong_counts(layout, found)
+    examine = partial(look, layout=layout, size=None if subset else layout.size, write=not check)
+    written, counts = 0, {}
+    with ProcessPoolExecutor(jobs) as pool:
+        for split, pairs in found.items():
+            bare = set(unlabelled(pairs))
+            problems += [
+                f"{pair.label} is missing, the label of {pair.image}"
+                for pair in pairs
+                if pair in bare
+            ]
+            whole = [pair for pair in pairs if pair not in bare]
+            seen = progress(pool.map(examine, whole, chunksize=4), split, len(whole))
+            for pair, each in zip(whole, seen, strict=True):
+                problems += each.problems
+                written += each.written
+                if split == "train" and each.counts is not None:
+                    counts[pair] = each.counts
+    statistics = _count(root, counts) if counts and not (problems or check) else []
+    sizes = {split: len(pairs) for split, pairs in found.items()}
+    return Summary(sizes, written, statistics, problems)
 
 
 def _wrong_counts(layout: Layout, found: dict[str, list[Pair]]) -> list[str]:
@@ -81,38 +95,13 @@ def _wrong_counts(layout: Layout, found: dict[str, list[Pair]]) -> list[str]:
     ]
 
 
-def _split(
-    layout: Layout,
-    root: Path,
-    split: str,
-    pairs: list[Pair],
-    summary: Summary,
-    check: bool,
-    subset: bool,
-    jobs: int,
-    progress: Callable[[Iterator[Seen], str, int], Iterator[Seen]],
-) -> Summary:
-    bare = unlabelled(pairs)
-    problems = [f"{pair.label} is missing, the label of {pair.image}" for pair in bare]
-    whole = [pair for pair in pairs if pair not in bare]
-    size = None if subset else layout.size
-    examine = partial(look, layout=layout, size=size, write=not check)
-    with ProcessPoolExecutor(jobs) as pool:
-        seen = list(progress(pool.map(examine, whole, chunksize=4), split, len(whole)))
-    problems += [problem for each in seen for problem in each.problems]
-    statistics: list[Path] = []
-    counts = [each.counts for each in seen if each.counts is not None]
-    if split == "train" and counts and not (problems or summary.problems or check):
-        labels = [str(pair.converted or pair.label or pair.image) for pair in whole]
-        for name, text in files_of(np.stack(counts), labels).items():
-            _write(root / name, lambda partial_path, text=text: partial_path.write_text(text))
-            statistics.append(root / name)
-    return Summary(
-        summary.images,
-        summary.written + sum(each.written for each in seen),
-        summary.statistics + statistics,
-        summary.problems + problems,
-    )
+def _count(root: Path, counts: dict[Pair, np.ndarray]) -> list[Path]:
+    """Write the class statistics of pairs with these counts, and return the files."""
+    labels = [str(pair.present) for pair in counts]
+    texts = files_of(np.stack(list(counts.values())), labels)
+    for name, text in texts.items():
+        write_whole(root / name, partial(Path.write_text, data=text))
+    return [root / name for name in texts]
 
 
 def look(pair: Pair, *, layout: Layout, size: tuple[int, int] | None, write: bool) -> Seen:
@@ -154,15 +143,5 @@ def _converted(pair: Pair, table: np.ndarray, write: bool) -> tuple[np.ndarray, 
     same = np.array_equal(table[:NUM_CLASSES], own[:NUM_CLASSES])
     if pair.converted is None or same or not write:
         return label, False
-    _write(pair.converted, partial(Image.fromarray(label).save, format="PNG"))
+    write_whole(pair.converted, partial(Image.fromarray(label).save, format="PNG"))
     return label, True
-
-
-def _write(path: Path, save: Callable[[Path], object]) -> None:
-    """Write a file under its name in one go."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        save(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

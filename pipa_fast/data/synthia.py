@@ -6,7 +6,7 @@ Labels have three channels of 16 bits; the first holds the class, the second an 
 
 from pathlib import Path
 
-from pipa_fast.data.folder import Layout, Pair, beside, paired
+from pipa_fast.data.folder import Layout, Pair, paired
 from pipa_fast.data.labels import EVAL_16
 
 
@@ -14,7 +14,7 @@ def _pairs(root: Path, split: str) -> list[Pair]:
     def label(image: Path) -> Path:
         return root / "GT" / "LABELS" / image.name
 
-    return paired(root, "RGB/*.png", label, lambda image: beside(label(image)))
+    return paired(root, "RGB/*.png", label)
 
 
 SYNTHIA = Layout(

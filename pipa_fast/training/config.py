@@ -15,7 +15,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from pipa_fast.checks import did_you_mean, require
-from pipa_fast.data.labels import CLASS_SETS, NUM_CLASSES
+from pipa_fast.data.labels import NUM_CLASSES
 from pipa_fast.data.loader import DataConfig
 from pipa_fast.evaluation.inference import SlidingWindow
 from pipa_fast.models import ModelConfig, network_stride
@@ -106,11 +106,6 @@ class EvaluationConfig:
         fine = self.stride is None or self.crop is not None
         require(fine, "evaluation.stride", self.stride, "null where evaluation.crop is null")
         _ = self.window  # which checks the two against each other
-
-    @property
-    def train_ids(self) -> tuple[int, ...] | None:
-        """The train ids that are scored, None for the dataset's own."""
-        return CLASS_SETS.get(self.classes)
 
     @property
     def window(self) -> SlidingWindow | None:

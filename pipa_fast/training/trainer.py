@@ -20,6 +20,7 @@ from pipa_fast import __version__
 from pipa_fast.data.batch import Batch
 from pipa_fast.data.datasets import build_dataset
 from pipa_fast.data.loader import TrainingSet, batches
+from pipa_fast.evaluation.classes import scored_classes
 from pipa_fast.evaluation.inference import EvalResult, evaluate
 from pipa_fast.models import build_network
 from pipa_fast.trace import trace_range
@@ -240,7 +241,7 @@ class Trainer:
             window=self.config.evaluation.window,
             image_size=self.config.evaluation.size,
             flip=self.config.evaluation.flip,
-            classes=self.config.evaluation.train_ids,
+            classes=scored_classes(self.config.evaluation.classes, dataset.eval_classes),
             group=self.world.group,
         )
         log.evaluated(self.iteration, result)

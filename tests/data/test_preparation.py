@@ -86,6 +86,14 @@ def test_every_file_that_is_wrong_is_listed_and_nothing_counted(tmp_path, capsys
     assert not (root / PER_IMAGE).exists()
 
 
+def test_no_statistics_are_written_where_another_split_is_broken(tmp_path, capsys):
+    root = make("cityscapes", make("cityscapes", tmp_path), "val")
+    next(root.glob("gtFine/val/*/*.png")).write_bytes(b"")
+    assert run("cityscapes", root, "--subset") == 1
+    assert "no statistics written" in capsys.readouterr().err
+    assert not (root / PER_IMAGE).exists()
+
+
 def test_a_folder_that_is_none_is_told(tmp_path, capsys):
     assert run("gta5", tmp_path / "no") == 2
     assert "root must be the folder of gta5" in capsys.readouterr().err
