@@ -100,6 +100,7 @@ class CropPair(NamedTuple):
     crops: np.ndarray  # [2, c, c', 3] as the image's dtype; mirrored where flips say so
     boxes: np.ndarray  # [2, 4] int64, y0 x0 y1 x1 in the (resized) image
     flips: np.ndarray  # [2] bool
+    image: tuple[int, int]  # height and width of the (resized) image
 
 
 def iou_of_offsets(dy: np.ndarray, dx: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -164,7 +165,8 @@ def crop_pair(
         np.flip(box.of(image), 1) if flip else box.of(image)
         for box, flip in zip(pair, flips, strict=True)
     ]
-    return CropPair(np.stack(crops), np.array(pair, np.int64), flips)
+    size = (image.shape[0], image.shape[1])
+    return CropPair(np.stack(crops), np.array(pair, np.int64), flips, size)
 
 
 def _resized(image: np.ndarray, factor: float, *, at_least: tuple[int, int]) -> np.ndarray:

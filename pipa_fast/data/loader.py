@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipa_fast.checks import require
 from pipa_fast.data.batch import Batch
-from pipa_fast.data.crops import crop_pair, random_box, source_box
+from pipa_fast.data.crops import Box, crop_pair, random_box, source_box
 from pipa_fast.data.datasets import require_dataset, require_root
 from pipa_fast.data.files import resize_image, resize_label
 from pipa_fast.data.random import generator
@@ -108,6 +108,7 @@ class TrainingSet(Dataset):
         target: images; their labels are never touched.
         seed: of every choice.
         with_crops: whether overlapping target crops are cut too.
+        crop_is_target: whether the first of them is the target image.
         counts: pixels per source image and class, if known already, see `known_counts`.
     """
 
@@ -119,12 +120,16 @@ class TrainingSet(Dataset):
         *,
         seed: int,
         with_crops: bool = True,
+        crop_is_target: bool = False,
         counts: np.ndarray | None = None,
     ) -> None:
+        fine = with_crops or not crop_is_target
+        require(fine, "crop_is_target", crop_is_target, "False without crops")
         for name, images in (("source", source), ("target", target)):
             require(len(images) > 0, name, "an empty dataset", "at least one image")
         self.source, self.target = source, target
         self.config, self.seed, self.with_crops = config, seed, with_crops
+        self.crop_is_target = crop_is_target
         self.rare: RareClassSampler | None = None
         if config.rare_class:
             self.rare = RareClassSampler(
@@ -141,13 +146,14 @@ class TrainingSet(Dataset):
         target = generator(self.seed, "target", iteration, index)
         config = self.config
         whole = self.target.image(int(target.integers(len(self.target))))
-        image = resize_image(whole, config.target_size)
-        box = random_box(image.shape, config.crop, target)
-        valid = box.of(self._valid(image.shape))
-        mirrored = target.random() < 0.5
-        item["target_image"], item["target_valid"] = (
-            np.flip(part, 1) if mirrored else part for part in (box.of(image), valid)
-        )
+        if not self.crop_is_target:
+            image = resize_image(whole, config.target_size)
+            box = random_box(image.shape, config.crop, target)
+            valid = box.of(self._valid(whole.shape, image.shape))
+            mirrored = target.random() < 0.5
+            item["target_image"], item["target_valid"] = (
+                np.flip(part, 1) if mirrored else part for part in (box.of(image), valid)
+            )
         if self.with_crops:
             pair = crop_pair(
                 whole,
@@ -158,15 +164,22 @@ class TrainingSet(Dataset):
                 scale=config.patch_scale,
             )
             item |= {"target_crops": pair.crops, "boxes": pair.boxes, "flips": pair.flips}
+            if self.crop_is_target:
+                valid = Box(*pair.boxes[0]).of(self._valid(whole.shape, pair.image))
+                item["target_image"] = pair.crops[0]
+                item["target_valid"] = np.flip(valid, 1) if pair.flips[0] else valid
         return item
 
-    def _valid(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Return where pseudo labels of an image may count [H, W] bool."""
-        valid = np.ones(shape[:2], bool)
+    def _valid(self, whole: tuple[int, ...], resized: tuple[int, ...]) -> np.ndarray:
+        """Return where pseudo labels of an image count [H, W] bool, itself and it `resized`."""
+        valid = np.ones(resized[:2], bool)
         if self.config.pseudo_margins is not None:
-            top, bottom, left, right = self.config.pseudo_margins
-            valid[:top] = valid[shape[0] - bottom :] = False
-            valid[:, :left] = valid[:, shape[1] - right :] = False
+            # the margins are of images of `target_size`; overlapping crops have another scale
+            height, width = self.config.target_size or whole[:2]
+            top, bottom = (round(m * resized[0] / height) for m in self.config.pseudo_margins[:2])
+            left, right = (round(m * resized[1] / width) for m in self.config.pseudo_margins[2:])
+            valid[:top] = valid[resized[0] - bottom :] = False
+            valid[:, :left] = valid[:, resized[1] - right :] = False
         return valid
 
     def _source(self, choice: np.random.Generator) -> dict[str, np.ndarray]:

@@ -146,10 +146,20 @@ class Config:
                 "adaptation.mixed.ignore_top and ignore_bottom must leave rows of data.crop's "
                 f"{height} to learn from; got {mixed.ignore_top} and {mixed.ignore_bottom}"
             )
+        patch = self.adaptation.patch
+        if patch.first_is_target:
+            fits = patch.weight > 0 and self.data.patch_crop == self.data.crop
+            require(
+                fits,
+                "adaptation.patch.first_is_target",
+                True,
+                "false, unless adaptation.patch.weight is above 0 and data.patch_crop is data.crop "
+                f"(they are {patch.weight}, {self.data.patch_crop} and {self.data.crop})",
+            )
         self._check_detail()
         stride = network_stride(self.model)
         require(
-            self.adaptation.patch.weight == 0 or self.data.stride % stride == 0,
+            patch.weight == 0 or self.data.stride % stride == 0,
             "data.stride",
             self.data.stride,
             f"a multiple of {stride}, the stride of {self.model.encoder}, where "

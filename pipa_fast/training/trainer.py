@@ -178,6 +178,7 @@ class Trainer:
             config.data,
             seed=config.seed,
             with_crops=needs.patch.weight > 0,
+            crop_is_target=needs.patch.first_is_target,
         )
         yield from batches(
             training_set,

@@ -144,6 +144,9 @@ class PatchConfig:
     """Only keys of at least this teacher confidence are kept; the paper keeps all."""
     augment: bool = True
     """Photometric augmentation of the student's crops, drawn separately for each of the two."""
+    first_is_target: bool = False
+    """The first crop is the target image of the other terms too, as in the release: one image less
+    to load, and one pass of the teacher less. It needs data.patch_crop to be data.crop."""
     branch: Literal["student", "teacher"] = "student"
     """"student" is the paper. "teacher" reproduces the release, for comparison: there the features
     come from the averaged network, whose parameters take no gradient, so that the term trains

@@ -259,7 +259,13 @@ class AdaptationStep:
     ) -> StepOutputs:
         config = self.config.patch
         crops = torch.cat((batch.target_crops[:, 0], batch.target_crops[:, 1]))
-        labels, confidence, _ = self._teach(crops)
+        if config.first_is_target:
+            taught = self._target(batch)
+            labels, confidence, _ = self._teach(batch.target_crops[:, 1])
+            labels = torch.cat((taught.labels, labels))
+            confidence = torch.cat((taught.confidence, confidence))
+        else:
+            labels, confidence, _ = self._teach(crops)
         views = crops
         if config.augment:
             index = torch.cat((2 * batch.index, 2 * batch.index + 1))

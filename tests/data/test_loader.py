@@ -63,10 +63,10 @@ class Unlabelled(Scenes):
 SMALL = {"crop": (16, 24), "patch_crop": (16, 16), "batch_size": 4, "min_pixels": 8}
 
 
-def training_set(seed=0, target=None, with_crops=True, **settings):
+def training_set(seed=0, target=None, with_crops=True, crop_is_target=False, **settings):
     target = Unlabelled(1) if target is None else target
-    config = DataConfig(**(SMALL | settings))
-    return TrainingSet(Scenes(0), target, config, seed=seed, with_crops=with_crops)
+    how = {"with_crops": with_crops, "crop_is_target": crop_is_target}
+    return TrainingSet(Scenes(0), target, DataConfig(**(SMALL | settings)), seed=seed, **how)
 
 
 def steps(count=3, seed=0, settings=None, **options):
@@ -138,6 +138,21 @@ def test_crops_and_geometry_are_of_one_image():
                     [s.name for s in target.samples if (s.image[y0:y1, x0:x1] == pixels).all()]
                 )
             assert len(homes[0]) == 1 and homes[0] == homes[1]
+
+
+def test_the_first_crop_serves_as_target_image():
+    """Its margins, given in pixels of the image at `target_size`, follow the crops' scale."""
+    margins = {"pseudo_margins": (4, 2, 3, 0), "target_size": (24, 40)}
+    wide = {"patch_crop": (48, 80), "crop": (24, 40), "patch_scale": (2.0, 2.0)}
+    settings = {"crop_is_target": True, **margins, **wide, "patch_overlap": (0.9, 1.0)}
+    for batch in steps(4, settings=settings):
+        assert torch.equal(batch.target_image, batch.target_crops[:, 0])
+        for valid, mirrored in zip(batch.target_valid, batch.flips[:, 0], strict=True):
+            expected = torch.zeros(48, 80, dtype=torch.bool)
+            expected[8:44, 6:] = True
+            assert torch.equal(valid, expected.flip(1) if mirrored else expected)
+    with pytest.raises(ValueError, match="crop_is_target"):
+        training_set(with_crops=False, crop_is_target=True)
 
 
 def test_without_crops_their_rows_are_none():

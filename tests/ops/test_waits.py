@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No op and no loss waits for the device: none reads a value, none makes a shape of values."""
+"""No op, loss or step waits for the device: none reads a value, none makes a shape of values."""
 
 from importlib import import_module
 
@@ -12,6 +12,9 @@ from pipa_fast import ops
 from pipa_fast.bank import FeatureBank
 from pipa_fast.losses import PatchConsistencyLoss, PixelContrastLoss
 from pipa_fast.ops.backends import OPS
+from pipa_fast.training import distributed
+from pipa_fast.training.config import load, merge, read_recipe
+from pipa_fast.training.trainer import Trainer
 
 
 class InsideToo(Dispatched):
@@ -132,6 +135,47 @@ def test_patch_consistency_loss_waits_for_nothing():
     with InsideToo() as seen:
         backwards([loss(*given)])
     assert seen.operators["patch_consistency_backward"] and not +seen.waits
+
+
+# Every term there is, on a network of two scales.
+EVERYTHING = {
+    "precision": "fp32",
+    "data": {"crop": [32, 64], "patch_crop": [32, 32], "batch_size": 2, "rare_class": False},
+    "adaptation": {
+        "mixed": {"threshold": 0.05},
+        "masked": {"weight": 1.0, "block": 8},
+        "features": {"weight": 0.1, "classes": list(range(19)), "min_ratio": 0.2},
+        "patch": {"confidence_threshold": 0.0, "bank_confidence": 0.0, "start": 0, "ramp": 0},
+    },
+    "model": {"hrda": {"enabled": True, "detail": [16, 16]}},
+    "optimizer": {"clip": 1.0},
+}
+
+
+def a_trainer(device):
+    config = load(merge(read_recipe("streets_pipa"), EVERYTHING), ["--device", device])
+    return Trainer(config, distributed.start(device))
+
+
+def test_training_step_waits_for_nothing():
+    trainer = a_trainer("cpu")
+    batch = next(trainer._batches())
+    with InsideToo() as seen:
+        losses = trainer._train_step(batch)
+    assert len(losses) == 7 and seen.operators.total() > 1000
+    assert not +seen.waits
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_training_step_waits_for_nothing_on_a_gpu():
+    trainer = a_trainer("cuda")
+    batch = next(trainer._batches()).to("cuda")
+    trainer._train_step(batch)  # compiles and autotunes
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trainer._train_step(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize(

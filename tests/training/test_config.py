@@ -207,3 +207,11 @@ def test_recipes_that_are_no_mapping_are_named(text, tmp_path):
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(ValueError, match="mine.yaml"):
         read_recipe(str(path))
+
+
+def test_a_first_crop_that_is_the_target_must_be_one():
+    recipe = read_recipe("streets_pipa")
+    change = ["--adaptation.patch.first_is_target", "true"]
+    with pytest.raises(ValueError, match=r"first_is_target must be false, unless .*data.crop"):
+        load(recipe, [*change, "--data.crop", "[64, 128]", "--data.patch_crop", "[64, 64]"])
+    load(recipe, [*change, "--data.crop", "[64, 64]", "--data.patch_crop", "[64, 64]"])

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import contextlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -103,6 +104,27 @@ def test_the_teacher_labels_the_target_once_for_all_who_read_it():
     step(a_batch(), 0)
     step(a_batch(), 1)
     assert calls == [2, 2]
+
+
+def test_the_first_crop_as_target_saves_the_teacher_a_pass():
+    """Crops that are labelled apart get the same labels, and the term the same value."""
+    apart, shared = (
+        a_step(AdaptationConfig(mixed=EVERYTHING["mixed"], patch=replace(patch, **how)))[1]
+        for patch in [EVERYTHING["patch"]]
+        for how in ({}, {"first_is_target": True})
+    )
+    batch = a_batch()
+    batch = batch._replace(target_image=batch.target_crops[:, 0])
+    values, passes = [], []
+    for step in (apart, shared):
+        sizes = []
+        step.teacher.network.register_forward_pre_hook(
+            lambda _, images, sizes=sizes: sizes.append(len(images[0]))
+        )
+        values.append(step(batch, 0))
+        passes.append(sizes)
+    assert passes == [[2, 4], [2, 2]]
+    torch.testing.assert_close(values[0], values[1])
 
 
 def test_masked_images_keep_the_labels_of_the_whole_ones():
