@@ -5,9 +5,10 @@ python -m bench step --recipe streets_pipa
 python -m bench step --recipe gta2cs_daformer_pipa --steps 1 --no-lineage -- --model.weights null
 
 What follows `--` changes settings of the recipe, as on the command line of pipa_fast.train. Steps
-are those of the middle of the run, when every term counts; ours and the lineage's take turns, on
-the same weights and batches. Parts are measured afterwards by torch.profiler, which costs some
-microseconds an operator.
+are those of the middle of the run, when every term counts; ours and the lineage's, which is
+float32, take turns on the same weights and batches. Where the recipe computes in less, ours in
+float32 stands between them. Parts are measured afterwards by torch.profiler, which costs some
+microseconds an operator. Without other contenders, memory is also that of the whole process.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from rich.table import Table
 from bench.machine import machine
 from bench.memory import end_mark, start_mark
 from bench.peers.step import lineage
-from bench.profile_training import STEP, parts_of
+from bench.step_parts import STEP, parts_of
 from pipa_fast.data.batch import Batch
 from pipa_fast.training import distributed
 from pipa_fast.training.config import Config, load, read_recipe
@@ -45,6 +47,10 @@ PIPA = (
 )
 
 
+# The passes over the overlapping crops: teacher, student, and the gradient through it.
+CROPS = ("forward:patch", "backward:patch")
+
+
 class Contender:
     """A trainer of its own, and how its steps are built."""
 
@@ -55,11 +61,11 @@ class Contender:
         self.trainer = Trainer(config, distributed.start(config.device))
         self.trainer.iteration = config.iterations // 2
         self.seconds: list[float] = []
-        self.peak = 0
+        # the largest memory of a step, and how far it rose above what was there [bytes]
+        self.peak = self.rise = 0
 
     def step(self, batch: Batch, *, timed: bool = True) -> None:
-        """Take one step; its time and memory count if `timed`."""
-        before = start_mark()
+        """Take one step; its time counts if `timed`."""
         start = time.perf_counter()
         with self.way():
             losses = self.trainer._train_step(batch)
@@ -69,7 +75,16 @@ class Contender:
         _wait(self.trainer)
         if timed:
             self.seconds.append(time.perf_counter() - start)
-            self.peak = max(self.peak, end_mark() - before)
+
+    def weighed_step(self, batch: Batch, *, timed: bool) -> None:
+        """Take one step and see its memory; freed memory is given back before, which takes time."""
+        gpu = self.trainer.world.device.type == "cuda"
+        before = torch.cuda.memory_allocated() if gpu else start_mark()
+        if gpu:
+            torch.cuda.reset_peak_memory_stats()
+        self.step(batch, timed=timed)
+        self.peak = torch.cuda.max_memory_allocated() if gpu else end_mark()
+        self.rise = self.peak - before
 
 
 def _wait(trainer: Trainer) -> None:
@@ -81,20 +96,29 @@ def measure(config: Config, steps: int, *, with_lineage: bool) -> list[dict[str,
     """Return a row for each contender and part of a step."""
     contenders = [Contender("ours", config, nullcontext, reads=False)]
     if with_lineage:
-        contenders.append(Contender("lineage", config, lineage, reads=True))
+        plain = replace(config, precision="fp32")
+        if contenders[0].trainer.dtype is not None:
+            contenders.append(Contender("ours in float32", plain, nullcontext, reads=False))
+        contenders.append(Contender("lineage", plain, lineage, reads=True))
     batches, waits = contenders[0].trainer._batches(), []
     for number in range(steps + 1):
         start = time.perf_counter()
         batch = next(batches)
         waits.append(time.perf_counter() - start)
         for contender in contenders:
-            contender.step(batch, timed=number > 0 or steps == 0)
-    rows = [{"part": "data, one batch", "ms": 1e3 * statistics.median(waits)}]
+            if steps > 0:
+                contender.step(batch, timed=number > 0)
     for contender in contenders:
-        milliseconds = 1e3 * statistics.median(contender.seconds)
-        rows.append(
-            {"part": f"step, {contender.name}", "ms": milliseconds, "peak_bytes": contender.peak}
-        )
+        contender.weighed_step(batch, timed=steps == 0)
+    rows: list[dict[str, Any]] = [
+        {"part": "data, one batch", "ms": 1e3 * statistics.median(waits)},
+        *({"part": f"step, {c.name}", "ms": 1e3 * statistics.median(c.seconds)} for c in contenders),
+    ]
+    for row, contender in zip(rows[1:], contenders, strict=True):
+        row["dtype"] = str(contender.trainer.dtype or torch.float32).removeprefix("torch.")
+        row["rise_bytes"] = contender.rise
+        if len(contenders) == 1:
+            row["process_bytes"] = contender.peak
     return rows + _parts(contenders[0].trainer, batch)
 
 
@@ -108,21 +132,24 @@ def _parts(trainer: Trainer, batch: Batch) -> list[dict[str, Any]]:
         if name != STEP
     ]
     own = sum(us for name, us in seen.items() if name.startswith(PIPA))
+    crops = sum(us for name, us in seen.items() if name.startswith(CROPS))
     return [
         *rows,
         {"part": "PiPa without its encoder passes", "ms": own * 1e-3, "share": own / whole},
+        {"part": "passes over PiPa's crops", "ms": crops * 1e-3, "share": crops / whole},
     ]
 
 
 def table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
     """Return the rows for people."""
     made = Table(title=title, title_justify="left", box=SIMPLE)
-    for column in ("part", "ms", "share", "calls", "peak MB"):
+    for column in ("part", "ms", "share", "calls", "dtype", "rise [MB]"):
         made.add_column(column, justify="left" if column == "part" else "right", no_wrap=True)
     for row in rows:
         share = f"{row['share']:.2%}" if "share" in row else ""
-        peak = f"{row['peak_bytes'] / 1e6:.0f}" if "peak_bytes" in row else ""
-        made.add_row(row["part"], f"{row['ms']:.2f}", share, str(row.get("calls", "")), peak)
+        rise = f"{row['rise_bytes'] / 1e6:,.0f}" if "rise_bytes" in row else ""
+        calls, dtype = str(row.get("calls", "")), row.get("dtype", "")
+        made.add_row(row["part"], f"{row['ms']:,.2f}", share, calls, dtype, rise)
     return made
 
 
@@ -150,11 +177,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows = measure(config, args.steps, with_lineage=args.lineage)
     rows = [where | {"op": "step", "recipe": args.recipe} | row for row in rows]
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=100)  # or its names would be cut
     console.print(table(f"{args.recipe}: a step, {where['device']}", rows))
-    times = {row["part"]: row["ms"] for row in rows}
-    if args.lineage:
-        ratio = times["step, lineage"] / times["step, ours"]
-        console.print(f"{ratio:.2f} times as fast as the lineage's way", highlight=False)
+    steps = [row for row in rows if row["part"].startswith("step, ")]
+    for row in steps[:-1]:
+        name, ratio = row["part"].removeprefix("step, "), steps[-1]["ms"] / row["ms"]
+        console.print(f"{name}: {ratio:.2f} times as fast as the lineage's way", highlight=False)
+    if "process_bytes" in steps[0]:
+        gigabytes = steps[0]["process_bytes"] / 1e9
+        console.print(f"memory, weights and all: at most {gigabytes:.1f} GB", highlight=False)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -126,6 +126,7 @@ class AdaptationStep:
 
     def _forward(
         self,
+        group: str,
         images: Tensor,
         objectives: list[Objective],
         *,
@@ -134,7 +135,8 @@ class AdaptationStep:
     ) -> Outputs:
         embed = tuple(dict.fromkeys(name for o in objectives for name in o.embed))
         touch = last and isinstance(self.student, DistributedDataParallel)
-        return self.student(images, embed=embed, touch=touch, **how)
+        with trace_range(f"student:{group}"):
+            return self.student(images, embed=embed, touch=touch, **how)
 
     def _window(self, group: str, iteration: int, images: Tensor) -> Window | None:
         """Draw where a network with detail looks closely, the same on every rank (HRDA)."""
@@ -173,7 +175,7 @@ class AdaptationStep:
         self, batch: Batch, iteration: int, objectives: list[Objective], *, last: bool
     ) -> StepOutputs:
         window = self._window("source", iteration, batch.source_image)
-        student = self._forward(batch.source_image, objectives, last=last, window=window)
+        student = self._forward("source", batch.source_image, objectives, last=last, window=window)
         return self._outputs(batch, student, batch.source_label)
 
     def _teach(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -201,7 +203,7 @@ class AdaptationStep:
         self, batch: Batch, iteration: int, objectives: list[Objective], *, last: bool
     ) -> StepOutputs:
         taught = self._target(batch)
-        with torch.no_grad():
+        with trace_range("mix"), torch.no_grad():
             mask = class_masks(
                 batch.source_label,
                 seed=self.seed,
@@ -219,14 +221,14 @@ class AdaptationStep:
                 images = self._strong(batch, images, "strong")
             confidence = taught.confidence.masked_fill(mask, 1.0)
         window = self._window("mixed", iteration, images)
-        student = self._forward(images, objectives, last=last, window=window)
+        student = self._forward("mixed", images, objectives, last=last, window=window)
         return self._outputs(batch, student, mixed.labels, mixed.weights, confidence)
 
     def _masked(
         self, batch: Batch, iteration: int, objectives: list[Objective], *, last: bool
     ) -> StepOutputs:
         config, taught = self.config.masked, self._target(batch)
-        with torch.no_grad():
+        with trace_range("mask"), torch.no_grad():
             images = batch.target_image
             if config.augment:
                 images = self._strong(batch, images, "masked")
@@ -241,7 +243,7 @@ class AdaptationStep:
             # The mean colour is 0 to the encoder, as in the release.
             images = torch.where(shown, images, self.network.mean)
         window = self._window("masked", iteration, images)
-        student = self._forward(images, objectives, last=last, window=window)
+        student = self._forward("masked", images, objectives, last=last, window=window)
         return self._outputs(batch, student, taught.labels, taught.weights, taught.confidence)
 
     def _strong(self, batch: Batch, images: Tensor, stream: str) -> Tensor:
@@ -269,14 +271,17 @@ class AdaptationStep:
         views = crops
         if config.augment:
             index = torch.cat((2 * batch.index, 2 * batch.index + 1))
-            views = strong_augment(
-                crops,
-                seed=self.seed,
-                iteration=batch.iteration,
-                index=index,
-                stream="views",
-                augmentation=VIEWS,
-            )
+            with trace_range("augment crops"):
+                views = strong_augment(
+                    crops,
+                    seed=self.seed,
+                    iteration=batch.iteration,
+                    index=index,
+                    stream="views",
+                    augmentation=VIEWS,
+                )
         fused = self._teacher_features(views) if config.branch == "teacher" else None
-        student = self._forward(views, objectives, last=last, fused=fused, context_only=True)
+        student = self._forward(
+            "patch", views, objectives, last=last, fused=fused, context_only=True
+        )
         return self._outputs(batch, student, labels, None, confidence)

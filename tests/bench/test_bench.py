@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import bench.__main__ as command
-from bench import harness, memory, profile_training, tables
+from bench import harness, memory, tables
 from bench.contenders import Contender, backends, contenders, peers_of
 from bench.harness import Effort, check, interleave, measure, truth
 from bench.memory import peak_of_process
@@ -149,26 +149,6 @@ def test_operators_and_waits_are_counted():
         strict=True,
     ):
         assert (row["contender"], row["status"], row["waits"]) == (contender, "ok", 0)
-
-
-@pytest.mark.usefixtures("few_scenes")
-def test_training_is_profiled(tmp_path, capsys):
-    recipe = tmp_path / "tiny.yaml"
-    recipe.write_text(
-        "base: streets_pipa\niterations: 8\n"
-        "data: {crop: [32, 32], patch_crop: [32, 32], batch_size: 2}\n"
-        "adaptation: {patch: {start: 0, ramp: 0}}\n"
-    )
-    profile_training.main(["--config", str(recipe), "--steps", "1"])
-    shown = capsys.readouterr().out
-    for part in (
-        "step",
-        "ema",
-        "op:sample_anchors",
-        "op:gather_pixels",
-        "op:gather_pixels backward",
-    ):
-        assert f" {part} " in shown, part
 
 
 def test_too_large_or_too_slow_is_not_tried():

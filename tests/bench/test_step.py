@@ -62,7 +62,8 @@ def test_the_bench_of_a_step_runs(tmp_path):
     words += ["--data.crop", "[32, 64]", "--data.batch_size", "1", "--data.rare_class", "false"]
     command_line.main(words)
     rows = {row["part"]: row for row in map(json.loads, out.read_text().splitlines())}
-    assert {"step, ours", "step, lineage", "PiPa without its encoder passes"} <= rows.keys()
+    names = {"step, ours", "step, lineage", "mix", "PiPa without its encoder passes"}
+    assert names <= rows.keys()
     assert rows["step, ours"]["ms"] > 0
     share = rows["PiPa without its encoder passes"]["share"]
     assert 0 < share < 1
