@@ -112,7 +112,10 @@ def measure(config: Config, steps: int, *, with_lineage: bool) -> list[dict[str,
         contender.weighed_step(batch, timed=steps == 0)
     rows: list[dict[str, Any]] = [
         {"part": "data, one batch", "ms": 1e3 * statistics.median(waits)},
-        *({"part": f"step, {c.name}", "ms": 1e3 * statistics.median(c.seconds)} for c in contenders),
+        *(
+            {"part": f"step, {c.name}", "ms": 1e3 * statistics.median(c.seconds)}
+            for c in contenders
+        ),
     ]
     for row, contender in zip(rows[1:], contenders, strict=True):
         row["dtype"] = str(contender.trainer.dtype or torch.float32).removeprefix("torch.")

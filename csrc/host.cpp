@@ -19,9 +19,6 @@ namespace {
 std::map<std::string, bool> cpu_features() {
   std::map<std::string, bool> features;
   for (pipa::Isa isa : pipa::kIsas) features[pipa::isa_name(isa)] = pipa::isa_available(isa);
-#if defined(__x86_64__)
-  features["avx512bf16"] = __builtin_cpu_supports("avx512bf16");
-#endif
   return features;
 }
 

@@ -133,7 +133,8 @@ def rebuild_report(options: argparse.Namespace, network: nn.Module, config: Any)
         baseline=baseline,
         initial=build_network(config.model).to(device) if baseline is None else None,
         device=device,
-        window=window_of(options),
+        image_size=config.evaluation.size,
+        window=window_of(options) or config.evaluation.window,
     )
 
 

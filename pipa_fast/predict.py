@@ -31,6 +31,10 @@ from pipa_fast.evaluation.pictures import Picture, find_pictures, is_video, read
 from pipa_fast.evaluation.server import check_names, write_label_ids
 
 
+MAX_PIXELS = 2048 * 2048
+"""Images of no more keep their logits at their own size."""
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     made = argparse.ArgumentParser(
@@ -58,8 +62,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--max-side",
         type=int,
-        default=2048,
-        help="larger images are reduced to this for the network alone [pixels] (default: 2048)",
+        help="larger images are reduced to this for the network alone [pixels] (default: that of "
+        "the images which the run is evaluated on, if its recipe reduces them, else 2048)",
     )
     add_inference_arguments(made)
     return made
@@ -76,20 +80,25 @@ def segment(
 ) -> np.ndarray:
     """Return train ids [H, W] uint8 of an image of any size.
 
-    Images with a side above `max_side` [pixels] are reduced for the network, and the classes are
-    enlarged again, since logits of a large photo alone take gigabytes.
+    Images with a side above `max_side` [pixels] are reduced for the network. Its logits are
+    enlarged again, as in an evaluation; above MAX_PIXELS, where they alone take gigabytes, its
+    classes are.
     """
     height, width = image.shape[:2]
     scale = min(1.0, max_side / max(height, width))
-    seen = image
-    if scale < 1:
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        seen = np.array(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+    reduced = (max(1, round(height * scale)), max(1, round(width * scale)))
+    size = (height, width) if height * width <= MAX_PIXELS else reduced
     with evaluating(network):
-        logits = predict_logits(network, to_batch([seen], device), window=window, flip=flip)
-    labels = logits.argmax(1)[0]
-    mapped = labels.to("cpu", torch.uint8).numpy()
-    if scale < 1:
+        logits = predict_logits(
+            network,
+            to_batch([image], device),
+            size=size,
+            image_size=reduced if scale < 1 else None,
+            window=window,
+            flip=flip,
+        )
+    mapped = logits.argmax(1)[0].to("cpu", torch.uint8).numpy()
+    if size != (height, width):
         enlarged = Image.fromarray(mapped).resize((width, height), Image.Resampling.NEAREST)
         mapped = np.asarray(enlarged)
     return mapped
@@ -99,7 +108,7 @@ def check_options(options: argparse.Namespace) -> None:
     """Raise a ValueError that names the first option out of range or out of place."""
     if not 0 <= options.blend <= 1:
         raise ValueError(f"--blend must be a share in [0, 1]; got {options.blend}")
-    if options.max_side < 1:
+    if options.max_side is not None and options.max_side < 1:
         raise ValueError(f"--max-side must be a positive size; got {options.max_side}")
     if options.format == "cityscapes":
         for name in ("raw", "side_by_side", "legend"):
@@ -159,6 +168,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
     device = device_of(options.device)
     network, config = load_run(options.run)
     window = window_of(options) or config.evaluation.window
+    max_side = options.max_side or max(config.evaluation.size or (2048,))
     network.to(device)
     options.out.mkdir(parents=True, exist_ok=True)
     unreadable: list[str] = []
@@ -173,7 +183,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
             network,
             image,
             device=device,
-            max_side=options.max_side,
+            max_side=max_side,
             window=window,
             flip=options.flip,
         )

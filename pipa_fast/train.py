@@ -39,6 +39,8 @@ def report(trainer: Trainer) -> Path:
         baseline=None if baseline is None else checkpoint.load_run(baseline)[0],
         initial=initial,
         device=trainer.world.device,
+        image_size=config.evaluation.size,
+        window=config.evaluation.window,
     )
     with (
         SummaryWriter(str(trainer.run_dir)) as writer,

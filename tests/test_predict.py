@@ -51,6 +51,7 @@ def half_bright(height: int, width: int) -> np.ndarray:
 def network(monkeypatch):
     network = Bright()
     config = SimpleNamespace(evaluation=EvaluationConfig())
+    network.config = config
     monkeypatch.setattr(checkpoint, "load_run", lambda path: (network, config))
     return network
 
@@ -116,6 +117,30 @@ def test_large_images_are_reduced_for_the_network_alone(folder, network):
     with Image.open(out / "a_labels.png") as raw:
         assert raw.size == (128, 64)
         assert set(np.unique(np.asarray(raw))) == {0, 10}
+
+
+def test_images_are_seen_at_the_scale_that_the_run_is_evaluated_at(folder, network):
+    network.config.evaluation.size = (32, 64)
+    Image.fromarray(half_bright(64, 128)).save(folder / "a.png")
+    Image.fromarray(half_bright(16, 40)).save(folder / "b.png")
+    predict_folder(folder)
+    assert network.sizes == [(32, 64), (16, 40)]
+
+
+def test_logits_are_enlarged_up_to_a_limit_then_classes(folder, network, monkeypatch):
+    """Between the reduced image's pixels, logits can tell where an edge is; classes cannot."""
+    image = np.full((64, 128, 3), 20, np.uint8)
+    image[:, 70:] = 235
+    Image.fromarray(image).save(folder / "a.png")
+    edges = []
+    for limit in (64 * 128, 64 * 128 - 1):
+        monkeypatch.setattr(predict, "MAX_PIXELS", limit)
+        with Image.open(predict_folder(folder, "--raw", "--max-side", "32") / "a_labels.png") as p:
+            labels = np.asarray(p)
+        assert labels.shape == (64, 128) and (labels == labels[0]).all()
+        edges.append(int((labels[0] == 0).sum()))
+    assert edges[0] % 4 != 0 and edges[1] % 4 == 0
+    assert abs(edges[0] - 70) < 4 > abs(edges[1] - 70)
 
 
 def test_sliding_windows_are_passed_on(folder, network):

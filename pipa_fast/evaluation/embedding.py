@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pipa_fast.checks import require
 from pipa_fast.data.datasets import Dataset
 from pipa_fast.data.labels import CLASSES, IGNORE_INDEX
-from pipa_fast.evaluation.inference import evaluating, to_batch
+from pipa_fast.evaluation.inference import at_size, evaluating, to_batch
 from pipa_fast.evaluation.panels import spread_indices
 from pipa_fast.models import SegmentationNetwork
 
@@ -77,13 +77,15 @@ def collect_embeddings(
     num_images: int = 24,
     per_class: int = 120,
     seed: int = 0,
+    image_size: tuple[int, int] | None = None,
     device: torch.device | str = "cpu",
 ) -> Embeddings:
     """Sample pixels of every scored class from evenly spread images of `dataset`.
 
     Each image gives up to the same number of pixels of each class, `per_class` in total where the
     class is frequent. The pixels depend on labels and `seed` alone: two networks of one stride are
-    seen at the same places. Labels are taken nearest to the features' cells.
+    seen at the same places. Labels are taken nearest to the features' cells. Networks see images at
+    `image_size` (height, width), as they are by default.
     """
     require(num_images > 0, "num_images", num_images, "a positive count")
     require(per_class > 0, "per_class", per_class, "a positive count")
@@ -94,7 +96,8 @@ def collect_embeddings(
     with evaluating(network):
         for index in indices:
             sample = dataset[index]
-            map_ = pixel_features(network, to_batch([sample.image], device))[0].float().cpu()
+            images = at_size(to_batch([sample.image], device), image_size)
+            map_ = pixel_features(network, images)[0].float().cpu()
             truth = torch.tensor(sample.label, dtype=torch.float32)[None, None]
             truth = F.interpolate(truth, size=map_.shape[1:], mode="nearest-exact")[0, 0].long()
             rng = np.random.default_rng([seed, index])

@@ -82,18 +82,25 @@ def to_batch(images: Sequence[np.ndarray], device: torch.device | str = "cpu") -
     return stacked.permute(0, 3, 1, 2).float().div_(255)
 
 
+def at_size(images: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """Return images [B, 3, *size], resized bilinearly with antialiasing; None leaves them."""
+    return images if size is None else F.interpolate(images, size, mode="bilinear", antialias=True)
+
+
 def predict_logits(
     network: nn.Module,
     images: Tensor,  # [B, 3, H, W] float32 in [0, 1]
     *,
     size: tuple[int, int] | None = None,
+    image_size: tuple[int, int] | None = None,
     window: SlidingWindow | None = None,
     flip: bool = False,
 ) -> Tensor:
     """Return float32 logits [B, K, *size] for images of any size.
 
-    `size` is the labels' (height, width), the images' own by default. With a `window` that is
-    smaller than the images, logits are computed per crop and averaged where crops overlap.
+    `size` is the labels' (height, width), the images' own by default. The network sees the images
+    at `image_size`, as they are by default. With a `window` that is smaller than that, logits are
+    computed per crop and averaged where crops overlap.
 
     With `flip` the images are also predicted mirrored, left for right. As in mmsegmentation, the
     class probabilities of both are averaged, not the logits; what is returned is the logarithm of
@@ -101,6 +108,7 @@ def predict_logits(
     """
     require(images.dim() == 4, "images", tuple(images.shape), "of shape [B, 3, H, W]")
     size = size or (images.shape[2], images.shape[3])
+    images = at_size(images, image_size)
     logits = _predict(network, images, size, window)
     if not flip:
         return logits
@@ -190,9 +198,8 @@ def evaluate(
     Where torch.distributed is up, rank r of n takes the images r, r + n, ... and the counts are
     added up, so that every rank returns the same result and all of them must call; with
     `shard=False` the calling process does everything by itself. `dtype` is autocast's (None: no
-    autocast); `window` and `flip` are those of `predict_logits`. Images are first resized to
-    `image_size` (height, width), bilinearly with antialiasing, where given. `classes` are the train
-    ids to score, the dataset's by default. The network must be the bare module, not its DDP
+    autocast); `window`, `flip` and `image_size` are those of `predict_logits`. `classes` are the
+    train ids to score, the dataset's by default. The network must be the bare module, not its DDP
     wrapper, and is left in its mode.
 
     Raises:
@@ -207,11 +214,11 @@ def evaluate(
     with evaluating(network), torch.autocast(kind, dtype=dtype, enabled=dtype is not None):
         for samples in _batches(dataset, range(rank, len(dataset), world), batch_size):
             images = to_batch([sample.image for sample in samples], device)
-            if image_size is not None:
-                images = F.interpolate(images, image_size, mode="bilinear", antialias=True)
             truth = torch.from_numpy(np.stack([sample.label for sample in samples])).to(device)
             size = (truth.shape[1], truth.shape[2])
-            logits = predict_logits(network, images, size=size, window=window, flip=flip)
+            logits = predict_logits(
+                network, images, size=size, image_size=image_size, window=window, flip=flip
+            )
             confusion.update(logits.argmax(1), truth)
     if sharded:
         confusion.all_reduce(group)

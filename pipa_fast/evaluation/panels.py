@@ -4,7 +4,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import nn
 from pipa_fast.checks import require
 from pipa_fast.data.datasets import Dataset
 from pipa_fast.data.labels import CLASSES, IGNORE_INDEX, PALETTE
-from pipa_fast.evaluation.inference import SlidingWindow, evaluating, predict_logits, to_batch
+from pipa_fast.evaluation.inference import evaluating, predict_logits, to_batch
 
 WRONG = np.array([226, 48, 48], np.float32)  # red, in no class's hue at this brightness
 UNSCORED = 40  # grey level of pixels without a label in the error picture
@@ -60,10 +60,11 @@ def collect_panels(
     baseline: nn.Module | None = None,
     *,
     device: torch.device | str = "cpu",
-    window: SlidingWindow | None = None,
+    **view: Any,
 ) -> list[Panel]:
     """Predict the images `indices` of `dataset` for display; without a teacher, the confidence
-    shown is the network's own. Every network is left in the mode it was in."""
+    shown is the network's own. `view` goes to `predict_logits`: how networks see an image. Every
+    network is left in the mode it was in."""
     panels = []
     for index in indices:
         sample = dataset[index]
@@ -72,7 +73,7 @@ def collect_panels(
 
         def probabilities(of: nn.Module, images=images, size=size) -> tuple[np.ndarray, np.ndarray]:
             with evaluating(of):
-                best = predict_logits(of, images, size=size, window=window).softmax(1).max(1)
+                best = predict_logits(of, images, size=size, **view).softmax(1).max(1)
             return best.indices[0].cpu().numpy().astype(np.uint8), best.values[0].cpu().numpy()
 
         prediction, confidence = probabilities(network)

@@ -49,6 +49,7 @@ def write_report(
     initial: nn.Module | None = None,
     num_panels: int = 5,
     device: torch.device | str = "cpu",
+    image_size: tuple[int, int] | None = None,
     window: SlidingWindow | None = None,
 ) -> Path:
     """Write `report.html` and `panels.png` into a finished run's folder; return the report's path.
@@ -57,7 +58,8 @@ def write_report(
     `dataset` (validation) give panels and embeddings, which are left out without them.
     `baseline_dir` is a source-only run to compare with, `baseline` its network; without one,
     embeddings are compared with those of `initial`, the network before training. Networks are
-    moved to `device` and left in the mode they were in.
+    moved to `device` and left in the mode they were in; they see images at `image_size` and
+    through `window`, see `evaluation.inference.predict_logits`.
 
     Raises:
         ValueError: a folder is not that of a finished run, or only one of network and dataset is
@@ -75,13 +77,13 @@ def write_report(
             if module is not None:
                 module.to(device)
         indices = spread_indices(len(dataset), num_panels)
-        panels = collect_panels(
-            network, teacher, dataset, indices, baseline, device=device, window=window
-        )
-        after = project(collect_embeddings(network, dataset, device=device))
+        view = {"image_size": image_size, "window": window}
+        panels = collect_panels(network, teacher, dataset, indices, baseline, device=device, **view)
+        of = {"image_size": image_size, "device": device}
+        after = project(collect_embeddings(network, dataset, **of))
         earlier = initial if baseline is None else baseline
         if earlier is not None:
-            before = project(collect_embeddings(earlier, dataset, device=device))
+            before = project(collect_embeddings(earlier, dataset, **of))
         save_panels(panels, run_dir / "panels.png")
     contents = Contents(
         run=run,

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
+from pipa_fast.evaluation.inference import SlidingWindow
 from pipa_fast.evaluation.report import write_report
 from pipa_fast.evaluation.report_sections import _signed
 
@@ -119,6 +120,20 @@ def test_without_a_baseline_before_is_the_initial_network(make_run, network, mak
     ).read_text()
     check(html)
     assert "before training" in html and "student's confidence" in unescape(html)
+
+
+def test_panels_and_embeddings_see_images_as_the_evaluation_does(make_run, network, dataset):
+    seen = set()
+    network.register_forward_pre_hook(lambda _, images: seen.add(tuple(images[0].shape[2:])))
+    window = SlidingWindow.of((16, 16))
+    write_report(
+        make_run("streets_pipa", 42.0),
+        network=network,
+        dataset=dataset,
+        image_size=(16, 32),
+        window=window,
+    )
+    assert seen == {(16, 16), (16, 32)}  # panels' windows, embeddings' whole images
 
 
 def test_a_run_with_results_alone_is_reported(make_run):
