@@ -30,7 +30,6 @@ from pipa_fast.evaluation.panels import colorize, overlay, with_legend
 from pipa_fast.evaluation.pictures import Picture, find_pictures, is_video, read_frames
 from pipa_fast.evaluation.server import check_names, write_label_ids
 
-
 MAX_PIXELS = 2048 * 2048
 """Images of no more keep their logits at their own size."""
 
