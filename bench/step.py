@@ -86,6 +86,15 @@ class Contender:
         self.peak = torch.cuda.max_memory_allocated() if gpu else end_mark()
         self.rise = self.peak - before
 
+    def row(self, *, whole: bool) -> dict[str, Any]:
+        """Return what was measured; the `whole` memory too, where it holds no other contender."""
+        return {
+            "part": f"step, {self.name}",
+            "ms": 1e3 * statistics.median(self.seconds),
+            "dtype": str(self.trainer.dtype or torch.float32).removeprefix("torch."),
+            "rise_bytes": self.rise,
+        } | ({"process_bytes": self.peak} if whole else {})
+
 
 def _wait(trainer: Trainer) -> None:
     if trainer.world.device.type == "cuda":
@@ -110,18 +119,8 @@ def measure(config: Config, steps: int, *, with_lineage: bool) -> list[dict[str,
                 contender.step(batch, timed=number > 0)
     for contender in contenders:
         contender.weighed_step(batch, timed=steps == 0)
-    rows: list[dict[str, Any]] = [
-        {"part": "data, one batch", "ms": 1e3 * statistics.median(waits)},
-        *(
-            {"part": f"step, {c.name}", "ms": 1e3 * statistics.median(c.seconds)}
-            for c in contenders
-        ),
-    ]
-    for row, contender in zip(rows[1:], contenders, strict=True):
-        row["dtype"] = str(contender.trainer.dtype or torch.float32).removeprefix("torch.")
-        row["rise_bytes"] = contender.rise
-        if len(contenders) == 1:
-            row["process_bytes"] = contender.peak
+    rows = [{"part": "data, one batch", "ms": 1e3 * statistics.median(waits)}]
+    rows += [contender.row(whole=len(contenders) == 1) for contender in contenders]
     return rows + _parts(contenders[0].trainer, batch)
 
 
