@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A network from its settings."""
 
+import torch
 from torch import nn
 
 from pipa_fast.models.config import BatchNorm, ModelConfig
@@ -9,7 +10,6 @@ from pipa_fast.models.heads import build_head
 from pipa_fast.models.hrda import HRDANetwork, build_attention
 from pipa_fast.models.network import SegmentationNetwork
 from pipa_fast.models.projection import ProjectionHead
-from pipa_fast.models.speed import speed_up
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
@@ -59,5 +59,8 @@ def build_network(config: ModelConfig) -> SegmentationNetwork:
     else:
         network = HRDANetwork(encoder, head, attention, projections, config.hrda)
     convert_batch_norm(network, config.batch_norm)
-    speed_up(network, config)
+    if config.channels_last:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if config.compile:
+        network.compile_parts()
     return network

@@ -40,6 +40,7 @@ class SegmentationNetwork(nn.Module):
     std: Tensor
     detail_size: tuple[int, int] | None = None
     """Height and width of the window that a training step draws; None: it looks at the whole."""
+    compiled: bool = False
 
     def __init__(
         self,
@@ -129,13 +130,22 @@ class SegmentationNetwork(nn.Module):
         parameters = [p for m in modules for p in m.parameters() if p.requires_grad]
         return 0 * torch.stack([p.sum() for p in parameters]).sum()
 
+    def compile_parts(self) -> None:
+        """Let encoder and decode head go through torch.compile; names in the state dict stay."""
+        self.encoder.compile()
+        self.head.compile()
+        self.compiled = True
+
     def export(self) -> "SegmentationNetwork":
         """Return a copy without projection heads: what inference needs."""
         heads, self.projections = self.projections, nn.ModuleDict()
         try:
-            return copy.deepcopy(self)
+            made = copy.deepcopy(self)
         finally:
             self.projections = heads
+        if self.compiled:  # which modules do not hand on to their copies
+            made.compile_parts()
+        return made
 
     def parameter_groups(
         self, *, lr: float = 6e-5, weight_decay: float = 0.01, head_lr_multiplier: float = 10.0

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The averaged network that labels target images."""
 
-import copy
-
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
@@ -24,7 +22,7 @@ class Teacher(nn.Module):
 
     def __init__(self, student: SegmentationNetwork, *, ceiling: float = 0.999) -> None:
         super().__init__()
-        self.network = copy.deepcopy(student.export())
+        self.network = student.export()
         self.network.requires_grad_(False)
         self.ceiling = ceiling
         self.train()

@@ -104,6 +104,14 @@ def test_attention_of_mit_is_torchs_fused_one_and_the_textbooks():
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_copies_for_a_teacher_and_for_inference_are_compiled_too():
+    network = build_network(ModelConfig(compile=True))
+    for made in (network, network.export()):
+        assert made.encoder._compiled_call_impl and made.head._compiled_call_impl
+    plain = build_network(ModelConfig()).export()
+    assert plain.encoder._compiled_call_impl is None
+
+
 @pytest.mark.slow
 def test_compiled_network_is_the_same_network():
     plain = build_network(ModelConfig(projections=False))

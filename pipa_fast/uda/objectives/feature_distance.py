@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Distance of the student's features to those of the frozen network that it started from."""
 
-import copy
 from collections.abc import Callable
 
 import torch
@@ -29,7 +28,7 @@ class FeatureDistance(Objective):
         known = torch.zeros(256, dtype=torch.bool)
         known[list(config.classes)] = True
         self.register_buffer("known", known, persistent=False)
-        frozen = copy.deepcopy(network.export())
+        frozen = network.export()
         frozen.requires_grad_(False)
         # In a list, it is no submodule: a checkpoint need not hold what the settings determine, and
         # nothing puts it in training mode.
