@@ -36,6 +36,17 @@ def test_pipa_and_its_baselines_have_the_same_budget():
             assert mine == theirs, f"{name}: {key}"
 
 
+@pytest.mark.parametrize("name", [n for n in recipes() if not n.startswith("streets")])
+def test_pipa_adds_its_terms_and_crops_and_changes_nothing_else(name):
+    plain = name.removesuffix("_pipa")
+    baseline, config = (to_dict(load(read_recipe(n))) for n in (plain, f"{plain}_pipa"))
+    for settings in (baseline, config):
+        del settings["recipe"], settings["adaptation"]["pixel"], settings["adaptation"]["patch"]
+        for key in ("patch_crop", "patch_scale", "patch_overlap"):
+            del settings["data"][key]
+    assert config == baseline
+
+
 def test_terms_are_the_same_alone_and_together():
     pixel, patch, both = (
         load(read_recipe(f"streets_pipa{end}")).adaptation for end in ("_pixel", "_patch", "")
