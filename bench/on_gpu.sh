@@ -98,8 +98,23 @@ sections() {
         --section MemoryWorkloadAnalysis --section ComputeWorkloadAnalysis \
         --section WarpStateStats "$PYTHON" -m bench.profile_step "$@"
 }
-export -f sections
-export PYTHON
+
+# full_step RECIPE: its step at full size, on the embedded pair written in the published layouts
+full_step() {
+    local layout
+    for layout in gta5 cityscapes; do
+        "$PYTHON" -m pipa_fast.prepare streets --layout "$layout" --out "$out/data/$layout" &&
+            "$PYTHON" -m pipa_fast.prepare "$layout" --root "$out/data/$layout" --subset || return
+    done
+    "$PYTHON" -m bench step --recipe "$1" --steps 3 --json "$results/step_$1.json" -- \
+        --data.source_root "$out/data/gta5" --data.target_root "$out/data/cityscapes" \
+        --data.patch_scale "[8.0, 8.0]" --model.weights null
+    local status=$?
+    rm -rf "$out/data"
+    return "$status"
+}
+export -f sections full_step
+export PYTHON out results
 
 {
     echo "# On a GPU"
@@ -134,6 +149,9 @@ bench all_form 30 pixel_contrast "${half[@]}" --variants all --seconds 2 --sizes
 bench around 25 upsampled_cross_entropy pseudo_labels --seconds 2
 bench small 25 sample_anchors gather_pixels overlap_pairs downscale_labels teacher_update \
     --seconds 1
+part step 40 "$PYTHON" -m bench step --recipe streets_pipa --json "$results/step_streets_pipa.json"
+part step_daformer 90 bash -c 'full_step gta2cs_daformer_pipa'
+part step_hrda 90 bash -c 'full_step gta2cs_hrda_pipa'
 part plot 15 "$PYTHON" -m bench.plot --output "$out/pixel_contrast.png" \
     "$out"/pixel_contrast.json "$out"/pixel_contrast_peers.json "$out"/pixel_contrast_eager.json
 
