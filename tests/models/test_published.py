@@ -254,3 +254,5 @@ def test_imagenet_weights_of_nvlabs_make_an_encoder(tmp_path):
     assert torch.equal(query, state["block3.0.attn.q.weight"])
     with pytest.raises(ValueError, match="do not fit mit_b1"):
         MitEncoder("mit_b1", weights=str(path))
+    with pytest.raises(ValueError, match=r"model.weights must be a file that is there; .*b5\.pth"):
+        MitEncoder("mit_b5", weights="nowhere/mit_b5.pth")
