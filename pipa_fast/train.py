@@ -17,6 +17,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from pipa_fast.data.datasets import build_dataset
 from pipa_fast.evaluation.report import write_report
+from pipa_fast.evaluation.runs import read_run
 from pipa_fast.models import build_network
 from pipa_fast.training import checkpoint, distributed
 from pipa_fast.training.config import Config, parse
@@ -53,7 +54,9 @@ def report(trainer: Trainer) -> Path:
 def run(config: Config, world: distributed.World) -> None:
     """Train, and let the first rank write the report."""
     if config.run.baseline is not None:
-        checkpoint.load_run(config.run.baseline)  # a wrong folder is told now, not after hours
+        # A wrong folder, or a converted one without results, is told now, not after hours.
+        checkpoint.load_run(config.run.baseline)
+        read_run(config.run.baseline)
     trainer = Trainer(config, world)
     result = trainer.run()
     if world.is_main:

@@ -24,7 +24,7 @@ LEVELS = {
     "uda": 5,
     "evaluation": 6,
     "training": 7,
-    **dict.fromkeys(["train", "evaluate", "predict", "export", "prepare", "info"], 8),
+    **dict.fromkeys(["train", "evaluate", "predict", "convert", "export", "prepare", "info"], 8),
 }
 
 

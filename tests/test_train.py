@@ -5,6 +5,9 @@ import sys
 import pytest
 
 from pipa_fast import train
+from pipa_fast.models import build_network
+from pipa_fast.training import checkpoint
+from pipa_fast.training.config import load
 
 TINY = ["--iterations", "2", "--data.crop", "[32, 32]", "--data.patch_crop", "[32, 32]"]
 
@@ -35,4 +38,16 @@ def test_a_missing_baseline_is_told_before_training(tmp_path, monkeypatch, capsy
     words = ["--config", "streets_source", "--run.dir", str(tmp_path), *TINY]
     assert command_line(monkeypatch, *words, "--run.baseline", str(tmp_path / "no")) == 2
     assert "run must be a folder with config.yaml" in capsys.readouterr().err
+    assert not (tmp_path / "streets_source").exists()
+
+
+def test_a_baseline_without_results_is_told_before_training(tmp_path, monkeypatch, capsys):
+    baseline = tmp_path / "converted"
+    baseline.mkdir()
+    config = load({"recipe": "r"})
+    checkpoint.write_settings(baseline, config)
+    checkpoint.export(baseline, build_network(config.model))
+    words = ["--config", "streets_source", "--run.dir", str(tmp_path), *TINY]
+    assert command_line(monkeypatch, *words, "--run.baseline", str(baseline)) == 2
+    assert "finished run, with results.json" in capsys.readouterr().err
     assert not (tmp_path / "streets_source").exists()

@@ -130,6 +130,8 @@ def _segformer(name: str, size: MitSize, weights: str | None, drop_path: float) 
         return SegformerModel(config).train()
     if Path(weights).is_file():
         return _load_file(name, SegformerModel(config), Path(weights)).train()
+    # A mistyped path would be looked for on the hub, half a minute long where there is no network.
+    require(not weights.endswith(".pth"), "model.weights", weights, "a file that is there")
     expected = "a folder that transformers saved or a name on its hub"
     try:
         stored, _ = SegformerConfig.get_config_dict(weights)

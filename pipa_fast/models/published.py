@@ -24,6 +24,11 @@ _PREFIXES: dict[Branch, str] = {"student": "model.", "teacher": "ema_model."}
 # PiPa's heads, which its inference does not use either.
 _TRAINING = ("model.", "ema_model.", "imnet_model.", "mic.", "project.", "classifier.")
 _UNUSED_PARTS = ("cls_head.", "proj_head.", "auxiliary_head.")
+_PROBLEMS = {
+    "unmatched": "of the file, which the network has no place for",
+    "missing": "of the network, which the file lacks",
+    "mismatched": "of another shape",
+}
 
 
 @dataclass(kw_only=True)
@@ -47,13 +52,25 @@ class LoadReport:
         return not (self.unmatched or self.missing or self.mismatched)
 
     def __str__(self) -> str:
-        lines = [f"{self.loaded} loaded, {len(self.ignored)} for training alone left out"]
-        for name in ("unmatched", "missing", "mismatched"):
+        lines = [self._counts()]
+        for name in _PROBLEMS:
             found = getattr(self, name)
             if found:
                 more = ", …" if len(found) > 3 else ""
                 lines.append(f"{len(found)} {name}: {', '.join(found[:3])}{more}")
         return "; ".join(lines)
+
+    def in_full(self) -> str:
+        """Return the report with every name that does not fit on a line of its own."""
+        lines = [self._counts()]
+        for name, meaning in _PROBLEMS.items():
+            found = getattr(self, name)
+            if found:
+                lines += [f"{len(found)} {name}, {meaning}:", *(f"  {each}" for each in found)]
+        return "\n".join(lines)
+
+    def _counts(self) -> str:
+        return f"{self.loaded} loaded, {len(self.ignored)} for training alone left out"
 
 
 def load_published(

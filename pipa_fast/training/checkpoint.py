@@ -7,19 +7,22 @@ import logging
 import os
 import pickle
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
+import yaml
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from pipa_fast.models import SegmentationNetwork, build_network
-from pipa_fast.training.config import Config, read_settings
+from pipa_fast.training.config import Config, read_settings, to_dict
 
 logger = logging.getLogger(__name__)
 EXPORTED = "model.safetensors"
+SETTINGS = "config.yaml"
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -76,14 +79,19 @@ def found(run_dir: Path) -> list[Path]:
     return sorted((p for p in paths if p.with_suffix(".json").is_file()), reverse=True)
 
 
+def holds_run(run_dir: Path) -> bool:
+    """Return whether a folder holds what a run has learnt: weights, results or checkpoints."""
+    left = [run_dir / EXPORTED, run_dir / "results.json", *run_dir.glob("checkpoints/step-*.pt")]
+    return any(path.is_file() for path in left)
+
+
 def set_aside(run_dir: Path) -> Path | None:
     """Rename a folder that holds a run, and return its new name; None where there was no run.
 
     The first free of NAME.1, NAME.2, … is taken. Left in place, the old run's later checkpoints
     would be what the new one resumes from, and removing them could cost weeks.
     """
-    left = [run_dir / EXPORTED, run_dir / "results.json", *run_dir.glob("checkpoints/step-*.pt")]
-    if not any(path.is_file() for path in left):
+    if not holds_run(run_dir):
         return None
     number = 1
     while (kept := run_dir.with_name(f"{run_dir.name}.{number}")).exists():
@@ -138,6 +146,12 @@ def export(run_dir: Path, network: SegmentationNetwork) -> Path:
     return path
 
 
+def write_settings(run_dir: Path, config: Config, *, note: str = "") -> None:
+    """Write `config.yaml`: a run's settings, below the note, of one line, as a comment."""
+    text = yaml.safe_dump(to_dict(config), sort_keys=False)
+    write_atomically(run_dir / SETTINGS, (f"# {note}\n{text}" if note else text).encode())
+
+
 def write_results(run_dir: Path, results: dict[str, Any]) -> None:
     """Write `results.json`: mIoU and IoU per class [percent], recipe, iteration and seed."""
     write_atomically(run_dir / "results.json", (json.dumps(results, indent=2) + "\n").encode())
@@ -182,11 +196,12 @@ def load_run(run_dir: Path | str) -> tuple[SegmentationNetwork, Config]:
             not fit its settings.
     """
     run_dir = Path(run_dir)
-    for name in ("config.yaml", EXPORTED):
+    for name in (SETTINGS, EXPORTED):
         if not (run_dir / name).is_file():
             raise ValueError(f"run must be a folder with {name}; got {str(run_dir)!r}")
-    config = read_settings(run_dir / "config.yaml")
-    network = build_network(config.model).export()
+    config = read_settings(run_dir / SETTINGS)
+    # All weights come from the run: those that training started from may be gone.
+    network = build_network(replace(config.model, weights=None)).export()
     fit(network, read_weights(run_dir / EXPORTED), run_dir / EXPORTED)
     return network.eval(), config
 

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-import yaml
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -131,8 +130,7 @@ class Trainer:
         if self.world.is_main:
             kept = None if self.iteration else checkpoint.set_aside(self.run_dir)
             self.run_dir.mkdir(parents=True, exist_ok=True)
-            text = yaml.safe_dump(to_dict(config), sort_keys=False)
-            checkpoint.write_atomically(self.run_dir / "config.yaml", text.encode())
+            checkpoint.write_settings(self.run_dir, config)
         validation = build_dataset(config.data.target, "val", config.data.target_root)
         log = RunLog(
             self.run_dir, config.iterations, start=self.iteration, active=self.world.is_main

@@ -11,7 +11,7 @@ from PIL import Image
 from pipa_fast import evaluate, predict
 from pipa_fast.models import ModelConfig, build_network
 from pipa_fast.training import checkpoint
-from pipa_fast.training.config import load, to_dict
+from pipa_fast.training.config import load
 
 
 def save_some(folder, *iterations, keep=2):
@@ -109,7 +109,7 @@ def test_load_run_says_what_is_missing(tmp_path):
 def run(tmp_path):
     """The folder of a finished run of an untrained network."""
     config = load({"recipe": "r"})
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(to_dict(config)))
+    checkpoint.write_settings(tmp_path, config)
     checkpoint.export(tmp_path, build_network(config.model))
     return tmp_path
 
@@ -117,6 +117,17 @@ def run(tmp_path):
 def test_a_run_comes_back(run):
     network, config = checkpoint.load_run(run)
     assert config.recipe == "r" and not network.training and len(network.projections) == 0
+
+
+def test_a_run_comes_back_without_the_weights_it_started_from(tmp_path):
+    config = load({"recipe": "r", "model": {"encoder": "mit_b0", "head": "segformer"}})
+    network = build_network(config.model)
+    checkpoint.export(tmp_path, network)
+    config.model.weights = str(tmp_path / "mit_b0.pth")  # which was there once
+    checkpoint.write_settings(tmp_path, config)
+    loaded, settings = checkpoint.load_run(tmp_path)
+    assert settings.model.weights == config.model.weights
+    assert torch.equal(loaded.head.conv_seg.weight, network.head.conv_seg.weight)
 
 
 def edit_config(run, **model):
