@@ -7,24 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from pipa_fast.checks import require
-from pipa_fast.data.files import resize_image
+from pipa_fast.data.files import Box, resized_part
 from pipa_fast.data.labels import IGNORE_INDEX
 
 TRIES = 10
 """Crops tried for one that fits, as in the lineage."""
-
-
-class Box(NamedTuple):
-    """A rectangle of an image [pixels], y1 and x1 excluded."""
-
-    y0: int
-    x0: int
-    y1: int
-    x1: int
-
-    def of(self, image: np.ndarray) -> np.ndarray:
-        """Return the view of an image [H, W, ...] that the box holds."""
-        return image[self.y0 : self.y1, self.x0 : self.x1]
 
 
 def _check_fits(name: str, size: tuple[int, int], image: tuple[int, ...]) -> None:
@@ -157,20 +144,11 @@ def crop_pair(
     both crops and the boxes are of the resized image.
     """
     factor = float(generator.uniform(*scale))
+    shape = (image.shape[0], image.shape[1])
     if factor != 1.0:
-        image = _resized(image, factor, at_least=size)
-    pair = overlapping_boxes(image.shape, size, generator, stride=stride, overlap=overlap)
+        shape = tuple(max(round(s * factor), a) for s, a in zip(shape, size, strict=True))
+    boxes = overlapping_boxes(shape, size, generator, stride=stride, overlap=overlap)
     flips = generator.random(2) < 0.5
-    crops = [
-        np.flip(box.of(image), 1) if flip else box.of(image)
-        for box, flip in zip(pair, flips, strict=True)
-    ]
-    size = (image.shape[0], image.shape[1])
-    return CropPair(np.stack(crops), np.array(pair, np.int64), flips, size)
-
-
-def _resized(image: np.ndarray, factor: float, *, at_least: tuple[int, int]) -> np.ndarray:
-    """Resize an image [H, W, 3] uint8 bilinearly, with antialiasing where it shrinks."""
-    shape = image.shape[:2]
-    height, width = (max(round(s * factor), a) for s, a in zip(shape, at_least, strict=True))
-    return resize_image(image, (height, width))
+    crops = [resized_part(image, shape, box) for box in boxes]
+    crops = [np.flip(c, 1) if flip else c for c, flip in zip(crops, flips, strict=True)]
+    return CropPair(np.stack(crops), np.array(boxes, np.int64), flips, shape)

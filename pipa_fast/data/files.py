@@ -4,6 +4,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -57,11 +58,33 @@ def write_whole(path: Path, save: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def resize_image(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
-    """Resize an image [H, W, 3] uint8 to (height, width), bilinearly, with antialiasing."""
-    if size is None or image.shape[:2] == size:
-        return image
-    resized = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR)
+class Box(NamedTuple):
+    """A rectangle of an image [pixels], y1 and x1 excluded."""
+
+    y0: int
+    x0: int
+    y1: int
+    x1: int
+
+    def of(self, image: np.ndarray) -> np.ndarray:
+        """Return the view of an image [H, W, ...] that the box holds."""
+        return image[self.y0 : self.y1, self.x0 : self.x1]
+
+
+def resized_part(image: np.ndarray, size: tuple[int, int], box: Box) -> np.ndarray:
+    """Return the `box` of an image [H, W, 3] uint8 resized to `size`: (height, width).
+
+    Bilinear, with antialiasing. Only the box is computed, from all pixels around it that count, so
+    that it is what the whole resized image shows there, but for rounding.
+    """
+    if image.shape[:2] == size:
+        return box.of(image)
+    y, x = image.shape[0] / size[0], image.shape[1] / size[1]
+    resized = Image.fromarray(image).resize(
+        (box.x1 - box.x0, box.y1 - box.y0),
+        Image.Resampling.BILINEAR,
+        box=(box.x0 * x, box.y0 * y, box.x1 * x, box.y1 * y),
+    )
     return np.asarray(resized)
 
 

@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipa_fast.checks import require
 from pipa_fast.data.batch import Batch
-from pipa_fast.data.crops import Box, crop_pair, random_box, source_box
+from pipa_fast.data.crops import crop_pair, random_box, source_box
 from pipa_fast.data.datasets import require_dataset, require_root
-from pipa_fast.data.files import resize_image, resize_label
+from pipa_fast.data.files import Box, resize_label, resized_part
 from pipa_fast.data.random import generator
 from pipa_fast.data.rare_classes import Images, RareClassSampler
 from pipa_fast.data.statistics import known_counts
@@ -147,12 +147,12 @@ class TrainingSet(Dataset):
         config = self.config
         whole = self.target.image(int(target.integers(len(self.target))))
         if not self.crop_is_target:
-            image = resize_image(whole, config.target_size)
-            box = random_box(image.shape, config.crop, target)
-            valid = box.of(self._valid(whole.shape, image.shape))
+            size = config.target_size or (whole.shape[0], whole.shape[1])
+            box = random_box(size, config.crop, target)
+            parts = resized_part(whole, size, box), box.of(self._valid(whole.shape, size))
             mirrored = target.random() < 0.5
             item["target_image"], item["target_valid"] = (
-                np.flip(part, 1) if mirrored else part for part in (box.of(image), valid)
+                np.flip(part, 1) if mirrored else part for part in parts
             )
         if self.with_crops:
             pair = crop_pair(
@@ -189,7 +189,6 @@ class TrainingSet(Dataset):
         else:
             number, wanted = self.rare.pick(choice)
         image, label, _ = self.source[number]
-        image = resize_image(image, config.source_size)
         label = resize_label(label, config.source_size)
         box = source_box(
             label,
@@ -199,7 +198,7 @@ class TrainingSet(Dataset):
             wanted=wanted,
             min_pixels=config.min_crop_ratio * config.min_pixels,
         )
-        image, label = box.of(image), box.of(label)
+        image, label = resized_part(image, label.shape, box), box.of(label)
         if choice.random() < 0.5:
             image, label = np.flip(image, 1), np.flip(label, 1)
         return {"source_image": image, "source_label": label}

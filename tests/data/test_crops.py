@@ -2,16 +2,17 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pipa_fast import ops
 from pipa_fast.data.crops import (
-    Box,
     crop_pair,
     iou_of_offsets,
     overlapping_boxes,
     random_box,
     source_box,
 )
+from pipa_fast.data.files import Box, resized_part
 
 SIZE, STRIDE = (24, 32), 8
 
@@ -140,3 +141,16 @@ def test_errors_name_the_argument():
         pair(0, image=coordinates(16, 80))
     with pytest.raises(ValueError, match="patch_overlap must be reached"):
         pair(0, image=coordinates(24, 32), overlap=(0.1, 0.5))
+
+
+@pytest.mark.parametrize("size", [(48, 96), (61, 133), (64, 128), (100, 190), (256, 512)])
+def test_a_part_is_what_the_whole_resized_image_shows_there(size):
+    """But for rounding, also at the part's own sides, whose filters reach beyond it."""
+    image = np.random.default_rng(0).integers(0, 256, (64, 128, 3)).astype(np.uint8)
+    height, width = size
+    whole = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    for box in (Box(0, 0, 32, 48), Box(height - 40, width - 40, height, width), Box(7, 9, 40, 60)):
+        part = resized_part(image, size, box).astype(int)
+        difference = np.abs(part - box.of(whole).astype(int))
+        assert part.shape == (box.y1 - box.y0, box.x1 - box.x0, 3)
+        assert difference.max() <= 2 and (difference > 0).mean() < 0.05
