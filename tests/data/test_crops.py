@@ -153,4 +153,4 @@ def test_a_part_is_what_the_whole_resized_image_shows_there(size):
         part = resized_part(image, size, box).astype(int)
         difference = np.abs(part - box.of(whole).astype(int))
         assert part.shape == (box.y1 - box.y0, box.x1 - box.x0, 3)
-        assert difference.max() <= 2 and (difference > 0).mean() < 0.05
+        assert difference.max() <= 2 and difference.mean() < 0.3
