@@ -1,0 +1,410 @@
+// SPDX-License-Identifier: Apache-2.0
+// Pixel contrast on GPUs: the kernels. Formulas as in pipa_fast/reference/pixel_contrast.py.
+//
+// Rows are sorted by class, those that take no part last. Row i's class is rows first[i] … past[i],
+// so that "the same class" is a range of columns, and two blocks of rows share no class unless the
+// one meets the other's range. e_ij = exp2(scale x_i·x_j - scale), scale = log2(e) / temperature.
+//
+// Every sum is taken in an order that depends on the shapes alone: the same bits in every run.
+#pragma once
+
+#include "cuda/tiles.h"
+
+namespace pipa::cuda {
+
+constexpr int kPadding = 128;  // rows of [padded] arrays: a multiple, 0 where there is no row
+constexpr int kRun = 8;        // shifts of a program, which loads its own rows once
+constexpr int kParts = 8;      // programs that share the columns of a block's own classes
+
+// Sorted rows; everything is [padded] but x.
+struct Rows {
+  const char* x;     // [n, row_bytes]
+  int64_t n;         // rows
+  int row_bytes;     // of x, a multiple of 16
+  const int* first;  // where the row's class begins
+  const int* past;   // and ends; 0 for rows that take no part
+  const int* live;   // [] how many rows take part
+  bool all_form;     // denominator: all other rows, or only those of other classes
+  float scale;
+};
+
+// Rows that share a class with rows begin … end: a range of them, all of it live.
+struct Range {
+  int low, high;
+  PIPA_DEVICE bool meets(int begin, int end) const { return begin < high && end > low; }
+};
+
+PIPA_DEVICE int least(int a, int b) { return a < b ? a : b; }
+
+// Columns of the classes of rows begin … end, of which the first takes part.
+PIPA_DEVICE Range class_range(const Rows& rows, int begin, int end, int live) {
+  return {rows.first[begin], rows.past[least(end, live) - 1]};
+}
+
+// Columns among which some do not count in the denominator of rows begin … end.
+PIPA_DEVICE Range own_range(const Rows& rows, int begin, int end, int live) {
+  return rows.all_form ? Range{begin, least(end, live)} : class_range(rows, begin, end, live);
+}
+
+// The class range and number of the two rows that a lane has of each band.
+template <int kBands>
+struct LaneRows {
+  int row[kBands][2], first[kBands][2], past[kBands][2];
+
+  PIPA_DEVICE LaneRows(const Rows& rows, int begin, int live) {
+    PIPA_UNROLL
+    for (int m = 0; m < kBands; ++m)
+      PIPA_UNROLL
+      for (int h = 0; h < 2; ++h) {
+        const int i = begin + 16 * m + 8 * h + lane() / 4;
+        row[m][h] = i;
+        first[m][h] = i < live ? rows.first[i] : 0;
+        past[m][h] = i < live ? rows.past[i] : 0;
+      }
+  }
+  PIPA_DEVICE bool same(int m, int h, int column) const {
+    return column >= first[m][h] && column < past[m][h];
+  }
+};
+
+// How a kernel cuts its problem: blocks of kRows rows meet tiles of kColumns.
+template <int kRowBytes_, int kRows_, int kColumns_, int kWarps_, int kPart_ = 0>
+struct Shape {
+  static constexpr int kRowBytes = kRowBytes_, kRows = kRows_, kColumns = kColumns_;
+  static constexpr int kWarps = kWarps_, kThreads = kWarps * kWarp;
+  static constexpr int kBands = kRows / 16 / kWarps;
+  static constexpr int kPart = kPart_;  // columns of the gradient that a program makes
+  static constexpr int kOwn = kRows * kRowBytes, kOther = kColumns * kRowBytes;  // bytes
+  static_assert(kBands * 16 * kWarps == kRows && kPadding % kRows == 0 && kRows % kColumns == 0);
+};
+
+// Bytes of shared memory: own rows, two tiles of others, and floats beside them.
+template <class S>
+constexpr int sum_memory() {
+  return S::kOwn + 2 * S::kOther + S::kWarps * S::kColumns * 4;
+}
+template <class S>
+constexpr int mixed_memory() {
+  return S::kOwn + S::kOther;
+}
+template <class S>
+constexpr int gradient_memory() {
+  return S::kOwn + 2 * S::kOther + 2 * S::kColumns * 4;
+}
+
+template <class S>
+PIPA_DEVICE void load_own(const Rows& rows, char* own, int begin, int live) {
+  load_rows<S::kRowBytes, S::kRows, S::kThreads>(own, rows.x, begin, live, rows.row_bytes);
+}
+template <class S>
+PIPA_DEVICE void load_other(const Rows& rows, char* other, int begin, int live) {
+  load_rows<S::kRowBytes, S::kColumns, S::kThreads>(other, rows.x, begin, live, rows.row_bytes);
+}
+
+// Pairs of blocks that share no class, each once: block I meets I + shift, counted around, and what
+// the tile adds to the other's rows goes to that shift's slot. Program (I, p) takes kRun shifts from
+// first_shift + kRun p on, and its own rows' sums go to slot `width` + p.
+template <class S, Number kNumber>
+PIPA_KERNEL(S::kThreads, 1)
+sum_apart_kernel(Rows rows,
+                 float* slots,  // [width + programs + kParts, padded], added to
+                 int64_t padded, int first_shift, int width, int past_shift) {
+  constexpr int kTiles = S::kRows / S::kColumns, kEights = S::kColumns / 8;
+  const int live = *rows.live, blocks = static_cast<int>((rows.n + S::kRows - 1) / S::kRows);
+  const int block = block_x(), begin = block * S::kRows;
+  const int low = first_shift + block_y() * kRun, high = least(low + kRun, past_shift);
+  if (begin >= live || low >= high) return;
+  char* own = shared_memory();
+  char* others = own + S::kOwn;  // two tiles
+  float* partial = reinterpret_cast<float*>(own + S::kOwn + 2 * S::kOther);  // [warps, columns]
+  const Range range = own_range(rows, begin, begin + S::kRows, live);
+
+  auto other_block = [&](int shift) {
+    const int other = block + shift;
+    return other < blocks ? other : other - blocks;
+  };
+  // The first tile from `index` on, of kTiles each shift, that is to be met.
+  auto next = [&](int index) {
+    for (; low + index / kTiles < high; ++index) {
+      const int shift = low + index / kTiles;
+      const int at = other_block(shift) * S::kRows;
+      const bool met = 2 * shift == blocks && block >= shift;  // by the other one
+      const int tile = at + index % kTiles * S::kColumns;
+      if (!met && tile < live && !range.meets(at, least(at + S::kRows, live))) break;
+    }
+    return index;
+  };
+  auto column_of = [&](int index) {
+    return other_block(low + index / kTiles) * S::kRows + index % kTiles * S::kColumns;
+  };
+  const int end = (high - low) * kTiles;
+  int index = next(0);
+  if (index >= end) return;
+  load_own<S>(rows, own, begin, live);
+  load_other<S>(rows, others, column_of(index), live);
+  commit_copies();
+
+  const int row = warp() * 16 * S::kBands;
+  float row_sums[S::kBands][2] = {};
+  for (int turn = 0; index < end; turn ^= 1) {
+    const int following = next(index + 1), column = column_of(index);
+    if (following < end) {
+      load_other<S>(rows, others + (turn ^ 1) * S::kOther, column_of(following), live);
+      commit_copies();
+      wait_copies<1>();
+    } else {
+      wait_copies<0>();
+    }
+    sync_threads();
+    float s[S::kBands][kEights][4];
+    similarities<kNumber, S::kRowBytes, S::kBands, S::kColumns>(s, own, row, others + turn * S::kOther);
+    float column_sums[kEights][2] = {};
+    const bool ragged = column + S::kColumns > live || begin + S::kRows > live;
+    PIPA_UNROLL
+    for (int m = 0; m < S::kBands; ++m)
+      PIPA_UNROLL
+      for (int n = 0; n < kEights; ++n)
+        PIPA_UNROLL
+        for (int i = 0; i < 4; ++i) {
+          float e = exp2_fast(s[m][n][i] * rows.scale - rows.scale);
+          if (ragged) {
+            const bool there = begin + row + 16 * m + 8 * (i / 2) + lane() / 4 < live &&
+                               column + 8 * n + 2 * (lane() % 4) + i % 2 < live;
+            e = there ? e : 0.0f;
+          }
+          row_sums[m][i / 2] += e;
+          column_sums[n][i % 2] += e;
+        }
+    store_column_sums(column_sums, partial + warp() * S::kColumns);
+    sync_threads();
+    if (thread() < S::kColumns) {
+      float sum = 0;
+      PIPA_UNROLL
+      for (int w = 0; w < S::kWarps; ++w) sum += partial[w * S::kColumns + thread()];
+      const int64_t slot = low + index / kTiles - first_shift;
+      slots[slot * padded + column + thread()] += sum;
+    }
+    index = following;
+  }
+  add_lanes_of_rows(row_sums);
+  if (lane() % 4 == 0) {
+    PIPA_UNROLL
+    for (int m = 0; m < S::kBands; ++m)
+      PIPA_UNROLL
+      for (int h = 0; h < 2; ++h) {
+        const int64_t at = (width + block_y()) * padded + begin + row + 16 * m + 8 * h + lane() / 4;
+        slots[at] += row_sums[m][h];
+      }
+  }
+}
+
+// What is summed over a block's own columns, and where it goes.
+enum class Sum { denominator, positives };
+
+// Rows' sums over the columns of their block's classes; program (I, p) takes every kParts-th tile.
+// denominator: of e, added to out [p]. positives: of losses and slopes, out [2 p] and [2 p + 1], in
+// the form `all` of cosines alone.
+template <class S, Number kNumber, Sum kSum>
+PIPA_KERNEL(S::kThreads, 1)
+sum_mixed_kernel(Rows rows,
+                 const float* z,  // [padded] of rows, for positives
+                 float* out,      // [kParts or 2 kParts, padded]
+                 int64_t padded) {
+  constexpr int kEights = S::kColumns / 8;
+  const int live = *rows.live, begin = block_x() * S::kRows, part = block_y();
+  if (begin >= live) return;
+  char* own = shared_memory();
+  char* other = own + S::kOwn;
+  const int row = warp() * 16 * S::kBands;
+  const LaneRows<S::kBands> mine(rows, begin + row, live);
+  // For the denominator, all blocks that sum_apart_kernel leaves out; its blocks are kUnit rows.
+  constexpr int kUnit = kSum == Sum::denominator ? S::kRows : S::kColumns;
+  const Range range = kSum == Sum::denominator ? own_range(rows, begin, begin + S::kRows, live)
+                                               : class_range(rows, begin, begin + S::kRows, live);
+  const Range columns = {range.low / kUnit * kUnit,
+                         least((range.high + kUnit - 1) / kUnit * kUnit, live)};
+  float sums[S::kBands][2] = {}, slopes[S::kBands][2] = {};
+  float log_z[S::kBands][2], own_z[S::kBands][2];
+  if constexpr (kSum == Sum::positives) {
+    PIPA_UNROLL
+    for (int m = 0; m < S::kBands; ++m)
+      PIPA_UNROLL
+      for (int h = 0; h < 2; ++h) {
+        own_z[m][h] = z[mine.row[m][h]];
+        log_z[m][h] = log2_fast(own_z[m][h]);
+      }
+  }
+  load_own<S>(rows, own, begin, live);
+  for (int column = columns.low + part * S::kColumns; column < columns.high;
+       column += kParts * S::kColumns) {
+    load_other<S>(rows, other, column, live);
+    commit_copies();
+    wait_copies<0>();
+    sync_threads();
+    float s[S::kBands][kEights][4];
+    similarities<kNumber, S::kRowBytes, S::kBands, S::kColumns>(s, own, row, other);
+    sync_threads();  // the next tile may overwrite this one
+    PIPA_UNROLL
+    for (int m = 0; m < S::kBands; ++m)
+      PIPA_UNROLL
+      for (int n = 0; n < kEights; ++n)
+        PIPA_UNROLL
+        for (int i = 0; i < 4; ++i) {
+          const int h = i / 2, at = column + 8 * n + 2 * (lane() % 4) + i % 2;
+          const bool same = mine.same(m, h, at), itself = at == mine.row[m][h];
+          const float exponent = s[m][n][i] * rows.scale - rows.scale;
+          if constexpr (kSum == Sum::denominator) {
+            const bool wanted = at < live && (rows.all_form ? !itself : !same);
+            sums[m][h] += wanted ? exp2_fast(exponent) : 0.0f;
+          } else {
+            const bool wanted = same && !itself;
+            if (rows.all_form) {
+              sums[m][h] += wanted ? s[m][n][i] : 0.0f;
+            } else {
+              // softplus(log Z - s) = log2(1 + 2^t) / log2(e), t in powers of 2
+              const float t = log_z[m][h] - exponent, e = exp2_fast(exponent);
+              const float past = t > 0 ? t : 0.0f, size = t > 0 ? -t : t;
+              sums[m][h] += wanted ? past + log2_fast(1 + exp2_fast(size)) : 0.0f;
+              slopes[m][h] += wanted ? reciprocal(own_z[m][h] + e) : 0.0f;
+            }
+          }
+        }
+  }
+  wait_copies<0>();  // of own rows, where there was no column
+  add_lanes_of_rows(sums);
+  add_lanes_of_rows(slopes);
+  if (lane() % 4 == 0) {
+    PIPA_UNROLL
+    for (int m = 0; m < S::kBands; ++m)
+      PIPA_UNROLL
+      for (int h = 0; h < 2; ++h) {
+        const int at = mine.row[m][h];
+        if constexpr (kSum == Sum::denominator) {
+          out[part * padded + at] += sums[m][h];
+        } else {
+          out[2 * part * padded + at] = sums[m][h];
+          out[(2 * part + 1) * padded + at] = slopes[m][h];
+        }
+      }
+  }
+}
+
+// What the gradient of a row depends on, [padded] each, 0 for rows that take no part.
+struct Slopes {
+  const float* z;
+  const float* u;
+  const float* pair;  // an anchor's weight for each of its positives
+};
+
+// Makes entries of G of similarities. With kMarked, some columns share a class with some rows.
+template <bool kMarked, int kBands, int kEights>
+PIPA_DEVICE void entries(float (&s)[kBands][kEights][4], const Rows& rows, const Slopes& slopes,
+                         int begin, int column, int live,
+                         const float (&own_u)[kBands][2],
+                         const float* other_u) {  // [8 kEights]
+  const LaneRows<kBands> mine(rows, begin, kMarked ? live : 0);
+  PIPA_UNROLL
+  for (int m = 0; m < kBands; ++m)
+    PIPA_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      const int i = mine.row[m][h];
+      const float z = kMarked ? slopes.z[i] : 0.0f, pair = kMarked ? slopes.pair[i] : 0.0f;
+      PIPA_UNROLL
+      for (int n = 0; n < kEights; ++n)
+        PIPA_UNROLL
+        for (int k = 0; k < 2; ++k) {
+          const int at = 8 * n + 2 * (lane() % 4) + k, j = column + at;
+          float& entry = s[m][n][2 * h + k];
+          const float e = exp2_fast(entry * rows.scale - rows.scale);
+          entry = e * (own_u[m][h] + other_u[at]);
+          if (kMarked && mine.same(m, h, j)) {
+            const float other_pair = slopes.pair[j], other_z = slopes.z[j];
+            if (rows.all_form)
+              entry -= pair + other_pair;
+            else
+              entry = -pair * z * reciprocal(z + e) - other_pair * other_z * reciprocal(other_z + e);
+            if (j == i) entry = 0;
+          }
+        }
+    }
+}
+
+// dX = factor G X, written where the rows came from. Program (I, p) makes columns kPart p … of block
+// I's rows, whose similarities it computes anew.
+template <class S, Number kNumber>
+PIPA_KERNEL(S::kThreads, 1)
+gradient_kernel(Rows rows, Slopes slopes,
+                const int64_t* order,  // [n] the row that each sorted one was
+                const float* factor,   // []
+                char* out) {           // [n, row_bytes]
+  constexpr int kEights = S::kColumns / 8;
+  const int live = *rows.live, begin = block_x() * S::kRows, part = block_y() * S::kPart;
+  char* own = shared_memory();
+  char* others = own + S::kOwn;  // two tiles
+  float* other_u = reinterpret_cast<float*>(own + S::kOwn + 2 * S::kOther);  // [2, columns]
+  const int row = warp() * 16 * S::kBands;
+  float sum[S::kBands][S::kPart / 8][4] = {};
+
+  auto load = [&](int column, int turn) {
+    load_other<S>(rows, others + turn * S::kOther, column, live);
+    if (thread() < S::kColumns / 4)
+      copy_async(other_u + turn * S::kColumns + 4 * thread(), slopes.u + column + 4 * thread(),
+                 true);
+    commit_copies();
+  };
+  if (begin < live) {
+    const Range range = class_range(rows, begin, begin + S::kRows, live);
+    float own_u[S::kBands][2];
+    PIPA_UNROLL
+    for (int m = 0; m < S::kBands; ++m)
+      PIPA_UNROLL
+      for (int h = 0; h < 2; ++h)
+        own_u[m][h] = slopes.u[begin + row + 16 * m + 8 * h + lane() / 4];
+    load_own<S>(rows, own, begin, live);
+    load(0, 0);
+    int turn = 0;
+    for (int column = 0; column < live; column += S::kColumns, turn ^= 1) {
+      if (column + S::kColumns < live) {
+        load(column + S::kColumns, turn ^ 1);
+        wait_copies<1>();
+      } else {
+        wait_copies<0>();
+      }
+      sync_threads();
+      float s[S::kBands][kEights][4];
+      similarities<kNumber, S::kRowBytes, S::kBands, S::kColumns>(s, own, row, others + turn * S::kOther);
+      const float* u = other_u + turn * S::kColumns;
+      if (range.meets(column, column + S::kColumns))
+        entries<true>(s, rows, slopes, begin + row, column, live, own_u, u);
+      else
+        entries<false>(s, rows, slopes, begin + row, column, live, own_u, u);
+      add_product<kNumber, S::kRowBytes, S::kBands, S::kColumns, S::kPart>(sum, s, others + turn * S::kOther,
+                                                                           part);
+      sync_threads();  // the tile after the next may overwrite this one
+    }
+  }
+
+  PIPA_UNROLL
+  for (int m = 0; m < S::kBands; ++m)
+    PIPA_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      const int64_t at = begin + row + 16 * m + 8 * h + lane() / 4;
+      if (at >= rows.n) continue;
+      const float by = at < live ? *factor : 0.0f;
+      char* to = out + order[at] * rows.row_bytes;
+      PIPA_UNROLL
+      for (int n = 0; n < S::kPart / 8; ++n) {
+        const int offset = (part + 8 * n + 2 * (lane() % 4)) * kBytes<kNumber>;
+        if (offset >= rows.row_bytes) continue;
+        const float a = sum[m][n][2 * h] * by, b = sum[m][n][2 * h + 1] * by;
+        if constexpr (kHalf<kNumber>) {
+          *reinterpret_cast<uint32_t*>(to + offset) = pack<kNumber>(a, b);
+        } else {
+          reinterpret_cast<float*>(to + offset)[0] = a;
+          reinterpret_cast<float*>(to + offset)[1] = b;
+        }
+      }
+    }
+}
+
+}  // namespace pipa::cuda

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tiles of rows in shared memory, and products of them by tensor cores.
+//
+// A warp owns 16 kBands rows of one tile and meets all rows of another. Its results lie in fragments
+// [kBands][columns / 8][4]: lane l has rows l / 4 and l / 4 + 8 of each band (places 0, 1 and 2, 3)
+// and columns 2 (l % 4) and one more of each eight.
+#pragma once
+
+#include "cuda/device.h"
+
+namespace pipa::cuda {
+
+// What is multiplied. Float32 goes through TF32: once, or as the sum of three products, whose error
+// is that of float32.
+enum class Number { bfloat16, float16, tf32, tf32x3 };
+
+template <Number kNumber>
+constexpr bool kHalf = kNumber == Number::bfloat16 || kNumber == Number::float16;
+template <Number kNumber>
+constexpr int kBytes = kHalf<kNumber> ? 2 : 4;
+
+// Registers of one operand of a product, and what TF32 left of them.
+template <Number kNumber, int kCount>
+struct Operand {
+  uint32_t bits[kCount];
+  uint32_t rest[kNumber == Number::tf32x3 ? kCount : 1];
+
+  PIPA_DEVICE void set(int i, uint32_t value) {
+    if constexpr (kHalf<kNumber>) {
+      bits[i] = value;
+    } else {
+      bits[i] = round_tf32(float_of(value));
+      if constexpr (kNumber == Number::tf32x3)
+        rest[i] = round_tf32(float_of(value) - float_of(bits[i]));
+    }
+  }
+};
+
+template <Number kNumber, int kCount>
+PIPA_DEVICE void multiply(float (&c)[4], const Operand<kNumber, 4>& a,
+                          const Operand<kNumber, kCount>& b, int first) {
+  const int second = first + 1;
+  if constexpr (kNumber == Number::bfloat16) {
+    multiply_bf16(c, a.bits, b.bits[first], b.bits[second]);
+  } else if constexpr (kNumber == Number::float16) {
+    multiply_f16(c, a.bits, b.bits[first], b.bits[second]);
+  } else {
+    if constexpr (kNumber == Number::tf32x3) {
+      multiply_tf32(c, a.rest, b.bits[first], b.bits[second]);
+      multiply_tf32(c, a.bits, b.rest[first], b.rest[second]);
+    }
+    multiply_tf32(c, a.bits, b.bits[first], b.bits[second]);
+  }
+}
+
+template <Number kNumber>
+PIPA_DEVICE uint32_t pack(float low, float high) {
+  return kNumber == Number::bfloat16 ? pack_bf16(low, high) : pack_f16(low, high);
+}
+
+// Rows of kRowBytes, a multiple of 128, in pieces of 16 that are swapped within each 128 bytes, so
+// that eight rows' pieces of one column lie in different banks.
+template <int kRowBytes>
+PIPA_DEVICE int place(int row, int piece) {
+  return row * kRowBytes + (piece ^ (row & 7)) * 16;
+}
+
+// Starts to copy rows first … first + kRows of x [n, row_bytes]; what is past `live`, or past a row's
+// end, becomes 0. row_bytes is a multiple of 16.
+template <int kRowBytes, int kRows, int kThreads>
+PIPA_DEVICE void load_rows(char* tile, const char* x, int64_t first, int64_t live, int row_bytes) {
+  constexpr int kPieces = kRowBytes / 16;
+  static_assert(kRows * kPieces % kThreads == 0 && kRowBytes % 128 == 0);
+  PIPA_UNROLL
+  for (int i = 0; i < kRows * kPieces / kThreads; ++i) {
+    const int index = i * kThreads + thread();
+    const int row = index / kPieces, piece = index % kPieces;
+    const bool valid = first + row < live && piece * 16 < row_bytes;
+    const int64_t offset = (first + row) * row_bytes + piece * 16;
+    copy_async(tile + place<kRowBytes>(row, piece), valid ? x + offset : x, valid);
+  }
+}
+
+// s = own [16 kBands rows from own_row on] · other [kColumns rows] transposed.
+template <Number kNumber, int kRowBytes, int kBands, int kColumns>
+PIPA_DEVICE void similarities(float (&s)[kBands][kColumns / 8][4], const char* own, int own_row,
+                              const char* other) {
+  PIPA_UNROLL
+  for (int m = 0; m < kBands; ++m)
+    PIPA_UNROLL
+    for (int n = 0; n < kColumns / 8; ++n)
+      PIPA_UNROLL
+      for (int i = 0; i < 4; ++i) s[m][n][i] = 0;
+  const int l = lane();
+#pragma unroll 4
+  for (int k = 0; k < kRowBytes / 32; ++k) {
+    Operand<kNumber, 4> a[kBands];
+    PIPA_UNROLL
+    for (int m = 0; m < kBands; ++m) {
+      uint32_t loaded[4];
+      load_matrices(loaded, own + place<kRowBytes>(own_row + 16 * m + l % 16, 2 * k + l / 16));
+      PIPA_UNROLL
+      for (int i = 0; i < 4; ++i) a[m].set(i, loaded[i]);
+    }
+    PIPA_UNROLL
+    for (int n = 0; n < kColumns / 16; ++n) {
+      uint32_t loaded[4];
+      const int row = 16 * n + l / 16 * 8 + l % 8;
+      load_matrices(loaded, other + place<kRowBytes>(row, 2 * k + l / 8 % 2));
+      Operand<kNumber, 4> b;
+      PIPA_UNROLL
+      for (int i = 0; i < 4; ++i) b.set(i, loaded[i]);
+      PIPA_UNROLL
+      for (int m = 0; m < kBands; ++m) {
+        multiply(s[m][2 * n], a[m], b, 0);
+        multiply(s[m][2 * n + 1], a[m], b, 2);
+      }
+    }
+  }
+}
+
+// sum += g [kColumns of other rows] · other [those rows, kPart columns from `column` on].
+template <Number kNumber, int kRowBytes, int kBands, int kColumns, int kPart>
+PIPA_DEVICE void add_product(float (&sum)[kBands][kPart / 8][4],
+                             const float (&g)[kBands][kColumns / 8][4], const char* other,
+                             int column) {
+  const int l = lane();
+  if constexpr (kHalf<kNumber>) {
+    PIPA_UNROLL
+    for (int k = 0; k < kColumns / 16; ++k) {
+      // results of a product lie as the next one's left operand wants them
+      Operand<kNumber, 4> a[kBands];
+      PIPA_UNROLL
+      for (int m = 0; m < kBands; ++m)
+        PIPA_UNROLL
+        for (int i = 0; i < 4; ++i) {
+          const float* pair = &g[m][2 * k + i / 2][2 * (i % 2)];
+          a[m].set(i, pack<kNumber>(pair[0], pair[1]));
+        }
+      PIPA_UNROLL
+      for (int n = 0; n < kPart / 16; ++n) {
+        Operand<kNumber, 4> b;
+        load_transposed(b.bits,
+                        other + place<kRowBytes>(16 * k + l % 16, column / 8 + 2 * n + l / 16));
+        PIPA_UNROLL
+        for (int m = 0; m < kBands; ++m) {
+          multiply(sum[m][2 * n], a[m], b, 0);
+          multiply(sum[m][2 * n + 1], a[m], b, 2);
+        }
+      }
+    }
+  } else {
+    PIPA_UNROLL
+    for (int k = 0; k < kColumns / 8; ++k) {
+      // Which rows of `other` are called 0 … 7 is free: those that lane l has columns of come as its
+      // l % 4 and l % 4 + 4, so that no value changes its lane.
+      Operand<kNumber, 4> a[kBands];
+      PIPA_UNROLL
+      for (int m = 0; m < kBands; ++m)
+        PIPA_UNROLL
+        for (int i = 0; i < 4; ++i) a[m].set(i, bits_of(g[m][k][2 * (i % 2) + i / 2]));
+      const int row = 8 * k + 2 * (l % 4);
+#pragma unroll 8
+      for (int n = 0; n < kPart / 8; ++n) {
+        const int at = column + 8 * n + l / 4;
+        Operand<kNumber, 2> b;
+        PIPA_UNROLL
+        for (int i = 0; i < 2; ++i)
+          b.set(i, *reinterpret_cast<const uint32_t*>(
+                       other + place<kRowBytes>(row + i, at / 4) + at % 4 * 4));
+        PIPA_UNROLL
+        for (int m = 0; m < kBands; ++m) multiply(sum[m][n], a[m], b, 0);
+      }
+    }
+  }
+}
+
+// Each row's sum over a fragment's columns, in all four lanes that share the row.
+template <int kBands>
+PIPA_DEVICE void add_lanes_of_rows(float (&sums)[kBands][2]) {
+  PIPA_UNROLL
+  for (int m = 0; m < kBands; ++m)
+    PIPA_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      sums[m][h] += shuffle_xor(sums[m][h], 1);
+      sums[m][h] += shuffle_xor(sums[m][h], 2);
+    }
+}
+
+// The column sums [columns] of a warp's rows of a fragment: at each step a lane keeps half of its
+// columns and gets what another has of them.
+template <int kEights>
+PIPA_DEVICE void store_column_sums(float (&sums)[kEights][2], float* to) {
+  static_assert(kEights == 1 || kEights == 2 || kEights == 4 || kEights == 8);
+  const int l = lane();
+  int eight = 0, twins = 0;  // which eight columns are left, and lanes that have the same
+  PIPA_UNROLL
+  for (int step = 0; step < 3; ++step) {
+    const int bit = 16 >> step, half = kEights >> (step + 1);
+    const bool upper = l & bit;
+    if (half > 0) {
+      PIPA_UNROLL
+      for (int n = 0; n < kEights / 2; ++n)
+        PIPA_UNROLL
+        for (int i = 0; i < 2; ++i)
+          if (n < half) {
+            const float mine = upper ? sums[n + half][i] : sums[n][i];
+            sums[n][i] = mine + shuffle_xor(upper ? sums[n][i] : sums[n + half][i], bit);
+          }
+      eight += upper ? half : 0;
+    } else {
+      PIPA_UNROLL
+      for (int i = 0; i < 2; ++i) sums[0][i] += shuffle_xor(sums[0][i], bit);
+      twins |= bit;
+    }
+  }
+  if ((l & twins) == 0) {
+    to[8 * eight + 2 * (l % 4)] = sums[0][0];
+    to[8 * eight + 2 * (l % 4) + 1] = sums[0][1];
+  }
+}
+
+}  // namespace pipa::cuda
