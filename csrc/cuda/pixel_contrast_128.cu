@@ -1,4 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cuda/pixel_contrast_launch.h"
 
-PIPA_WIDTH(128);
+PIPA_PIXEL_CONTRAST(128)

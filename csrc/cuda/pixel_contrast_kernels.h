@@ -8,11 +8,10 @@
 // Every sum is taken in an order that depends on the shapes alone: the same bits in every run.
 #pragma once
 
-#include "cuda/tiles.h"
+#include "cuda/shapes.h"
 
 namespace pipa::cuda {
 
-constexpr int kPadding = 128;  // rows of [padded] arrays: a multiple, 0 where there is no row
 constexpr int kRun = 8;        // shifts of a program, which loads its own rows once
 constexpr int kParts = 8;      // programs that share the columns of a block's own classes
 
@@ -28,14 +27,6 @@ struct Rows {
   float scale;
 };
 
-// Rows that share a class with rows begin … end: a range of them, all of it live.
-struct Range {
-  int low, high;
-  PIPA_DEVICE bool meets(int begin, int end) const { return begin < high && end > low; }
-};
-
-PIPA_DEVICE int least(int a, int b) { return a < b ? a : b; }
-
 // Columns of the classes of rows begin … end, of which the first takes part.
 PIPA_DEVICE Range class_range(const Rows& rows, int begin, int end, int live) {
   return {rows.first[begin], rows.past[least(end, live) - 1]};
@@ -45,38 +36,6 @@ PIPA_DEVICE Range class_range(const Rows& rows, int begin, int end, int live) {
 PIPA_DEVICE Range own_range(const Rows& rows, int begin, int end, int live) {
   return rows.all_form ? Range{begin, least(end, live)} : class_range(rows, begin, end, live);
 }
-
-// The class range and number of the two rows that a lane has of each band.
-template <int kBands>
-struct LaneRows {
-  int row[kBands][2], first[kBands][2], past[kBands][2];
-
-  PIPA_DEVICE LaneRows(const Rows& rows, int begin, int live) {
-    PIPA_UNROLL
-    for (int m = 0; m < kBands; ++m)
-      PIPA_UNROLL
-      for (int h = 0; h < 2; ++h) {
-        const int i = begin + 16 * m + 8 * h + lane() / 4;
-        row[m][h] = i;
-        first[m][h] = i < live ? rows.first[i] : 0;
-        past[m][h] = i < live ? rows.past[i] : 0;
-      }
-  }
-  PIPA_DEVICE bool same(int m, int h, int column) const {
-    return column >= first[m][h] && column < past[m][h];
-  }
-};
-
-// How a kernel cuts its problem: blocks of kRows rows meet tiles of kColumns.
-template <int kRowBytes_, int kRows_, int kColumns_, int kWarps_, int kPart_ = 0>
-struct Shape {
-  static constexpr int kRowBytes = kRowBytes_, kRows = kRows_, kColumns = kColumns_;
-  static constexpr int kWarps = kWarps_, kThreads = kWarps * kWarp;
-  static constexpr int kBands = kRows / 16 / kWarps;
-  static constexpr int kPart = kPart_;  // columns of the gradient that a program makes
-  static constexpr int kOwn = kRows * kRowBytes, kOther = kColumns * kRowBytes;  // bytes
-  static_assert(kBands * 16 * kWarps == kRows && kPadding % kRows == 0 && kRows % kColumns == 0);
-};
 
 // Bytes of shared memory: own rows, two tiles of others, and floats beside them.
 template <class S>
@@ -216,7 +175,7 @@ sum_mixed_kernel(Rows rows,
   char* own = shared_memory();
   char* other = own + S::kOwn;
   const int row = warp() * 16 * S::kBands;
-  const LaneRows<S::kBands> mine(rows, begin + row, live);
+  const LaneRows<S::kBands> mine(rows.first, rows.past, begin + row, live);
   // For the denominator, all blocks that sum_apart_kernel leaves out; its blocks are kUnit rows.
   constexpr int kUnit = kSum == Sum::denominator ? S::kRows : S::kColumns;
   const Range range = kSum == Sum::denominator ? own_range(rows, begin, begin + S::kRows, live)
@@ -302,7 +261,7 @@ PIPA_DEVICE void entries(float (&s)[kBands][kEights][4], const Rows& rows, const
                          int begin, int column, int live,
                          const float (&own_u)[kBands][2],
                          const float* other_u) {  // [8 kEights]
-  const LaneRows<kBands> mine(rows, begin, kMarked ? live : 0);
+  const LaneRows<kBands> mine(rows.first, rows.past, begin, kMarked ? live : 0);
   PIPA_UNROLL
   for (int m = 0; m < kBands; ++m)
     PIPA_UNROLL

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which shapes the kernels of pixel contrast are compiled for, and their launches. Every shape fits
-// in the 99 KiB of shared memory that the smallest chips have.
+// The launches of pixel contrast's kernels, for one width of rows and one kind of number.
 #pragma once
 
 #include "cuda/pixel_contrast.h"
@@ -8,44 +7,8 @@
 
 namespace pipa::cuda {
 
-template <int kRowBytes>
-struct Shapes;  // of rows of at most so many bytes
-
-template <>
-struct Shapes<128> {
-  using Sum = Shape<128, 128, 64, 4>;
-  template <int kBytes>
-  using Gradient = Shape<128, 128, 64, 4, 128 / kBytes>;
-};
-template <>
-struct Shapes<256> {
-  using Sum = Shape<256, 128, 64, 4>;
-  template <int kBytes>
-  using Gradient = Shape<256, 128, 32, 4, 256 / kBytes>;
-};
-template <>
-struct Shapes<512> {
-  using Sum = Shape<512, 128, 32, 4>;
-  template <int kBytes>
-  using Gradient = Shape<512, 64, 32, 4, 512 / kBytes>;
-};
-template <>
-struct Shapes<1024> {
-  using Sum = Shape<1024, 64, 16, 4>;
-  template <int kBytes>
-  using Gradient = Shape<1024, 64, 16, 4, 256>;
-};
-template <>
-struct Shapes<2048> {
-  using Sum = Shape<2048, 16, 16, 1>;
-  template <int kBytes>
-  using Gradient = Shape<2048, 16, 16, 1, 256>;
-};
-
-constexpr int blocks_of(int64_t n, int rows) { return static_cast<int>((n + rows - 1) / rows); }
-
 template <int kRowBytes, Number kNumber>
-struct Launches {
+struct PixelContrastLaunches {
   using Sum = typename Shapes<kRowBytes>::Sum;
   using Gradient = typename Shapes<kRowBytes>::template Gradient<kBytes<kNumber>>;
 
@@ -90,8 +53,10 @@ struct Launches {
 }  // namespace pipa::cuda
 
 // One translation unit a width of rows, so that a change compiles little again.
-#define PIPA_WIDTH(bytes)                                                           \
-  template struct pipa::cuda::Launches<bytes, pipa::cuda::Number::bfloat16>;       \
-  template struct pipa::cuda::Launches<bytes, pipa::cuda::Number::float16>;        \
-  template struct pipa::cuda::Launches<bytes, pipa::cuda::Number::tf32>;           \
-  template struct pipa::cuda::Launches<bytes, pipa::cuda::Number::tf32x3>
+#define PIPA_PIXEL_CONTRAST(bytes)                                     \
+  namespace pipa::cuda {                                               \
+  template struct PixelContrastLaunches<bytes, Number::bfloat16>;      \
+  template struct PixelContrastLaunches<bytes, Number::float16>;       \
+  template struct PixelContrastLaunches<bytes, Number::tf32>;          \
+  template struct PixelContrastLaunches<bytes, Number::tf32x3>;        \
+  }

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the ops' CUDA C++ backends share: the compiled kernels, and how their numbers are named."""
 
+import math
 from typing import Any
 
 import torch
 
+LOG2E = math.log2(math.e)
+DEAD = 2**63 - 1
+"""The sort key of rows that count for nothing: the largest."""
 KERNELS: Any = torch.ops.pipa_fast_cuda
 """Operators that csrc/cuda/bindings.cpp registers."""
 

@@ -4,18 +4,15 @@
 The kernels compute what depends on pairs of rows. Nothing here waits for the device.
 """
 
-import math
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipa_fast.ops._cuda import KERNELS, number
+from pipa_fast.ops._cuda import DEAD, KERNELS, LOG2E, number
 
-LOG2E = math.log2(math.e)
-PADDING = 128  # kPadding of csrc/cuda/pixel_contrast_kernels.h
-DEAD = 2**63 - 1  # the key of rows that take no part: the largest
+PADDING = 128  # kPadding of csrc/cuda/shapes.h
 HALF_RANGE = 2.0**14  # G/2 is at most 1 of the largest weight, and float16 ends at 2^16
 
 

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // The CUDA kernels compiled for a CPU, and the calls of them that tests make through ctypes.
+#include "cuda/patch_consistency.cu"
+#include "cuda/patch_consistency_1024.cu"
+#include "cuda/patch_consistency_128.cu"
+#include "cuda/patch_consistency_2048.cu"
+#include "cuda/patch_consistency_256.cu"
+#include "cuda/patch_consistency_512.cu"
 #include "cuda/pixel_contrast.cu"
-#ifdef PIPA_WIDTHS
-PIPA_WIDTHS
-#else
 #include "cuda/pixel_contrast_1024.cu"
 #include "cuda/pixel_contrast_128.cu"
 #include "cuda/pixel_contrast_2048.cu"
 #include "cuda/pixel_contrast_256.cu"
 #include "cuda/pixel_contrast_512.cu"
-#endif
 
 using pipa::cuda::PixelContrast;
 
@@ -18,13 +20,6 @@ extern "C" {
 void pixel_contrast_slots(int64_t n, int row_bytes, int columns, int* width, int* count) {
   const pipa::cuda::Slots slots = pipa::cuda::pixel_contrast_slots(n, row_bytes, columns);
   *width = slots.width, *count = slots.count;
-}
-
-PixelContrast problem(const void* x, int64_t n, int row_bytes, int number, const int* first,
-                      const int* past, const int* live, int all_form, float scale,
-                      int64_t padded) {
-  return {x,    n,    row_bytes,     static_cast<pipa::cuda::Number>(number), first, past,
-          live, all_form != 0, scale, padded};
 }
 
 const char* pixel_contrast_denominators(const PixelContrast* problem, int width, int count,
@@ -40,5 +35,10 @@ const char* pixel_contrast_gradient(const PixelContrast* problem, const float* z
                                     const float* pair, const int64_t* order, const float* factor,
                                     void* grad_x) {
   return pipa::cuda::pixel_contrast_gradient(*problem, z, u, pair, order, factor, grad_x, nullptr);
+}
+
+const char* patch_consistency_sums(const pipa::cuda::PatchConsistency* problem, int splits,
+                                   float* z, float* o) {
+  return pipa::cuda::patch_consistency_sums(*problem, splits, z, o, nullptr);
 }
 }

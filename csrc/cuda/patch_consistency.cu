@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cuda/patch_consistency_launch.h"
+
+namespace pipa::cuda {
+
+const char* patch_consistency_sums(const PatchConsistency& problem, int splits, float* z, float* o,
+                                   void* stream) {
+  return with_width(problem.row_bytes, [&](auto width) {
+    return with_number(problem.number, [&](auto number) {
+      return PatchConsistencyLaunches<decltype(width)::value, decltype(number)::value>::sums(
+          problem, splits, z, o, stream);
+    });
+  });
+}
+
+}  // namespace pipa::cuda

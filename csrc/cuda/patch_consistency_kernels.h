@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+// Patch consistency on GPUs: attention whose values are its keys, so that the slope comes with Z.
+//
+// Anchors and keys are sorted by class, those that count for nothing last. The keys of anchor i's
+// class are first[i] … past[i], which are left out of its sums
+//   Z_i = Σ e_ik,  O_i = Σ e_ik k,  e_ik = exp2(scale a_i·k - scale + shift).
+#pragma once
+
+#include "cuda/shapes.h"
+
+namespace pipa::cuda {
+
+struct Anchors {
+  const char* a;           // [n, row_bytes]
+  int64_t n;               // rows
+  int row_bytes;           // of anchors and keys, a multiple of 16
+  const int* first;        // [n] keys of the anchor's class begin here
+  const int* past;         // [n] and end here
+  const int* live;         // [] anchors that count
+  const char* keys;        // [m, row_bytes]
+  int64_t m;               // rows
+  const int* live_keys;    // [] keys that count
+  float scale, shift;
+};
+
+// Bytes of shared memory: own anchors and two tiles of keys.
+template <class S>
+constexpr int attend_memory() {
+  return S::kOwn + 2 * S::kOther;
+}
+
+// Program (I, s · parts + p): block I of anchors against the s-th share of the keys, of whose sums O
+// it makes columns kPart p ….
+template <class S, Number kNumber>
+PIPA_KERNEL(S::kThreads, 1)
+attend_kernel(Anchors anchors, int parts,
+              float* z,  // [splits, n], 0 for anchors that do not count
+              float* o) {  // [splits, n, columns]
+  constexpr int kEights = S::kColumns / 8;
+  const int live = *anchors.live, keys = *anchors.live_keys, begin = block_x() * S::kRows;
+  const int part = block_y() % parts * S::kPart, split = block_y() / parts;
+  const int splits = blocks_y() / parts, tiles = (keys + S::kColumns - 1) / S::kColumns;
+  const int low = static_cast<int>(static_cast<int64_t>(tiles) * split / splits) * S::kColumns;
+  const int high = least(
+      static_cast<int>(static_cast<int64_t>(tiles) * (split + 1) / splits) * S::kColumns, keys);
+  char* own = shared_memory();
+  char* others = own + S::kOwn;  // two tiles
+  const int row = warp() * 16 * S::kBands;
+  float sum[S::kBands][S::kPart / 8][4] = {}, sums[S::kBands][2] = {};
+  const LaneRows<S::kBands> mine(anchors.first, anchors.past, begin + row, live);
+
+  if (begin < live && low < high) {
+    const int last = least(begin + S::kRows, live) - 1;
+    const Range range = {anchors.first[begin], anchors.past[last]};
+    const bool alike = range.low == anchors.first[last];  // all anchors are of one class
+    // The next tile that some anchor does not skip.
+    auto next = [&](int column) {
+      while (alike && column < high && column >= range.low &&
+             least(column + S::kColumns, high) <= range.high)
+        column += S::kColumns;
+      return column;
+    };
+    auto load = [&](int column, int turn) {
+      load_rows<S::kRowBytes, S::kColumns, S::kThreads>(others + turn * S::kOther, anchors.keys,
+                                                        column, keys, anchors.row_bytes);
+      commit_copies();
+    };
+    int column = next(low);
+    load_rows<S::kRowBytes, S::kRows, S::kThreads>(own, anchors.a, begin, live, anchors.row_bytes);
+    if (column < high) load(column, 0);
+    for (int turn = 0; column < high; turn ^= 1) {
+      const int following = next(column + S::kColumns);
+      if (following < high) {
+        load(following, turn ^ 1);
+        wait_copies<1>();
+      } else {
+        wait_copies<0>();
+      }
+      sync_threads();
+      float e[S::kBands][kEights][4];
+      const char* other = others + turn * S::kOther;
+      similarities<kNumber, S::kRowBytes, S::kBands, S::kColumns>(e, own, row, other);
+      const bool whole =
+          column + S::kColumns <= keys && !range.meets(column, column + S::kColumns);
+      PIPA_UNROLL
+      for (int m = 0; m < S::kBands; ++m)
+        PIPA_UNROLL
+        for (int n = 0; n < kEights; ++n)
+          PIPA_UNROLL
+          for (int i = 0; i < 4; ++i) {
+            float value = exp2_fast(e[m][n][i] * anchors.scale + (anchors.shift - anchors.scale));
+            if (!whole) {
+              const int k = column + 8 * n + 2 * (lane() % 4) + i % 2;
+              value = k < keys && !mine.same(m, i / 2, k) ? value : 0.0f;
+            }
+            e[m][n][i] = value;
+            sums[m][i / 2] += value;
+          }
+      add_product<kNumber, S::kRowBytes, S::kBands, S::kColumns, S::kPart>(sum, e, other, part);
+      sync_threads();  // the tile after the next may overwrite this one
+      column = following;
+    }
+    wait_copies<0>();
+  }
+
+  add_lanes_of_rows(sums);
+  const int columns = anchors.row_bytes / kBytes<kNumber>;
+  PIPA_UNROLL
+  for (int m = 0; m < S::kBands; ++m)
+    PIPA_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      const int64_t at = mine.row[m][h];
+      if (at >= anchors.n) continue;
+      const int64_t to = split * anchors.n + at;
+      const float by = at < live ? 1.0f : 0.0f;
+      if (part == 0 && lane() % 4 == 0) z[to] = sums[m][h] * by;
+      PIPA_UNROLL
+      for (int n = 0; n < S::kPart / 8; ++n) {
+        const int d = part + 8 * n + 2 * (lane() % 4);
+        if (d >= columns) continue;
+        o[to * columns + d] = sum[m][n][2 * h] * by;
+        o[to * columns + d + 1] = sum[m][n][2 * h + 1] * by;
+      }
+    }
+}
+
+}  // namespace pipa::cuda

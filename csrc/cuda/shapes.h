@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+// How kernels cut their problems, and which rows and columns are whose.
+#pragma once
+
+#include <type_traits>
+
+#include "cuda/tiles.h"
+
+namespace pipa::cuda {
+
+constexpr int kPadding = 128;  // rows of [padded] arrays: a multiple, 0 where there is no row
+
+PIPA_DEVICE int least(int a, int b) { return a < b ? a : b; }
+
+// Columns low … high.
+struct Range {
+  int low, high;
+  PIPA_DEVICE bool meets(int begin, int end) const { return begin < high && end > low; }
+};
+
+// The class range and number of the two rows that a lane has of each band.
+template <int kBands>
+struct LaneRows {
+  int row[kBands][2], first[kBands][2], past[kBands][2];
+
+  PIPA_DEVICE LaneRows(const int* first_of,  // of all rows: where the row's class begins
+                       const int* past_of,   // and ends
+                       int begin,            // the warp's first row
+                       int live) {           // rows from here on have no class
+    PIPA_UNROLL
+    for (int m = 0; m < kBands; ++m)
+      PIPA_UNROLL
+      for (int h = 0; h < 2; ++h) {
+        const int i = begin + 16 * m + 8 * h + lane() / 4;
+        row[m][h] = i;
+        first[m][h] = i < live ? first_of[i] : 0;
+        past[m][h] = i < live ? past_of[i] : 0;
+      }
+  }
+  PIPA_DEVICE bool same(int m, int h, int column) const {
+    return column >= first[m][h] && column < past[m][h];
+  }
+};
+
+// How a kernel cuts its problem: blocks of kRows rows meet tiles of kColumns.
+template <int kRowBytes_, int kRows_, int kColumns_, int kWarps_, int kPart_ = 0>
+struct Shape {
+  static constexpr int kRowBytes = kRowBytes_, kRows = kRows_, kColumns = kColumns_;
+  static constexpr int kWarps = kWarps_, kThreads = kWarps * kWarp;
+  static constexpr int kBands = kRows / 16 / kWarps;
+  static constexpr int kPart = kPart_;  // columns of the gradient that a program makes
+  static constexpr int kOwn = kRows * kRowBytes, kOther = kColumns * kRowBytes;  // bytes
+  static_assert(kBands * 16 * kWarps == kRows && kPadding % kRows == 0 && kRows % kColumns == 0);
+};
+
+// What kernels are compiled for, by the width of rows. `Sum` is for kernels that keep two numbers a
+// row, `Gradient` for those that keep a row of kPart floats. Every shape fits in the 99 KiB of shared
+// memory that the smallest chips have.
+template <int kRowBytes>
+struct Shapes;  // of rows of at most so many bytes
+
+template <>
+struct Shapes<128> {
+  using Sum = Shape<128, 128, 64, 4>;
+  template <int kBytes>
+  using Gradient = Shape<128, 128, 64, 4, 128 / kBytes>;
+};
+template <>
+struct Shapes<256> {
+  using Sum = Shape<256, 128, 64, 4>;
+  template <int kBytes>
+  using Gradient = Shape<256, 128, 32, 4, 256 / kBytes>;
+};
+template <>
+struct Shapes<512> {
+  using Sum = Shape<512, 128, 32, 4>;
+  template <int kBytes>
+  using Gradient = Shape<512, 64, 32, 4, 512 / kBytes>;
+};
+template <>
+struct Shapes<1024> {
+  using Sum = Shape<1024, 64, 16, 4>;
+  template <int kBytes>
+  using Gradient = Shape<1024, 64, 16, 4, 256>;
+};
+template <>
+struct Shapes<2048> {
+  using Sum = Shape<2048, 16, 16, 1>;
+  template <int kBytes>
+  using Gradient = Shape<2048, 16, 16, 1, 256>;
+};
+
+// The least of the widths that holds rows of so many bytes.
+template <class Call>
+auto with_width(int row_bytes, const Call& call) {
+  if (row_bytes <= 128) return call(std::integral_constant<int, 128>{});
+  if (row_bytes <= 256) return call(std::integral_constant<int, 256>{});
+  if (row_bytes <= 512) return call(std::integral_constant<int, 512>{});
+  if (row_bytes <= 1024) return call(std::integral_constant<int, 1024>{});
+  return call(std::integral_constant<int, 2048>{});
+}
+
+template <class Call>
+auto with_number(Number number, const Call& call) {
+  if (number == Number::bfloat16) return call(std::integral_constant<Number, Number::bfloat16>{});
+  if (number == Number::float16) return call(std::integral_constant<Number, Number::float16>{});
+  if (number == Number::tf32) return call(std::integral_constant<Number, Number::tf32>{});
+  return call(std::integral_constant<Number, Number::tf32x3>{});
+}
+
+constexpr int blocks_of(int64_t n, int rows) { return static_cast<int>((n + rows - 1) / rows); }
+
+}  // namespace pipa::cuda

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Patch consistency by csrc/cuda: what happens to a row at a time around the kernel.
+
+Nothing here waits for the device.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipa_fast.ops._cuda import DEAD, KERNELS, LOG2E, number
+
+SHIFT = 15
+"""e times 2^15 fills float16's range: its 30 octaves are those of e while 2 / temperature <= 20."""
+PROGRAMS = 264  # that are wanted: two for each of 132 multiprocessors
+MAX_SPLITS = 4  # of the keys, each with sums of its own: what bounds the memory
+BLOCK = 64  # anchors of a program, about
+
+
+def _sort(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return rows by class, negative labels last, with their keys, their order and how many count."""
+    keys, order = torch.sort(torch.where(labels < 0, DEAD, labels), stable=True)
+    live = torch.searchsorted(keys, keys.new_full((1,), DEAD), out_int32=True)
+    return F.pad(rows[order], (0, -rows.shape[1] % 8)), keys, order, live
+
+
+def forward(
+    anchors: Tensor,  # [N, D] unit rows
+    positives: Tensor,  # [N, D]
+    bank: Tensor,  # [M, D]
+    anchor_labels: Tensor,  # [N] int64, negative: no anchor
+    bank_labels: Tensor,  # [M] int64, negative: no key
+    weights: Tensor | None,  # [N]
+    temperature: float,
+    group: str,
+) -> tuple[Tensor, Tensor]:
+    """Return the loss [] and its slope dL/danchors [N, D] float32."""
+    assert not group
+    n, d = anchors.shape
+    if n == 0:
+        return anchors.new_zeros((), dtype=torch.float32), anchors.new_zeros((0, d)).float()
+    a, a_keys, order, live = _sort(anchors, anchor_labels)
+    k, k_keys, _, live_keys = _sort(bank, bank_labels)
+    first = torch.searchsorted(k_keys, a_keys, out_int32=True)
+    past = torch.searchsorted(k_keys, a_keys, right=True, out_int32=True)
+    shift = SHIFT if anchors.dtype == torch.float16 else 0
+    splits = max(1, min(MAX_SPLITS, PROGRAMS * BLOCK // n))
+    z, o = KERNELS.patch_consistency_sums(
+        a, k, first, past, live, live_keys, LOG2E / temperature, shift, number(a.dtype), splits
+    )
+    z, o = z.sum(0), o.sum(0) if splits > 1 else o[0]
+
+    p = positives[order].float()
+    weight = torch.ones_like(z) if weights is None else weights[order].float()
+    weight = torch.where(a_keys == DEAD, 0, weight)
+    total = weight.sum()
+    weight = weight / torch.where(total > 0, total, 1)
+    log_z = z.log() - shift * math.log(2)  # without negatives -inf: loss and sigma are 0
+    margin = ((a[:, :d] * p).sum(1) - 1) / temperature - log_z
+    loss = (weight * -F.logsigmoid(margin)).sum()
+    pull = weight * torch.sigmoid(-margin) / temperature
+    mean = o[:, :d].div_(torch.where(z > 0, z, 1)[:, None]).sub_(p).mul_(pull[:, None])
+    slope = torch.empty_like(p)
+    slope[order] = mean
+    return loss, slope
