@@ -152,23 +152,15 @@ def crop_pair(
 ) -> CropPair:
     """Cut two overlapping crops of `size` from an image [H, W, 3], each perhaps mirrored.
 
-    The image is first resized by a factor drawn from `scale`, but never below the crop's size;
-    both crops and the boxes are of the resized image.
+    Both crops and the boxes are of the image resized by a factor drawn from `scale`, but never
+    below the crop's size; only the crops of it are computed.
     """
     factor = float(generator.uniform(*scale))
+    height, width = image.shape[:2]
     if factor != 1.0:
-        image = _resized(image, factor, at_least=size)
-    pair = overlapping_boxes(image.shape, size, generator, stride=stride, overlap=overlap)
+        height, width = max(round(height * factor), size[0]), max(round(width * factor), size[1])
+    pair = overlapping_boxes((height, width), size, generator, stride=stride, overlap=overlap)
     flips = generator.random(2) < 0.5
-    crops = [
-        np.flip(box.of(image), 1) if flip else box.of(image)
-        for box, flip in zip(pair, flips, strict=True)
-    ]
+    crops = [resize_image(image, (height, width), box) for box in pair]
+    crops = [np.flip(crop, 1) if flip else crop for crop, flip in zip(crops, flips, strict=True)]
     return CropPair(np.stack(crops), np.array(pair, np.int64), flips)
-
-
-def _resized(image: np.ndarray, factor: float, *, at_least: tuple[int, int]) -> np.ndarray:
-    """Resize an image [H, W, 3] uint8 bilinearly, with antialiasing where it shrinks."""
-    shape = image.shape[:2]
-    height, width = (max(round(s * factor), a) for s, a in zip(shape, at_least, strict=True))
-    return resize_image(image, (height, width))

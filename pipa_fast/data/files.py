@@ -19,7 +19,8 @@ def read_image(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             if image.mode[0] in "IF":  # 16 and 32 bits: converting would clip, not scale
                 raise ValueError(f"mode {image.mode}, not 8 bits a channel")
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+            ImageOps.exif_transpose(image, in_place=True)
+            return np.array(image if image.mode == "RGB" else image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as an image: {error}") from error
 
@@ -57,11 +58,27 @@ def write_whole(path: Path, save: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def resize_image(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
-    """Resize an image [H, W, 3] uint8 to (height, width), bilinearly, with antialiasing."""
-    if size is None or image.shape[:2] == size:
-        return image
-    resized = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR)
+def resize_image(
+    image: np.ndarray,
+    size: tuple[int, int] | None,
+    box: tuple[int, int, int, int] | None = None,
+) -> np.ndarray:
+    """Resize an image [H, W, 3] uint8 to (height, width), bilinearly, with antialiasing.
+
+    Only what `box` (y0, x0, y1, x1) of the resized image holds is computed and returned. It is
+    what cutting afterwards gives, but for rounding: where a value lies between two levels, Pillow's
+    float32 coordinates may choose the other one.
+    """
+    height, width = image.shape[:2]
+    if size is None or (height, width) == size:
+        return image if box is None else image[box[0] : box[2], box[1] : box[3]]
+    y0, x0, y1, x1 = (0, 0, *size) if box is None else box
+    # multiplied first, so that the image's own border stays exactly where it is
+    top, bottom = y0 * height / size[0], y1 * height / size[0]
+    left, right = x0 * width / size[1], x1 * width / size[1]
+    resized = Image.fromarray(image).resize(
+        (x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=(left, top, right, bottom)
+    )
     return np.asarray(resized)
 
 

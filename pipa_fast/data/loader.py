@@ -141,13 +141,12 @@ class TrainingSet(Dataset):
         target = generator(self.seed, "target", iteration, index)
         config = self.config
         whole = self.target.image(int(target.integers(len(self.target))))
-        image = resize_image(whole, config.target_size)
-        box = random_box(image.shape, config.crop, target)
-        valid = box.of(self._valid(image.shape))
-        mirrored = target.random() < 0.5
-        item["target_image"], item["target_valid"] = (
-            np.flip(part, 1) if mirrored else part for part in (box.of(image), valid)
-        )
+        size = config.target_size or whole.shape[:2]
+        box = random_box(size, config.crop, target)
+        image, valid = resize_image(whole, config.target_size, box), box.of(self._valid(size))
+        if target.random() < 0.5:
+            image, valid = np.flip(image, 1), np.flip(valid, 1)
+        item["target_image"], item["target_valid"] = image, valid
         if self.with_crops:
             pair = crop_pair(
                 whole,
@@ -176,7 +175,6 @@ class TrainingSet(Dataset):
         else:
             number, wanted = self.rare.pick(choice)
         image, label, _ = self.source[number]
-        image = resize_image(image, config.source_size)
         label = resize_label(label, config.source_size)
         box = source_box(
             label,
@@ -186,7 +184,7 @@ class TrainingSet(Dataset):
             wanted=wanted,
             min_pixels=config.min_crop_ratio * config.min_pixels,
         )
-        image, label = box.of(image), box.of(label)
+        image, label = resize_image(image, config.source_size, box), box.of(label)
         if choice.random() < 0.5:
             image, label = np.flip(image, 1), np.flip(label, 1)
         return {"source_image": image, "source_label": label}

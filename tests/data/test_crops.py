@@ -12,6 +12,7 @@ from pipa_fast.data.crops import (
     random_box,
     source_box,
 )
+from pipa_fast.data.files import resize_image
 
 SIZE, STRIDE = (24, 32), 8
 
@@ -105,6 +106,29 @@ def test_scale_resizes_the_image_before_both_crops():
     assert max(pair(seed, scale=(0.5, 2.0)).boxes.max() for seed in range(40)) > 100
     small = pair(0, scale=(0.1, 0.1)).boxes  # never smaller than a crop
     assert small.tolist() == [[0, 0, 24, 32], [0, 0, 24, 32]]
+
+
+@pytest.mark.parametrize("size", [(60, 100), (101, 173), (48, 160), (47, 80), (30, 50), (24, 40)])
+def test_a_box_of_a_resized_image_is_cut_from_the_whole_one(size):
+    generator = np.random.default_rng(0)
+    image = generator.integers(0, 256, (48, 80, 3)).astype(np.uint8)
+    whole = resize_image(image, size)
+    assert whole.shape == (*size, 3)
+    np.testing.assert_array_equal(resize_image(image, size, (0, 0, *size)), whole)
+    boxes = [random_box(size, SIZE, generator) for _ in range(20)]
+    cuts = np.stack([resize_image(image, size, box) for box in boxes]).astype(int)
+    off = abs(cuts - np.stack([box.of(whole) for box in boxes]))
+    # a tie between two levels, rounded twice: once by rows, once by columns
+    assert off.max() <= 2 and (off > 0).mean() < 0.15
+
+
+def test_a_box_of_an_image_as_it_is_is_a_view():
+    image = coordinates(48, 80)
+    for size in (None, (48, 80)):
+        assert resize_image(image, size) is image
+        cut = resize_image(image, size, (8, 16, 32, 48))
+        assert np.shares_memory(cut, image)
+        np.testing.assert_array_equal(cut, image[8:32, 16:48])
 
 
 def test_source_crop_shows_the_class_it_is_for():
