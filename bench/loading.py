@@ -123,10 +123,14 @@ def _file_bytes(images: Images) -> int:
 
 @contextlib.contextmanager
 def whole() -> Iterator[None]:
-    """Resize all of an image, then cut it."""
+    """Resize all of an image, once for both crops of a pair, then cut it."""
+    last: tuple[Any, Any, Any] = (None, None, None)
 
     def resize_then_cut(image: np.ndarray, size: Any, box: Any = None) -> np.ndarray:
-        return files.resize_image(files.resize_image(image, size), None, box)
+        nonlocal last
+        if last[0] is not image or last[1] != size:
+            last = (image, size, files.resize_image(image, size))
+        return files.resize_image(last[2], None, box)
 
     with (
         mock.patch.object(loader, "resize_image", resize_then_cut),
@@ -325,6 +329,7 @@ def arguments() -> argparse.ArgumentParser:
     add(
         "--blur", action=argparse.BooleanOptionalAction, default=True, help="the augmentation's too"
     )
+    add("--threads", type=int, help="of the CPU, for tensors (default: torch's)")
     add("--step-ms", type=float, help="tell what a training step of this time needs")
     add("--json", type=Path, help="write the rows there, one JSON object a line")
     add("settings", nargs="*", help="settings of the recipe, after --")
@@ -335,6 +340,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = arguments()
     args = parser.parse_args(argv)
+    if args.threads:
+        torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as folder:
         try:
             config = load(read_recipe(args.recipe), args.settings)
