@@ -8,6 +8,7 @@ python -m bench teacher_update --variants streets_s mit_b0
 python -m bench patch_consistency --peers none --json rows.json --plot rows.png
 python -m bench --save                                   # bench/results/DEVICE/OP.json and .png
 python -m bench step --recipe streets_pipa               # a whole training step and its parts
+python -m bench loading --recipe gta2cs_daformer_pipa    # the images of its steps
 
 A contender is checked against float64 before it is timed. bench/results/README.md tells the
 columns of the rows; `python -m bench.plot` draws them again.
@@ -25,7 +26,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from bench import step, tables
+from bench import loading, step, tables
 from bench.contenders import contenders
 from bench.harness import Effort, measure
 from bench.machine import cap_memory, machine
@@ -33,6 +34,8 @@ from bench.plot import plot
 from bench.problem import DTYPES, OPS, Settings
 
 RESULTS = Path(__file__).parent / "results"
+APART = {"step": step.main, "loading": loading.main}
+"""What has settings of its own: a whole training step, and the loading of its images."""
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -151,8 +154,8 @@ def result_path(op: str, device: str, cpu_flags: str = "") -> Path:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     words = sys.argv[1:] if argv is None else list(argv)
-    if words[:1] == ["step"]:  # a whole training step has settings of its own
-        step.main(words[1:])
+    if words and words[0] in APART:
+        APART[words[0]](words[1:])
         return
     parser = arguments()
     args = parser.parse_args(words)
@@ -184,6 +187,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] != ["step"] and "cuda" not in arguments().parse_args().device:
+    if not APART.keys() & set(sys.argv[1:2]) and "cuda" not in arguments().parse_args().device:
         cap_memory()
     main()

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from pipa_fast.data.random import uniform
 
-# 2 x 4.3 standard deviations at the largest sigma, 1.15 pixels.
-_KERNEL = 11
+BLUR_WIDTH = 11
+"""Taps of the blur [pixels]: 2 x 4.3 standard deviations at the largest sigma, 1.15 pixels."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -73,10 +73,18 @@ def strong_augment(
         result = torch.where(_chosen(draw[:, 5], a.grey), grey, result)
     if a.blur > 0:
         sigma = a.sigma[0] + (a.sigma[1] - a.sigma[0]) * draw[:, 6]
-        kernel = get_gaussian_kernel1d(_KERNEL, sigma[:, None].to(images.dtype))
-        blurred = filter2d_separable(result, kernel, kernel)
+        blurred = gaussian_blur(result, sigma)
         result = torch.where(_chosen(draw[:, 7], a.blur), blurred, result)
     return result
+
+
+def gaussian_blur(
+    images: Tensor,  # [B, 3, H, W]
+    sigma: Tensor,  # [B], standard deviations [pixels]
+) -> Tensor:  # [B, 3, H, W]
+    """Blur every image by its own standard deviation, by rows and then by columns."""
+    kernel = get_gaussian_kernel1d(BLUR_WIDTH, sigma[:, None].to(images.dtype))
+    return filter2d_separable(images, kernel, kernel)
 
 
 def _chosen(draw: Tensor, probability: float) -> Tensor:

@@ -140,8 +140,8 @@ def crop_pair(
 ) -> CropPair:
     """Cut two overlapping crops of `size` from an image [H, W, 3], each perhaps mirrored.
 
-    The image is first resized by a factor drawn from `scale`, but never below the crop's size;
-    both crops and the boxes are of the resized image.
+    Both crops and the boxes are of the image resized by a factor drawn from `scale`, but never
+    below the crop's size; only the crops of it are computed.
     """
     factor = float(generator.uniform(*scale))
     shape = (image.shape[0], image.shape[1])

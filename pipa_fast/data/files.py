@@ -20,7 +20,8 @@ def read_image(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             if image.mode[0] in "IF":  # 16 and 32 bits: converting would clip, not scale
                 raise ValueError(f"mode {image.mode}, not 8 bits a channel")
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+            ImageOps.exif_transpose(image, in_place=True)
+            return np.array(image if image.mode == "RGB" else image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as an image: {error}") from error
 
@@ -79,12 +80,11 @@ def resized_part(image: np.ndarray, size: tuple[int, int], box: Box) -> np.ndarr
     """
     if image.shape[:2] == size:
         return box.of(image)
-    y, x = image.shape[0] / size[0], image.shape[1] / size[1]
-    resized = Image.fromarray(image).resize(
-        (box.x1 - box.x0, box.y1 - box.y0),
-        Image.Resampling.BILINEAR,
-        box=(box.x0 * x, box.y0 * y, box.x1 * x, box.y1 * y),
-    )
+    # multiplied first, so that the image's own border stays exactly where it is
+    y0, y1 = (y * image.shape[0] / size[0] for y in (box.y0, box.y1))
+    x0, x1 = (x * image.shape[1] / size[1] for x in (box.x0, box.x1))
+    shape = (box.x1 - box.x0, box.y1 - box.y0)
+    resized = Image.fromarray(image).resize(shape, Image.Resampling.BILINEAR, box=(x0, y0, x1, y1))
     return np.asarray(resized)
 
 

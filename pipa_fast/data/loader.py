@@ -204,29 +204,47 @@ class TrainingSet(Dataset):
         return {"source_image": image, "source_label": label}
 
     def collate(self, items: list[dict[str, Any]]) -> Batch:
-        """Stack the slots of a step."""
-        with_crops = items if self.with_crops else []
-        no_crops = np.zeros((0, 2, *self.config.patch_crop, 3), np.uint8)
+        """Stack the slots of a step, images [..., h, w, 3] and labels still uint8.
 
-        def stack(name: str, none: np.ndarray) -> Tensor:
-            return torch.from_numpy(np.stack([i[name] for i in with_crops]) if with_crops else none)
+        So they are a quarter of the bytes that workers hand over and a GPU is sent; `unpacked`
+        makes them what a Batch says.
+        """
+
+        def stack(name: str) -> Tensor:
+            return torch.from_numpy(np.stack([item[name] for item in items]))
+
+        def crops(name: str, none: np.ndarray) -> Tensor:
+            return stack(name) if self.with_crops else torch.from_numpy(none)
 
         return Batch(
             iteration=torch.tensor(items[0]["iteration"]),
             index=torch.tensor([item["index"] for item in items]),
-            source_image=_images(np.stack([item["source_image"] for item in items])),
-            source_label=torch.from_numpy(np.stack([i["source_label"] for i in items])).long(),
-            target_image=_images(np.stack([item["target_image"] for item in items])),
-            target_valid=torch.from_numpy(np.stack([item["target_valid"] for item in items])),
-            target_crops=_images(stack("target_crops", no_crops).numpy()),
-            boxes=stack("boxes", np.zeros((0, 2, 4), np.int64)),
-            flips=stack("flips", np.zeros((0, 2), bool)),
+            source_image=stack("source_image"),
+            source_label=stack("source_label"),
+            target_image=stack("target_image"),
+            target_valid=stack("target_valid"),
+            target_crops=crops(
+                "target_crops", np.zeros((0, 2, *self.config.patch_crop, 3), np.uint8)
+            ),
+            boxes=crops("boxes", np.zeros((0, 2, 4), np.int64)),
+            flips=crops("flips", np.zeros((0, 2), bool)),
         )
 
 
-def _images(stacked: np.ndarray) -> Tensor:
+def unpacked(packed: Batch, device: torch.device | str) -> Batch:
+    """Move what `TrainingSet.collate` made to `device`, and turn its bytes into numbers there."""
+    moved = packed.to(device)
+    return moved._replace(
+        source_image=_images(moved.source_image),
+        source_label=moved.source_label.long(),
+        target_image=_images(moved.target_image),
+        target_crops=_images(moved.target_crops),
+    )
+
+
+def _images(stacked: Tensor) -> Tensor:
     """Turn uint8 [..., h, w, 3] into float32 [..., 3, h, w] in [0, 1]."""
-    return torch.from_numpy(stacked).movedim(-1, -3).contiguous().float().div_(255)
+    return stacked.movedim(-1, -3).contiguous().float().div_(255)
 
 
 class StepSampler(Sampler):
@@ -253,8 +271,9 @@ def batches(
     iterations: int,
     rank: int = 0,
     world_size: int = 1,
+    device: torch.device | str = "cpu",
 ) -> Iterator[Batch]:
-    """Yield this rank's batches of the iterations from `start` up to, and without, `iterations`.
+    """Yield this rank's batches, on `device`, of the steps from `start` to before `iterations`.
 
     Raises:
         ValueError: a rank outside the world.
@@ -270,5 +289,8 @@ def batches(
         # The loader seeds its workers from this: nothing here uses it, and without it the loader
         # would draw from the generator that dropout uses.
         generator=torch.Generator(),
+        # From pinned memory a batch is copied while the host goes on.
+        pin_memory=torch.device(device).type == "cuda",
     )
-    yield from loader
+    for packed in loader:
+        yield unpacked(packed, device)

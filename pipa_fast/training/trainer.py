@@ -184,6 +184,7 @@ class Trainer:
             iterations=config.iterations,
             rank=self.world.rank,
             world_size=self.world.size,
+            device=self.world.device,
         )
 
     def _train_step(self, batch: Batch) -> dict[str, Tensor]:
@@ -200,7 +201,6 @@ class Trainer:
         for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = lr * factor
         self.network.train()
-        batch = batch.to(self.world.device)
         losses = self.step(batch, self.iteration, scale=self.scaler.scale)
         with trace_range("optimizer"):
             if config.optimizer.clip is not None:

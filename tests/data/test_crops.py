@@ -108,6 +108,13 @@ def test_scale_resizes_the_image_before_both_crops():
     assert small.tolist() == [[0, 0, 24, 32], [0, 0, 24, 32]]
 
 
+def test_a_box_of_an_image_as_it_is_is_a_view():
+    image = coordinates(48, 80)
+    cut = resized_part(image, (48, 80), Box(8, 16, 32, 48))
+    assert np.shares_memory(cut, image)
+    np.testing.assert_array_equal(cut, image[8:32, 16:48])
+
+
 def test_source_crop_shows_the_class_it_is_for():
     label = np.zeros((40, 40), np.uint8)
     label[:8, :8] = 5
@@ -149,6 +156,7 @@ def test_a_part_is_what_the_whole_resized_image_shows_there(size):
     image = np.random.default_rng(0).integers(0, 256, (64, 128, 3)).astype(np.uint8)
     height, width = size
     whole = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(resized_part(image, size, Box(0, 0, *size)), whole)
     for box in (Box(0, 0, 32, 48), Box(height - 40, width - 40, height, width), Box(7, 9, 40, 60)):
         part = resized_part(image, size, box).astype(int)
         difference = np.abs(part - box.of(whole).astype(int))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipa_fast.data.batch import Batch
-from pipa_fast.data.loader import DataConfig, TrainingSet, batches
+from pipa_fast.data.loader import DataConfig, TrainingSet, batches, unpacked
 from pipa_fast.data.sample import Sample
 
 
@@ -101,6 +101,16 @@ def test_a_batch_is_what_it_says_and_no_target_label_is_touched():
     for name in ("source_image", "target_image", "target_crops"):
         values = getattr(batch, name)
         assert values.min() >= 0 and 0.9 < values.max() <= 1 and values.is_contiguous(), name
+
+
+def test_images_and_labels_travel_as_bytes():
+    data = training_set()
+    packed = data.collate([data[(0, slot)] for slot in range(4)])
+    for name in ("source_image", "source_label", "target_image", "target_crops"):
+        assert getattr(packed, name).dtype == torch.uint8, name
+    assert_same([unpacked(packed, "cpu")], steps(1))
+    there = steps(1, device="meta")[0]
+    assert all(value.is_meta for value in there) and there.source_image.dtype == torch.float32
 
 
 def test_image_and_label_are_cut_and_mirrored_together():
