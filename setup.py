@@ -4,6 +4,11 @@
     python setup.py build_ext --inplace                  # rebuild what changed; errors are errors
     pip install --no-build-isolation -e .                # with the torch that is installed
     PIPA_FAST_CUDA=1 pip install --no-build-isolation .  # refuses to build without CUDA kernels
+    PIPA_FAST_CUDA_ARCHS="80 86 90" …                    # for which GPUs; 80 and 90 by default
+
+The CUDA kernels are built where nvcc is found and torch has CUDA, or on request beside any torch:
+they carry their own CUDA runtime, and load where there is no driver. The newest architecture comes
+as PTX too, for GPUs that are newer still. PIPA_FAST_CUDA=0 leaves them out.
 
 CFLAGS, CXXFLAGS and LDFLAGS add to the flags, as anywhere; `make sanitize` passes its own by them.
 Without isolation the build's own tools must be there: pip install "setuptools>=84" ninja pybind11
@@ -13,26 +18,35 @@ it then runs on the "reference" backend. `python -m pipa_fast.info` shows what i
 """
 
 import os
+import re
+import shutil
+import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-CUDA = os.environ.get("PIPA_FAST_CUDA", "0")
+CUDA = os.environ.get("PIPA_FAST_CUDA", "")
 if CUDA not in ("", "0", "1"):
     raise ValueError(f"PIPA_FAST_CUDA must be 0 or 1, got {CUDA!r}")
-if CUDA == "1" and not list(ROOT.glob("csrc/cuda/*.cu")):
+ARCHS = os.environ.get("PIPA_FAST_CUDA_ARCHS", "80 90").split()
+if not ARCHS or not all(re.fullmatch(r"\d{2,3}a?", arch) for arch in ARCHS):
+    raise ValueError(f'PIPA_FAST_CUDA_ARCHS must be as in "80 90", got {" ".join(ARCHS)!r}')
+NVCC = shutil.which("nvcc")
+if CUDA == "1" and NVCC is None:
     # Asked for by name, so a build for the CPU alone would be a silent surprise.
     raise RuntimeError(
-        "PIPA_FAST_CUDA=1 asks for CUDA C++ kernels, and this version has no sources for them "
-        "(csrc/cuda/*.cu); unset it: on a GPU the Triton kernels run, which need no build"
+        "PIPA_FAST_CUDA=1 asks for CUDA C++ kernels, which need nvcc on the PATH: install the CUDA "
+        "toolkit, or unset it: on a GPU the Triton kernels run, which need no build"
     )
 
 try:
     import pybind11
+    import torch
     from torch.utils.cpp_extension import BuildExtension, CppExtension
 except ImportError as error:
     MISSING: ImportError | None = error
@@ -50,8 +64,70 @@ COMPILE = [*([] if SANITIZED else ["-O3", "-g0"]), "-fvisibility=hidden", "-Wall
 LINK = [] if SANITIZED or sys.platform == "darwin" else ["-Wl,-s"]
 
 
+class CudaExtension(Extension):
+    """An extension whose kernels nvcc compiles, one object for each .cu file."""
+
+
+def toolkit() -> Path:
+    """Return the folder that nvcc belongs to, whatever wraps it."""
+    said = subprocess.run([str(NVCC), "--dryrun", "x.cu"], capture_output=True, text=True).stderr
+    found = re.search(r"TOP=(\S+)", said)
+    return Path(found.group(1)).resolve() if found else Path(str(NVCC)).resolve().parent.parent
+
+
+def cuda_extension(headers: list[str], include: list[str]) -> list[Extension]:
+    """The operators of csrc/cuda, if they are to be built."""
+    wanted = CUDA == "1" or (CUDA == "" and NVCC is not None and torch.version.cuda is not None)
+    if not wanted:
+        return []
+    places = ("lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib")
+    folders = [str(toolkit() / p) for p in places if (toolkit() / p / "libcudart_static.a").exists()]
+    extension = CudaExtension(
+        "pipa_fast._CUDA",
+        ["csrc/cuda/bindings.cpp"],
+        include_dirs=[*include, *torch.utils.cpp_extension.include_paths()],
+        libraries=["cudart_static", "dl", "rt", "pthread", "c10", "torch", "torch_cpu"],
+        library_dirs=[*folders, *torch.utils.cpp_extension.library_paths()],
+        depends=[*headers, *cuda_sources()],
+        language="c++",
+        extra_compile_args=[*COMPILE, "-std=c++17", *TORCH_ABI],
+        extra_link_args=LINK,
+    )
+    return [extension]
+
+
+def cuda_sources() -> list[str]:
+    return sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("csrc/cuda/*.cu"))
+
+
+def compile_cuda(folder: Path, headers: list[str]) -> list[str]:
+    """Compile what is older than its source or any header; return the objects."""
+    folder.mkdir(parents=True, exist_ok=True)
+    flags = ["-std=c++17", "-O3", "-Icsrc", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
+    for arch in ARCHS:
+        flags += ["-gencode", f"arch=compute_{arch},code=sm_{arch}"]
+    newest = max(ARCHS, key=lambda arch: int(arch.rstrip("a")))
+    if not newest.endswith("a"):  # code for one architecture alone has no use as PTX
+        flags += ["-gencode", f"arch=compute_{newest},code=compute_{newest}"]
+    stamp = folder / "flags"
+    same = stamp.exists() and stamp.read_text() == repr(flags)
+    shared = max(Path(h).stat().st_mtime for h in headers)
+
+    def compile_one(source: str) -> str:
+        made = folder / (Path(source).stem + ".o")
+        needed = max(shared, Path(source).stat().st_mtime)
+        if not (same and made.exists() and made.stat().st_mtime > needed):
+            subprocess.run([str(NVCC), *flags, "-c", source, "-o", str(made)], check=True)
+        return str(made)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compile_one, cuda_sources()))
+    stamp.write_text(repr(flags))
+    return objects
+
+
 def extensions() -> list[Extension]:
-    """The stable-ABI operators and the pybind11 module of host logic."""
+    """The stable-ABI operators, for CPUs and GPUs, and the pybind11 module of host logic."""
     if MISSING is not None:
         return []
     headers = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("csrc/**/*.h"))
@@ -77,6 +153,7 @@ def extensions() -> list[Extension]:
             extra_compile_args=COMPILE,
             extra_link_args=LINK,
         ),
+        *cuda_extension(headers, include),
     ]
 
 
@@ -100,6 +177,9 @@ class BuildNative(Builder):
         # A folder each: the extensions share sources and compile them with different flags.
         shared = self.build_temp
         self.build_temp = str(Path(shared, ext.name))
+        if isinstance(ext, CudaExtension):
+            headers = [header for header in ext.depends if header.endswith(".h")]
+            ext.extra_objects = compile_cuda(Path(self.build_temp), headers)
         super().build_extension(ext)
         self.build_temp = shared
 

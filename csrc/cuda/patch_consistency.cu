@@ -7,8 +7,12 @@ const char* patch_consistency_sums(const PatchConsistency& problem, int splits, 
                                    void* stream) {
   return with_width(problem.row_bytes, [&](auto width) {
     return with_number(problem.number, [&](auto number) {
-      return PatchConsistencyLaunches<decltype(width)::value, decltype(number)::value>::sums(
-          problem, splits, z, o, stream);
+      constexpr int kWidth = decltype(width)::value;
+      constexpr Number kNumber = decltype(number)::value;
+      if constexpr (kOccurs<kWidth, kNumber>)
+        return PatchConsistencyLaunches<kWidth, kNumber>::sums(problem, splits, z, o, stream);
+      else
+        return kTooWide;
     });
   });
 }

@@ -4,9 +4,9 @@
 
 #include <cstdint>
 
-namespace pipa::cuda {
+#include "cuda/limits.h"
 
-enum class Number;
+namespace pipa::cuda {
 
 struct PatchConsistency {
   const void* a;         // [n, row_bytes] anchors sorted by class, those that do not count last

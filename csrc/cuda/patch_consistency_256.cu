@@ -2,3 +2,4 @@
 #include "cuda/patch_consistency_launch.h"
 
 PIPA_PATCH_CONSISTENCY(256)
+PIPA_PATCH_CONSISTENCY_HALF(256)

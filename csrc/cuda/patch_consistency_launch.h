@@ -25,10 +25,13 @@ struct PatchConsistencyLaunches {
 }  // namespace pipa::cuda
 
 // One translation unit a width of rows, so that a change compiles little again.
-#define PIPA_PATCH_CONSISTENCY(bytes)                                     \
-  namespace pipa::cuda {                                                  \
-  template struct PatchConsistencyLaunches<bytes, Number::bfloat16>;      \
-  template struct PatchConsistencyLaunches<bytes, Number::float16>;       \
-  template struct PatchConsistencyLaunches<bytes, Number::tf32>;          \
-  template struct PatchConsistencyLaunches<bytes, Number::tf32x3>;        \
+#define PIPA_PATCH_CONSISTENCY(bytes) \
+  namespace pipa::cuda { \
+  template struct PatchConsistencyLaunches<bytes, Number::tf32>; \
+  template struct PatchConsistencyLaunches<bytes, Number::tf32x3>; \
+  }
+#define PIPA_PATCH_CONSISTENCY_HALF(bytes) \
+  namespace pipa::cuda { \
+  template struct PatchConsistencyLaunches<bytes, Number::bfloat16>; \
+  template struct PatchConsistencyLaunches<bytes, Number::float16>; \
   }

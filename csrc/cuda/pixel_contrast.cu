@@ -10,7 +10,12 @@ template <class Call>
 const char* with_launches(const PixelContrast& p, const Call& call) {
   return with_width(p.row_bytes, [&](auto width) {
     return with_number(p.number, [&](auto number) {
-      return call(PixelContrastLaunches<decltype(width)::value, decltype(number)::value>{});
+      constexpr int kWidth = decltype(width)::value;
+      constexpr Number kNumber = decltype(number)::value;
+      if constexpr (kOccurs<kWidth, kNumber>)
+        return call(PixelContrastLaunches<kWidth, kNumber>{});
+      else
+        return kTooWide;
     });
   });
 }

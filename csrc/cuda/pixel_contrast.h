@@ -4,9 +4,9 @@
 
 #include <cstdint>
 
-namespace pipa::cuda {
+#include "cuda/limits.h"
 
-enum class Number;
+namespace pipa::cuda {
 
 struct PixelContrast {
   const void* x;        // [n, row_bytes] rows sorted by class, those that take no part last

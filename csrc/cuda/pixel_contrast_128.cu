@@ -2,3 +2,4 @@
 #include "cuda/pixel_contrast_launch.h"
 
 PIPA_PIXEL_CONTRAST(128)
+PIPA_PIXEL_CONTRAST_HALF(128)

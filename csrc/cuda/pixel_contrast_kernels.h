@@ -13,7 +13,6 @@
 namespace pipa::cuda {
 
 constexpr int kRun = 8;        // shifts of a program, which loads its own rows once
-constexpr int kParts = 8;      // programs that share the columns of a block's own classes
 
 // Sorted rows; everything is [padded] but x.
 struct Rows {

@@ -53,10 +53,13 @@ struct PixelContrastLaunches {
 }  // namespace pipa::cuda
 
 // One translation unit a width of rows, so that a change compiles little again.
-#define PIPA_PIXEL_CONTRAST(bytes)                                     \
-  namespace pipa::cuda {                                               \
-  template struct PixelContrastLaunches<bytes, Number::bfloat16>;      \
-  template struct PixelContrastLaunches<bytes, Number::float16>;       \
-  template struct PixelContrastLaunches<bytes, Number::tf32>;          \
-  template struct PixelContrastLaunches<bytes, Number::tf32x3>;        \
+#define PIPA_PIXEL_CONTRAST(bytes) \
+  namespace pipa::cuda { \
+  template struct PixelContrastLaunches<bytes, Number::tf32>; \
+  template struct PixelContrastLaunches<bytes, Number::tf32x3>; \
+  }
+#define PIPA_PIXEL_CONTRAST_HALF(bytes) \
+  namespace pipa::cuda { \
+  template struct PixelContrastLaunches<bytes, Number::bfloat16>; \
+  template struct PixelContrastLaunches<bytes, Number::float16>; \
   }

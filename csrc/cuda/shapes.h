@@ -8,8 +8,6 @@
 
 namespace pipa::cuda {
 
-constexpr int kPadding = 128;  // rows of [padded] arrays: a multiple, 0 where there is no row
-
 PIPA_DEVICE int least(int a, int b) { return a < b ? a : b; }
 
 // Columns low … high.
@@ -75,20 +73,26 @@ template <>
 struct Shapes<512> {
   using Sum = Shape<512, 128, 32, 4>;
   template <int kBytes>
-  using Gradient = Shape<512, 64, 32, 4, 512 / kBytes>;
+  using Gradient = Shape<512, 64, kBytes == 2 ? 32 : 16, 4, kBytes == 2 ? 256 : 128>;
 };
 template <>
 struct Shapes<1024> {
   using Sum = Shape<1024, 64, 16, 4>;
   template <int kBytes>
-  using Gradient = Shape<1024, 64, 16, 4, 256>;
+  using Gradient = Shape<1024, 64, 16, 4, kBytes == 2 ? 256 : 64>;
 };
 template <>
 struct Shapes<2048> {
   using Sum = Shape<2048, 16, 16, 1>;
   template <int kBytes>
-  using Gradient = Shape<2048, 16, 16, 1, 256>;
+  using Gradient = Shape<2048, 16, 16, 1, 128>;
 };
+
+// Rows of 512 columns, the most there are, have 1024 bytes unless they are float32.
+template <int kRowBytes, Number kNumber>
+constexpr bool kOccurs = kRowBytes <= 512 * kBytes<kNumber>;
+
+inline const char* const kTooWide = "rows have more than 512 columns";
 
 // The least of the widths that holds rows of so many bytes.
 template <class Call>

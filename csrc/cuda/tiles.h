@@ -7,12 +7,9 @@
 #pragma once
 
 #include "cuda/device.h"
+#include "cuda/limits.h"
 
 namespace pipa::cuda {
-
-// What is multiplied. Float32 goes through TF32: once, or as the sum of three products, whose error
-// is that of float32.
-enum class Number { bfloat16, float16, tf32, tf32x3 };
 
 template <Number kNumber>
 constexpr bool kHalf = kNumber == Number::bfloat16 || kNumber == Number::float16;
@@ -65,13 +62,25 @@ PIPA_DEVICE int place(int row, int piece) {
   return row * kRowBytes + (piece ^ (row & 7)) * 16;
 }
 
+// Where pairs of pieces lie that a lane reads one after another, of a row whose last three bits are
+// the lane's own: four offsets, and steps of 128 bytes that an instruction holds.
+struct Pieces {
+  int offset[4];
+
+  PIPA_DEVICE Pieces(int row, int half) {  // which of a pair's two pieces
+    PIPA_UNROLL
+    for (int i = 0; i < 4; ++i) offset[i] = ((2 * i + half) ^ (row & 7)) * 16;
+  }
+  PIPA_DEVICE int at(int pair) const { return pair / 4 * 128 + offset[pair % 4]; }
+};
+
 // Starts to copy rows first … first + kRows of x [n, row_bytes]; what is past `live`, or past a row's
 // end, becomes 0. row_bytes is a multiple of 16.
 template <int kRowBytes, int kRows, int kThreads>
 PIPA_DEVICE void load_rows(char* tile, const char* x, int64_t first, int64_t live, int row_bytes) {
   constexpr int kPieces = kRowBytes / 16;
   static_assert(kRows * kPieces % kThreads == 0 && kRowBytes % 128 == 0);
-  PIPA_UNROLL
+#pragma unroll 8
   for (int i = 0; i < kRows * kPieces / kThreads; ++i) {
     const int index = i * kThreads + thread();
     const int row = index / kPieces, piece = index % kPieces;
@@ -91,22 +100,24 @@ PIPA_DEVICE void similarities(float (&s)[kBands][kColumns / 8][4], const char* o
     for (int n = 0; n < kColumns / 8; ++n)
       PIPA_UNROLL
       for (int i = 0; i < 4; ++i) s[m][n][i] = 0;
-  const int l = lane();
+  const int l = lane(), other_row = l / 16 * 8 + l % 8;
+  const Pieces own_pieces(l, l / 16), other_pieces(l, l / 8 % 2);
+  own += (own_row + l % 16) * kRowBytes;
+  other += other_row * kRowBytes;
 #pragma unroll 4
   for (int k = 0; k < kRowBytes / 32; ++k) {
     Operand<kNumber, 4> a[kBands];
     PIPA_UNROLL
     for (int m = 0; m < kBands; ++m) {
       uint32_t loaded[4];
-      load_matrices(loaded, own + place<kRowBytes>(own_row + 16 * m + l % 16, 2 * k + l / 16));
+      load_matrices(loaded, own + 16 * m * kRowBytes + own_pieces.at(k));
       PIPA_UNROLL
       for (int i = 0; i < 4; ++i) a[m].set(i, loaded[i]);
     }
     PIPA_UNROLL
     for (int n = 0; n < kColumns / 16; ++n) {
       uint32_t loaded[4];
-      const int row = 16 * n + l / 16 * 8 + l % 8;
-      load_matrices(loaded, other + place<kRowBytes>(row, 2 * k + l / 8 % 2));
+      load_matrices(loaded, other + 16 * n * kRowBytes + other_pieces.at(k));
       Operand<kNumber, 4> b;
       PIPA_UNROLL
       for (int i = 0; i < 4; ++i) b.set(i, loaded[i]);
@@ -119,13 +130,17 @@ PIPA_DEVICE void similarities(float (&s)[kBands][kColumns / 8][4], const char* o
   }
 }
 
-// sum += g [kColumns of other rows] · other [those rows, kPart columns from `column` on].
+// sum += g [kColumns of other rows] · other [those rows, kPart columns from `column` on, which is a
+// multiple of 128 bytes].
 template <Number kNumber, int kRowBytes, int kBands, int kColumns, int kPart>
 PIPA_DEVICE void add_product(float (&sum)[kBands][kPart / 8][4],
                              const float (&g)[kBands][kColumns / 8][4], const char* other,
                              int column) {
   const int l = lane();
+  other += column * kBytes<kNumber>;
   if constexpr (kHalf<kNumber>) {
+    const Pieces pieces(l, l / 16);
+    other += l % 16 * kRowBytes;
     PIPA_UNROLL
     for (int k = 0; k < kColumns / 16; ++k) {
       // results of a product lie as the next one's left operand wants them
@@ -140,8 +155,7 @@ PIPA_DEVICE void add_product(float (&sum)[kBands][kPart / 8][4],
       PIPA_UNROLL
       for (int n = 0; n < kPart / 16; ++n) {
         Operand<kNumber, 4> b;
-        load_transposed(b.bits,
-                        other + place<kRowBytes>(16 * k + l % 16, column / 8 + 2 * n + l / 16));
+        load_transposed(b.bits, other + 16 * k * kRowBytes + pieces.at(n));
         PIPA_UNROLL
         for (int m = 0; m < kBands; ++m) {
           multiply(sum[m][2 * n], a[m], b, 0);
@@ -150,6 +164,9 @@ PIPA_DEVICE void add_product(float (&sum)[kBands][kPart / 8][4],
       }
     }
   } else {
+    const int row = 2 * (l % 4), within = l / 4 % 4 * 4;
+    const Pieces pieces[2] = {{row, l / 16}, {row + 1, l / 16}};
+    other += row * kRowBytes + within;
     PIPA_UNROLL
     for (int k = 0; k < kColumns / 8; ++k) {
       // Which rows of `other` are called 0 … 7 is free: those that lane l has columns of come as its
@@ -159,15 +176,13 @@ PIPA_DEVICE void add_product(float (&sum)[kBands][kPart / 8][4],
       for (int m = 0; m < kBands; ++m)
         PIPA_UNROLL
         for (int i = 0; i < 4; ++i) a[m].set(i, bits_of(g[m][k][2 * (i % 2) + i / 2]));
-      const int row = 8 * k + 2 * (l % 4);
-#pragma unroll 8
+      PIPA_UNROLL
       for (int n = 0; n < kPart / 8; ++n) {
-        const int at = column + 8 * n + l / 4;
         Operand<kNumber, 2> b;
         PIPA_UNROLL
         for (int i = 0; i < 2; ++i)
           b.set(i, *reinterpret_cast<const uint32_t*>(
-                       other + place<kRowBytes>(row + i, at / 4) + at % 4 * 4));
+                       other + (8 * k + i) * kRowBytes + pieces[i].at(n)));
         PIPA_UNROLL
         for (int m = 0; m < kBands; ++m) multiply(sum[m][n], a[m], b, 0);
       }

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiles the CUDA C++ kernels without a GPU, and lists what each takes of its chip.
+
+python -m bench.cuda_table                                   # every unit, sm_80 and sm_90
+python -m bench.cuda_table pixel_contrast_512 --chips 80     # units of csrc/cuda by name
+python -m bench.cuda_table --markdown docs/cuda.md           # the committed table
+
+Exit status 1 tells of a kernel that spills registers, keeps variables in local memory, does not
+fit a multiprocessor, or multiplies outside of the tensor cores. It needs nvcc; and cuobjdump, here or
+in Triton's package, to look for the tensor cores' instructions.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = ROOT / "csrc" / "cuda"
+CHIPS = (80, 90)
+FLAGS = ("-std=c++17", "-O3", "-Wno-deprecated-gpu-targets", f"-I{ROOT / 'csrc'}")
+# Registers, threads and bytes of shared memory of a multiprocessor (CUDA programming guide,
+# technical specifications per compute capability).
+REGISTERS, THREADS = 65536, 2048
+SHARED = {80: 164 * 1024, 89: 100 * 1024, 90: 228 * 1024}
+RESERVED = 1024  # bytes of shared memory that the system takes of each block
+NUMBERS = ("bfloat16", "float16", "tf32", "tf32x3")
+# Of a kernel's name: what it is called, its shape and its number.
+NAME = re.compile(
+    r"pipa::cuda::(\w+)<pipa::cuda::Shape<([\d, ]+)>, \(pipa::cuda::Number\)(\d)"
+    r"(?:, \(pipa::cuda::Sum\)(\d))?"
+)
+
+
+def nvcc() -> str:
+    """Return the compiler's path.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = shutil.which("nvcc")
+    if found is None:
+        raise ValueError("nvcc must be on the PATH; it comes with the CUDA toolkit")
+    return found
+
+
+def units() -> list[str]:
+    """Return the names of the translation units that hold kernels."""
+    return sorted(path.stem for path in SOURCES.glob("*_[0-9]*.cu"))
+
+
+def compile_unit(unit: str, chip: int, folder: Path) -> list[dict[str, Any]]:
+    """Return a row for each kernel of a unit.
+
+    Raises:
+        RuntimeError: it does not compile.
+    """
+    cubin = folder / f"{unit}.{chip}.cubin"
+    words = [nvcc(), *FLAGS, f"-arch=sm_{chip}", "-cubin", "-Xptxas", "-v"]
+    words += [str(SOURCES / f"{unit}.cu"), "-o", str(cubin)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{unit} does not compile for sm_{chip}:\n{done.stderr[-2000:]}")
+    found = re.findall(
+        r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
+        r"(\d+) bytes spill loads.*?Used (\d+) registers",
+        done.stderr,
+        re.DOTALL,
+    )
+    names = demangled([symbol for symbol, *_ in found])
+    products = tensor_cores(cubin)
+    rows = []
+    for (symbol, *numbers), name in zip(found, names, strict=True):
+        stack, stores, loads, registers = map(int, numbers)
+        row = describe(name, chip) | {
+            "unit": unit,
+            "registers": registers,
+            "stack": stack,
+            "spills": stores + loads,
+            "tensor_cores": None if products is None else products.get(symbol, ""),
+        }
+        row["blocks"] = blocks(row)
+        row["fault"] = fault(row)
+        rows.append(row)
+    return rows
+
+
+def demangled(symbols: Sequence[str]) -> list[str]:
+    """Return C++ names of symbols, as written in the source."""
+    done = subprocess.run(["c++filt"], input="\n".join(symbols), capture_output=True, text=True)
+    return done.stdout.split("\n")[: len(symbols)]
+
+
+def describe(name: str, chip: int) -> dict[str, Any]:
+    """Return what a kernel's name tells: which it is, for which rows, and its shape."""
+    match = NAME.search(name)
+    assert match, name
+    kernel, shape, number, total = match.groups()
+    row_bytes, rows, columns, warps, part = map(int, shape.split(", "))
+    own, other = rows * row_bytes, columns * row_bytes
+    beside = {
+        "sum_apart_kernel": 2 * other + warps * columns * 4,
+        "sum_mixed_kernel": other,
+        "gradient_kernel": 2 * other + 2 * columns * 4,
+        "attend_kernel": 2 * other,
+    }
+    kind = NUMBERS[int(number)]
+    return {
+        "kernel": kernel if total is None else f"{kernel}, {('Z', 'positives')[int(total)]}",
+        "chip": chip,
+        "number": kind,
+        "columns": row_bytes // (2 if kind.endswith("16") else 4),
+        "tile": f"{rows} x {columns}",
+        "threads": 32 * warps,
+        "part": part,
+        "shared": own + beside[kernel],
+    }
+
+
+def cuobjdump() -> str | None:
+    """Return the disassembler's path: the toolkit's, or the one that Triton brings."""
+    found = shutil.which("cuobjdump")
+    spec = find_spec("triton")
+    if found is None and spec is not None and spec.origin is not None:
+        path = Path(spec.origin).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+        found = str(path) if path.is_file() else None
+    return found
+
+
+def tensor_cores(cubin: Path) -> dict[str, str] | None:
+    """Return which tensor-core instructions each kernel has; None without a disassembler."""
+    tool = cuobjdump()
+    if tool is None:
+        return None
+    done = subprocess.run([tool, "-sass", str(cubin)], capture_output=True, text=True)
+    found = {}
+    for text in done.stdout.split("Function : ")[1:]:
+        kinds = sorted(set(re.findall(r"\b(HMMA|HGMMA)\b", text)))
+        found[text.split("\n", 1)[0].strip()] = " ".join(kinds)
+    return found
+
+
+def blocks(row: dict[str, Any]) -> int:
+    """Return how many blocks a multiprocessor holds."""
+    registers = -(-row["registers"] // 8) * 8 * row["threads"]
+    return min(
+        REGISTERS // registers,
+        THREADS // row["threads"],
+        SHARED[row["chip"]] // (row["shared"] + RESERVED),
+    )
+
+
+def fault(row: dict[str, Any]) -> str:
+    """Return what is wrong with a kernel, "" where nothing is."""
+    if row["spills"] or row["stack"]:
+        return f"spills {row['spills']} bytes, keeps {row['stack']} in local memory"
+    if row["blocks"] < 1:
+        return "does not fit a multiprocessor"
+    if row["tensor_cores"] == "":
+        return "multiplies outside of the tensor cores"
+    return ""
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the committed page."""
+    lines = [
+        "# What the CUDA C++ kernels take of a chip",
+        "",
+        "Compiled, not yet run on a GPU. Written by `python -m bench.cuda_table --markdown "
+        "docs/cuda.md`; nothing spills,",
+        "and nothing is kept in local memory. `columns`: widest rows that the kernel takes. `blocks`:",
+        "how many a multiprocessor holds.",
+        "",
+        "| kernel | chip | number | columns | tile | threads | registers | shared KiB | blocks |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {r['kernel']} | sm_{r['chip']} | {r['number']} | {r['columns']} | {r['tile']} "
+        f"| {r['threads']} | {r['registers']} | {r['shared'] / 1024:.0f} | {r['blocks']} |"
+        for r in sorted(rows, key=lambda r: (r["kernel"], r["chip"], r["number"], r["columns"]))
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.cuda_table",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("units", nargs="*", help=f"of {', '.join(units())} (default: all)")
+    parser.add_argument("--chips", type=int, nargs="+", choices=CHIPS, default=list(CHIPS))
+    parser.add_argument("--jobs", type=int, default=2, help="compilers at a time")
+    parser.add_argument("--markdown", type=Path, help="write the table there")
+    args = parser.parse_args(argv)
+    if unknown := sorted(set(args.units) - set(units())):
+        parser.error(f"no unit {', '.join(unknown)}; there are {', '.join(units())}")
+    tasks = [(unit, chip) for unit in args.units or units() for chip in args.chips]
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
+        made = pool.map(lambda task: compile_unit(*task, Path(folder)), tasks)
+        rows = [row for some in made for row in some]
+    for row in rows:
+        print(json.dumps(row))
+    if args.markdown:
+        args.markdown.write_text(markdown(rows))
+    faults = [row for row in rows if row["fault"]]
+    for row in faults:
+        print(f"{row['unit']} {row['kernel']} {row['number']}: {row['fault']}", file=sys.stderr)
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

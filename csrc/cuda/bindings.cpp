@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+// The CUDA operators on torch's stable ABI: schemas, checks, memory and streams. No arithmetic.
+//
+// pipa_fast/ops/_*_cuda.py call these with rows that they have sorted. The checks guard memory, since
+// torch.ops.pipa_fast_cuda is within anyone's reach.
+#include <Python.h>
+#include <dlfcn.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <tuple>
+#include <vector>
+
+#include "cuda/limits.h"
+#include "cuda/patch_consistency.h"
+#include "cuda/pixel_contrast.h"
+
+namespace {
+
+using pipa::cuda::Number;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// The stream that torch would use. Its getter is in torch's CUDA library, which need not be there
+// when this is loaded.
+void* current_stream(int32_t device) {
+  using Getter = int32_t (*)(int32_t, void**);
+  static const auto getter =
+      reinterpret_cast<Getter>(dlsym(RTLD_DEFAULT, "aoti_torch_get_current_cuda_stream"));
+  STD_TORCH_CHECK(getter != nullptr, "this torch has no CUDA streams");
+  void* stream = nullptr;
+  STD_TORCH_CHECK(getter(device, &stream) == 0, "torch's current CUDA stream cannot be had");
+  return stream;
+}
+
+void check(const Tensor& tensor, ScalarType dtype, std::vector<int64_t> shape, const Tensor& x,
+           const char* name) {
+  bool fits = tensor.is_cuda() && tensor.get_device_index() == x.get_device_index() &&
+              tensor.is_contiguous() && tensor.scalar_type() == dtype &&
+              tensor.dim() == static_cast<int64_t>(shape.size());
+  for (size_t axis = 0; fits && axis < shape.size(); ++axis)
+    fits = tensor.size(axis) == shape[axis];
+  STD_TORCH_CHECK(fits, name, " must be a contiguous tensor on the device of the rows, of the "
+                  "dtype and shape that csrc/cuda/bindings.cpp tells");
+}
+
+// Rows of at most 512 columns, of the dtype that `number` multiplies.
+int check_rows(const Tensor& x, int64_t number, const char* name) {
+  STD_TORCH_CHECK(number >= 0 && number < 4, "number must be 0 to 3, got ", number);
+  const ScalarType dtype = number == 0   ? ScalarType::BFloat16
+                           : number == 1 ? ScalarType::Half
+                                         : ScalarType::Float;
+  STD_TORCH_CHECK(x.is_cuda() && x.dim() == 2 && x.is_contiguous() && x.scalar_type() == dtype,
+                  name, " must be a contiguous CUDA tensor [rows, D] of number ", number);
+  STD_TORCH_CHECK(x.size(1) >= 8 && x.size(1) <= 512 && x.size(1) % 8 == 0, name,
+                  " must have 8 to 512 columns, a multiple of 8, got ", x.size(1));
+  STD_TORCH_CHECK(x.size(0) < pipa::cuda::kMostRows, name, " must have fewer than ",
+                  pipa::cuda::kMostRows, " rows, got ", x.size(0));
+  return static_cast<int>(x.size(1) * (number < 2 ? 2 : 4));
+}
+
+Tensor floats(const Tensor& like, std::vector<int64_t> shape, bool zero) {
+  Tensor made = torch::stable::new_empty(like, shape, ScalarType::Float);
+  return zero ? torch::stable::fill_(made, 0.0) : made;
+}
+
+void launched(const char* wrong, const char* kernel) {
+  STD_TORCH_CHECK(wrong == nullptr, kernel, " could not be launched: ", wrong);
+}
+
+pipa::cuda::PixelContrast problem_of(const Tensor& x, const Tensor& first, const Tensor& past,
+                                     const Tensor& live, bool all_form, double scale,
+                                     int64_t number) {
+  const int row_bytes = check_rows(x, number, "x");
+  STD_TORCH_CHECK(x.size(0) > 0, "x must have rows");
+  const int64_t unit = pipa::cuda::kPadding, padded = (x.size(0) + unit - 1) / unit * unit;
+  check(first, ScalarType::Int, {padded}, x, "first");
+  check(past, ScalarType::Int, {padded}, x, "past");
+  check(live, ScalarType::Int, {1}, x, "live");
+  return {x.const_data_ptr(),
+          x.size(0),
+          row_bytes,
+          static_cast<Number>(number),
+          static_cast<const int*>(first.const_data_ptr()),
+          static_cast<const int*>(past.const_data_ptr()),
+          static_cast<const int*>(live.const_data_ptr()),
+          all_form,
+          static_cast<float>(scale),
+          padded};
+}
+
+Tensor pixel_contrast_denominators(Tensor x, Tensor first, Tensor past, Tensor live, bool all_form,
+                                   double scale, int64_t number) {
+  const auto problem = problem_of(x, first, past, live, all_form, scale, number);
+  const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
+  const pipa::cuda::Slots slots = pipa::cuda::pixel_contrast_slots(
+      problem.n, problem.row_bytes, static_cast<int>(x.size(1)));
+  Tensor sums = floats(x, {slots.count, problem.padded}, true);
+  launched(pipa::cuda::pixel_contrast_denominators(problem, slots,
+                                                   sums.mutable_data_ptr<float>(),
+                                                   current_stream(x.get_device_index())),
+           "pixel_contrast's denominators");
+  return sums;
+}
+
+Tensor pixel_contrast_positives(Tensor x, Tensor first, Tensor past, Tensor live, bool all_form,
+                                double scale, int64_t number, Tensor z) {
+  const auto problem = problem_of(x, first, past, live, all_form, scale, number);
+  check(z, ScalarType::Float, {problem.padded}, x, "z");
+  const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
+  Tensor parts = floats(x, {pipa::cuda::kParts, 2, problem.padded}, true);
+  launched(pipa::cuda::pixel_contrast_positives(problem, z.const_data_ptr<float>(),
+                                                parts.mutable_data_ptr<float>(),
+                                                current_stream(x.get_device_index())),
+           "pixel_contrast's positives");
+  return parts;
+}
+
+Tensor pixel_contrast_gradient(Tensor x, Tensor first, Tensor past, Tensor live, bool all_form,
+                               double scale, int64_t number, Tensor z, Tensor u, Tensor pair,
+                               Tensor order, Tensor factor) {
+  const auto problem = problem_of(x, first, past, live, all_form, scale, number);
+  check(z, ScalarType::Float, {problem.padded}, x, "z");
+  check(u, ScalarType::Float, {problem.padded}, x, "u");
+  check(pair, ScalarType::Float, {problem.padded}, x, "pair");
+  check(order, ScalarType::Long, {problem.n}, x, "order");
+  check(factor, ScalarType::Float, {}, x, "factor");
+  const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
+  Tensor gradient = torch::stable::empty_like(x);
+  launched(pipa::cuda::pixel_contrast_gradient(
+               problem, z.const_data_ptr<float>(), u.const_data_ptr<float>(),
+               pair.const_data_ptr<float>(), order.const_data_ptr<int64_t>(),
+               factor.const_data_ptr<float>(), gradient.mutable_data_ptr(),
+               current_stream(x.get_device_index())),
+           "pixel_contrast's gradient");
+  return gradient;
+}
+
+std::tuple<Tensor, Tensor> patch_consistency_sums(Tensor anchors, Tensor keys, Tensor first,
+                                                  Tensor past, Tensor live, Tensor live_keys,
+                                                  double scale, double shift, int64_t number,
+                                                  int64_t splits) {
+  const int row_bytes = check_rows(anchors, number, "anchors");
+  STD_TORCH_CHECK(check_rows(keys, number, "keys") == row_bytes &&
+                      keys.get_device_index() == anchors.get_device_index(),
+                  "keys must have the columns and the device of anchors");
+  const int64_t n = anchors.size(0), m = keys.size(0);
+  STD_TORCH_CHECK(n > 0, "anchors must have rows");
+  STD_TORCH_CHECK(splits > 0 && splits <= 64, "splits must be 1 to 64, got ", splits);
+  check(first, ScalarType::Int, {n}, anchors, "first");
+  check(past, ScalarType::Int, {n}, anchors, "past");
+  check(live, ScalarType::Int, {1}, anchors, "live");
+  check(live_keys, ScalarType::Int, {1}, anchors, "live_keys");
+  const torch::stable::accelerator::DeviceGuard guard(anchors.get_device_index());
+  Tensor z = floats(anchors, {splits, n}, false);
+  Tensor o = floats(anchors, {splits, n, anchors.size(1)}, false);
+  const pipa::cuda::PatchConsistency problem{anchors.const_data_ptr(),
+                                             n,
+                                             keys.const_data_ptr(),
+                                             m,
+                                             row_bytes,
+                                             static_cast<Number>(number),
+                                             static_cast<const int*>(first.const_data_ptr()),
+                                             static_cast<const int*>(past.const_data_ptr()),
+                                             static_cast<const int*>(live.const_data_ptr()),
+                                             static_cast<const int*>(live_keys.const_data_ptr()),
+                                             static_cast<float>(scale),
+                                             static_cast<float>(shift)};
+  launched(pipa::cuda::patch_consistency_sums(
+               problem, static_cast<int>(splits), z.mutable_data_ptr<float>(),
+               o.mutable_data_ptr<float>(), current_stream(anchors.get_device_index())),
+           "patch_consistency's sums");
+  return {z, o};
+}
+
+}  // namespace
+
+#define PIPA_ROWS \
+  "Tensor x, Tensor first, Tensor past, Tensor live, bool all_form, float scale, int number"
+
+STABLE_TORCH_LIBRARY(pipa_fast_cuda, m) {
+  m.def("pixel_contrast_denominators(" PIPA_ROWS ") -> Tensor");
+  m.def("pixel_contrast_positives(" PIPA_ROWS ", Tensor z) -> Tensor");
+  m.def("pixel_contrast_gradient(" PIPA_ROWS
+        ", Tensor z, Tensor u, Tensor pair, Tensor order, Tensor factor) -> Tensor");
+  m.def(
+      "patch_consistency_sums(Tensor anchors, Tensor keys, Tensor first, Tensor past, Tensor live, "
+      "Tensor live_keys, float scale, float shift, int number, int splits) -> (Tensor z, Tensor o)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(pipa_fast_cuda, CUDA, m) {
+  m.impl("pixel_contrast_denominators", TORCH_BOX(&pixel_contrast_denominators));
+  m.impl("pixel_contrast_positives", TORCH_BOX(&pixel_contrast_positives));
+  m.impl("pixel_contrast_gradient", TORCH_BOX(&pixel_contrast_gradient));
+  m.impl("patch_consistency_sums", TORCH_BOX(&patch_consistency_sums));
+}
+
+// An empty module: importing it loads the library, which registers the operators.
+PyMODINIT_FUNC PyInit__CUDA() {
+  static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_CUDA", nullptr, -1, nullptr};
+  return PyModule_Create(&module);
+}
