@@ -34,7 +34,6 @@ py::dict compiled() {
 #else
   result["compiler"] = "GCC " __VERSION__;
 #endif
-  result["cuda"] = false;
   return result;
 }
 

@@ -68,7 +68,7 @@ def machine() -> dict[str, str]:
 def extensions() -> dict[str, str]:
     """Return what was compiled into each native module, or why it does not load."""
     found = {}
-    for module in ("_C", "_host"):
+    for module in ("_C", "_host", "_CUDA"):
         try:
             loaded = importlib.import_module(f"pipa_fast.{module}")
         except ImportError as error:
@@ -79,7 +79,6 @@ def extensions() -> dict[str, str]:
             compiled = loaded.compiled()
             found["variants"] = f"{', '.join(compiled['isa'])}; best here {loaded.best_isa()}"
             found["compiler"] = compiled["compiler"]
-            found["CUDA kernels"] = "built" if compiled["cuda"] else "not built"
             if compiled["version"] != pipa_fast.__version__:
                 found["pipa_fast._host"] = (
                     f"built for {compiled['version']}: run "

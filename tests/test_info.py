@@ -34,10 +34,11 @@ def test_every_op_has_a_backend_that_runs_and_reasons_for_the_rest():
 
 
 def test_missing_extensions_are_explained(monkeypatch):
-    for module in ("_C", "_host"):
-        monkeypatch.setitem(sys.modules, f"pipa_fast.{module}", None)  # import raises
+    names = {f"pipa_fast.{module}" for module in ("_C", "_host", "_CUDA")}
+    for name in names:
+        monkeypatch.setitem(sys.modules, name, None)  # import raises
     found = info.extensions()
-    assert set(found) == {"pipa_fast._C", "pipa_fast._host"}
+    assert set(found) == names
     assert all(value.startswith("absent: ") for value in found.values())
     assert "CPU" not in info.machine()
 

@@ -16,6 +16,7 @@
 #include "cuda/limits.h"
 #include "cuda/patch_consistency.h"
 #include "cuda/pixel_contrast.h"
+#include "cuda/runtime.h"
 
 namespace {
 
@@ -197,8 +198,17 @@ STABLE_TORCH_LIBRARY_IMPL(pipa_fast_cuda, CUDA, m) {
   m.impl("patch_consistency_sums", TORCH_BOX(&patch_consistency_sums));
 }
 
-// An empty module: importing it loads the library, which registers the operators.
+static PyObject* why_not(PyObject*, PyObject*) {
+  const char* reason = pipa::cuda::runtime_why_not();
+  return PyUnicode_FromString(reason ? reason : "");
+}
+
+// Importing it loads the library, which registers the operators.
 PyMODINIT_FUNC PyInit__CUDA() {
-  static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_CUDA", nullptr, -1, nullptr};
+  static PyMethodDef methods[] = {
+      {"why_not", why_not, METH_NOARGS,
+       "Return why the CUDA runtime that is linked in finds no device, \"\" where it does."},
+      {nullptr, nullptr, 0, nullptr}};
+  static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_CUDA", nullptr, -1, methods};
   return PyModule_Create(&module);
 }

@@ -82,7 +82,25 @@ def triton_why_not(problem: Problem) -> str:
 
 def cuda_why_not(problem: Problem) -> str:
     """Return why csrc/cuda cannot run a problem, "" where it can."""
-    return "this version has no CUDA C++ kernel for it"
+    if problem.device != "cuda":
+        return f"it runs on CUDA tensors, and these are on {problem.device}"
+    return _cuda_missing() or _kernel_why_not(problem)
+
+
+@torch.compiler.assume_constant_result
+def _cuda_missing() -> str:
+    """Return why no CUDA C++ kernel can be launched in this process, "" where one can."""
+    try:
+        extension = importlib.import_module("pipa_fast._CUDA")
+    except ImportError as error:
+        return (
+            f"its extension is not there ({error}); build it with PIPA_FAST_CUDA=1, see setup.py"
+        )
+    if reason := _gpu_missing():
+        return reason
+    # The extension brings a CUDA runtime of its own, for which torch's driver may be too old.
+    reason = extension.why_not()
+    return f"its CUDA runtime finds no device: {reason}" if reason else ""
 
 
 @torch.compiler.assume_constant_result
@@ -90,12 +108,19 @@ def _triton_missing() -> str:
     """Return why no Triton kernel can be launched in this process, "" where one can."""
     if not torch.utils._triton.has_triton_package():
         return "the package triton is not installed"
+    if reason := _gpu_missing():
+        return reason
+    return "" if has_triton() else "triton finds no driver for this GPU"
+
+
+def _gpu_missing() -> str:
+    """Return why no kernel of ours runs on this process's GPU, "" where some do."""
     if not torch.cuda.is_available():
         return "torch sees no GPU that it can use"
     major, minor = torch.cuda.get_device_capability()
     if major < 8:
         return f"it needs compute capability 8.0 or more, and this GPU has {major}.{minor}"
-    return "" if has_triton() else "triton finds no driver for this GPU"
+    return ""
 
 
 def _kernel_why_not(problem: Problem) -> str:
@@ -119,14 +144,23 @@ def absent(*_: Any) -> Any:
 
 def triton_backend(op: str) -> Backend:
     """Return the line of an op's table for kernels/OP.py, imported when it is first called."""
+    module = f"pipa_fast.kernels.{op}"
+    return Backend("triton", triton_why_not, _later(module, "forward"), _later(module, "backward"))
 
-    def caller(what: str) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
-            return getattr(importlib.import_module(f"pipa_fast.kernels.{op}"), what)(*arguments)
 
-        return call
+def cuda_backend(op: str) -> Backend:
+    """Return the line of an op's table for csrc/cuda/OP.cu, imported when it is first called."""
+    module = f"pipa_fast.ops._{op}_cuda"
+    return Backend("cuda", cuda_why_not, _later(module, "forward"), _later(module, "backward"))
 
-    return Backend("triton", triton_why_not, caller("forward"), caller("backward"))
+
+def _later(module: str, what: str) -> Callable[..., Any]:
+    """Return a function that calls the one that a module has, which it imports when called."""
+
+    def call(*arguments: Any) -> Any:
+        return getattr(importlib.import_module(module), what)(*arguments)
+
+    return call
 
 
 @torch.compiler.assume_constant_result

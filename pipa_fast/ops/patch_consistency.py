@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Patch consistency: a place gets one embedding in two crops, unlike those of other classes."""
 
+import math
 from typing import Any
 
 import torch
@@ -21,10 +22,10 @@ from pipa_fast.ops.backends import (
     LIBRARY,
     Backend,
     Problem,
-    absent,
     autocast_features,
     choose,
     cpu_why_not,
+    cuda_backend,
     cuda_why_not,
     implement,
     reference_why_not,
@@ -131,9 +132,19 @@ def _cpu_forward(
     )
 
 
+def _cuda_why_not(problem: Problem) -> str:
+    octaves = 2 / problem.temperature * math.log2(math.e)
+    if problem.dtype == torch.float16 and octaves > 29:
+        return (
+            f"its float16 exponentials fit while 2/temperature <= 20; temperature is "
+            f"{problem.temperature}"
+        )
+    return cuda_why_not(problem)
+
+
 BACKENDS = (
     triton_backend("patch_consistency")._replace(backward=reference.backward),
-    Backend("cuda", cuda_why_not, absent, absent),
+    cuda_backend("patch_consistency")._replace(why_not=_cuda_why_not, backward=reference.backward),
     Backend("cpu", cpu_why_not, _cpu_forward, reference.backward),
     Backend("reference", reference_why_not, reference.forward, reference.backward),
 )

@@ -19,11 +19,10 @@ from pipa_fast.ops.backends import (
     LIBRARY,
     Backend,
     Problem,
-    absent,
     autocast_features,
     choose,
     cpu_why_not,
-    cuda_why_not,
+    cuda_backend,
     implement,
     reference_why_not,
     refuse_second_derivative,
@@ -147,7 +146,7 @@ def _cpu_backward(
 
 BACKENDS = (
     triton_backend("pixel_contrast"),
-    Backend("cuda", cuda_why_not, absent, absent),
+    cuda_backend("pixel_contrast"),
     Backend("cpu", cpu_why_not, _cpu_forward, _cpu_backward),
     Backend("reference", reference_why_not, reference.forward, reference.backward),
 )

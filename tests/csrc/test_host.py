@@ -63,7 +63,7 @@ def check_order(labels: np.ndarray, ignored: int) -> None:
 def test_compiled_says_what_there_is():
     compiled = _host.compiled()
     assert compiled["version"] == pipa_fast.__version__, "rebuild the extensions"
-    assert compiled["compiler"] and compiled["cuda"] is False
+    assert compiled["compiler"]
     assert "portable" in compiled["isa"]
     features = _host.cpu_features()
     assert features["portable"] and features[_host.best_isa()]
