@@ -81,7 +81,7 @@ def cuda_extension(headers: list[str], include: list[str]) -> list[Extension]:
     if not wanted:
         return []
     places = ("lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib")
-    folders = [str(toolkit() / p) for p in places if (toolkit() / p / "libcudart_static.a").exists()]
+    folders = [str(f.parent) for p in places for f in (toolkit() / p).glob("libcudart_static.a")]
     extension = CudaExtension(
         "pipa_fast._CUDA",
         ["csrc/cuda/bindings.cpp"],

@@ -6,8 +6,8 @@ python -m bench.cuda_table pixel_contrast_512 --chips 80     # units of csrc/cud
 python -m bench.cuda_table --markdown docs/cuda.md           # the committed table
 
 Exit status 1 tells of a kernel that spills registers, keeps variables in local memory, does not
-fit a multiprocessor, or multiplies outside of the tensor cores. It needs nvcc; and cuobjdump, here or
-in Triton's package, to look for the tensor cores' instructions.
+fit a multiprocessor, or multiplies outside of the tensor cores. It needs nvcc, and cuobjdump from
+the toolkit or Triton's package, to look for the tensor cores' instructions.
 """
 
 import argparse
@@ -175,9 +175,10 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         "# What the CUDA C++ kernels take of a chip",
         "",
         "Compiled, not yet run on a GPU. Written by `python -m bench.cuda_table --markdown "
-        "docs/cuda.md`; nothing spills,",
-        "and nothing is kept in local memory. `columns`: widest rows that the kernel takes. `blocks`:",
-        "how many a multiprocessor holds.",
+        "docs/cuda.md`; nothing",
+        "spills, and nothing is kept in local memory. `columns`: of the widest rows that a kernel "
+        "takes.",
+        "`blocks`: how many a multiprocessor holds.",
         "",
         "| kernel | chip | number | columns | tile | threads | registers | shared KiB | blocks |",
         "|---|---|---|---|---|---|---|---|---|",

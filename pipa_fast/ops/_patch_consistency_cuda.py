@@ -20,7 +20,7 @@ BLOCK = 64  # anchors of a program, about
 
 
 def _sort(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return rows by class, negative labels last, with their keys, their order and how many count."""
+    """Return rows by class, negative labels last, their keys, their order and how many count."""
     keys, order = torch.sort(torch.where(labels < 0, DEAD, labels), stable=True)
     live = torch.searchsorted(keys, keys.new_full((1,), DEAD), out_int32=True)
     return F.pad(rows[order], (0, -rows.shape[1] % 8)), keys, order, live

@@ -93,9 +93,7 @@ def _cuda_missing() -> str:
     try:
         extension = importlib.import_module("pipa_fast._CUDA")
     except ImportError as error:
-        return (
-            f"its extension is not there ({error}); build it with PIPA_FAST_CUDA=1, see setup.py"
-        )
+        return f"its extension is not there ({error}); build it with PIPA_FAST_CUDA=1, see setup.py"
     if reason := _gpu_missing():
         return reason
     # The extension brings a CUDA runtime of its own, for which torch's driver may be too old.

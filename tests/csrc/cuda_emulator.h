@@ -3,7 +3,8 @@
 //
 // Each thread of a block is a fiber. Whoever meets a barrier, or an instruction of a whole warp, lets
 // another go on, chosen at random: an order that no test relies on, so that a missing barrier shows.
-// Copies arrive when they are waited for, not before, and shared memory begins as NaN.
+// Copies spoil their target when they start and arrive when they are waited for, not before, and
+// shared memory begins as NaN.
 #pragma once
 
 #include <ucontext.h>
@@ -186,6 +187,7 @@ inline float shuffle_xor(float value, int mask) {
 }
 
 inline void copy_async(void* to, const void* from, bool valid) {
+  std::memset(to, 0xff, 16);  // NaN: from now on it may be overwritten at any time
   emulator::block->fibers[thread()].open.push_back({to, from, valid});
 }
 inline void commit_copies() {

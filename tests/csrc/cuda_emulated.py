@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operators of csrc/cuda/bindings.cpp by kernels that run on a CPU, see cuda_emulator.h."""
+
+import ctypes
+import hashlib
+import os
+import subprocess
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = 8  # kParts of csrc/cuda/limits.h
+
+
+def build(folder: Path) -> Path:
+    """Return the library, compiled once for what the sources say."""
+    sources = sorted([*(ROOT / "csrc/cuda").iterdir(), *(ROOT / "tests/csrc").glob("cuda_*")])
+    content = b"".join(path.read_bytes() for path in sources if path.is_file())
+    made = folder / f"cuda_driver.{hashlib.sha256(content).hexdigest()[:16]}.so"
+    if not made.exists():
+        partial = made.with_suffix(f".{os.getpid()}.so")
+        compiler = os.environ.get("CXX", "c++").split()
+        flags = ["-O1", "-std=c++17", "-Wall", "-Werror", "-Wno-unknown-pragmas", "-shared"]
+        flags += ["-fPIC", f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests/csrc'}"]
+        source = ROOT / "tests/csrc/cuda_driver.cpp"
+        subprocess.run([*compiler, *flags, str(source), "-o", str(partial)], check=True)
+        os.replace(partial, made)
+    return made
+
+
+class PixelContrast(ctypes.Structure):
+    """The struct of csrc/cuda/pixel_contrast.h."""
+
+    _fields_ = (
+        ("x", ctypes.c_void_p),
+        ("n", ctypes.c_int64),
+        ("row_bytes", ctypes.c_int),
+        ("number", ctypes.c_int),
+        ("first", ctypes.c_void_p),
+        ("past", ctypes.c_void_p),
+        ("live", ctypes.c_void_p),
+        ("all_form", ctypes.c_bool),
+        ("scale", ctypes.c_float),
+        ("padded", ctypes.c_int64),
+    )
+
+
+class PatchConsistency(ctypes.Structure):
+    """The struct of csrc/cuda/patch_consistency.h."""
+
+    _fields_ = (
+        ("a", ctypes.c_void_p),
+        ("n", ctypes.c_int64),
+        ("keys", ctypes.c_void_p),
+        ("m", ctypes.c_int64),
+        ("row_bytes", ctypes.c_int),
+        ("number", ctypes.c_int),
+        ("first", ctypes.c_void_p),
+        ("past", ctypes.c_void_p),
+        ("live", ctypes.c_void_p),
+        ("live_keys", ctypes.c_void_p),
+        ("scale", ctypes.c_float),
+        ("shift", ctypes.c_float),
+    )
+
+
+class Emulated:
+    """Stands in for torch.ops.pipa_fast_cuda. Memory that a kernel must write begins as NaN."""
+
+    def __init__(self, library: Path) -> None:
+        self.library = ctypes.CDLL(str(library))
+        for name in ("denominators", "positives", "gradient"):
+            getattr(self.library, f"pixel_contrast_{name}").restype = ctypes.c_char_p
+        self.library.patch_consistency_sums.restype = ctypes.c_char_p
+
+    def _call(self, name: str, problem: ctypes.Structure, *arguments: object) -> None:
+        given = [_pointer(a) if isinstance(a, Tensor) else a for a in arguments]
+        wrong = getattr(self.library, name)(ctypes.byref(problem), *given)
+        assert wrong is None, wrong
+
+    def pixel_contrast_denominators(self, *problem):
+        x, width, count = problem[0], ctypes.c_int(), ctypes.c_int()
+        made = _pixel_contrast(*problem)
+        sizes = ctypes.byref(width), ctypes.byref(count)
+        self.library.pixel_contrast_slots(
+            ctypes.c_int64(made.n), made.row_bytes, x.shape[1], *sizes
+        )
+        sums = torch.zeros(count.value, made.padded)
+        self._call("pixel_contrast_denominators", made, width, count, sums)
+        return sums
+
+    def pixel_contrast_positives(self, *arguments):
+        *problem, z = arguments
+        made = _pixel_contrast(*problem)
+        parts = torch.zeros(PARTS, 2, made.padded)
+        self._call("pixel_contrast_positives", made, z, parts)
+        return parts
+
+    def pixel_contrast_gradient(self, *arguments):
+        *problem, z, u, pair, order, factor = arguments
+        gradient = torch.full_like(problem[0], torch.nan)
+        made = _pixel_contrast(*problem)
+        self._call("pixel_contrast_gradient", made, z, u, pair, order, factor, gradient)
+        return gradient
+
+    def patch_consistency_sums(
+        self, a, keys, first, past, live, live_keys, scale, shift, number, splits
+    ):
+        made = PatchConsistency(
+            a.data_ptr(),
+            len(a),
+            keys.data_ptr(),
+            len(keys),
+            a.shape[1] * a.element_size(),
+            number,
+            first.data_ptr(),
+            past.data_ptr(),
+            live.data_ptr(),
+            live_keys.data_ptr(),
+            scale,
+            shift,
+        )
+        z, o = torch.full((splits, len(a)), torch.nan), torch.full((splits, *a.shape), torch.nan)
+        self._call("patch_consistency_sums", made, splits, z, o)
+        return z, o
+
+
+def _pointer(tensor: Tensor) -> ctypes.c_void_p:
+    assert tensor.is_contiguous()
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def _pixel_contrast(x, first, past, live, all_form, scale, number) -> PixelContrast:
+    return PixelContrast(
+        x.data_ptr(),
+        len(x),
+        x.shape[1] * x.element_size(),
+        number,
+        first.data_ptr(),
+        past.data_ptr(),
+        live.data_ptr(),
+        all_form,
+        scale,
+        len(first),
+    )

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CUDA C++ kernels without a GPU: run on a CPU instruction by instruction, and compiled."""
+
+import shutil
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from bench import cuda_table
+from pipa_fast.ops import _patch_consistency_cuda as patch
+from pipa_fast.ops import _pixel_contrast_cuda as pixel
+from pipa_fast.ops.backends import Problem, cuda_why_not
+from pipa_fast.reference import patch_consistency as reference_patch
+from pipa_fast.reference import pixel_contrast as reference_pixel
+from tests.csrc.cuda_emulated import Emulated, build
+
+# dtype or precision: relative errors of loss and gradient, given the same rounded rows
+BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
+BOUNDS = {BF16: (1e-6, 4e-3), F16: (1e-6, 5e-4), F32: (1e-6, 1e-6), "tf32": (2e-5, 1e-3)}
+
+
+@pytest.fixture(scope="session")
+def kernels(tmp_path_factory):
+    if shutil.which("c++") is None:
+        pytest.skip("there is no C++ compiler")
+    return Emulated(build(tmp_path_factory.getbasetemp().parent))
+
+
+@pytest.fixture(autouse=True)
+def emulated(kernels, monkeypatch):
+    monkeypatch.setattr(pixel, "KERNELS", kernels)
+    monkeypatch.setattr(patch, "KERNELS", kernels)
+
+
+def precision(kind):
+    """The dtype of the rows; float32's products are set to TF32 for "tf32"."""
+    torch.backends.cuda.matmul.fp32_precision = "tf32" if kind == "tf32" else "ieee"
+    return F32 if kind == "tf32" else kind
+
+
+@pytest.fixture(autouse=True)
+def put_precision_back():
+    before = torch.backends.cuda.matmul.fp32_precision
+    yield
+    torch.backends.cuda.matmul.fp32_precision = before
+
+
+def unit_rows(n, d, dtype):
+    return F.normalize(torch.randn(n, d), dim=1).to(dtype)
+
+
+def check(kind, value, expected, gradient, expected_gradient):
+    loss_bound, gradient_bound = BOUNDS[kind]
+    assert torch.isfinite(gradient).all()
+    torch.testing.assert_close(value.double(), expected, rtol=loss_bound, atol=1e-7)
+    error = (gradient.double() - expected_gradient).norm()
+    assert error <= gradient_bound * expected_gradient.norm() + 1e-9
+
+
+def pixel_case(n, d, kind, form, classes=5, weighted=False, temperature=0.1):
+    torch.manual_seed(n + d)
+    x = unit_rows(n, d, precision(kind))
+    labels = torch.randint(0, classes, (n,)).masked_fill(torch.rand(n) < 0.1, 255)
+    return x, labels, torch.rand(n) if weighted else None, temperature, form, 255, ""
+
+
+def both_ways(module, x, labels, weights, *settings):
+    loss, z, u = module.forward(x, labels, weights, *settings)
+    grad = torch.ones((), dtype=loss.dtype)
+    return loss, module.backward(grad, x, labels, weights, z, u, *settings)
+
+
+@pytest.mark.parametrize("form", ["negatives", "all"])
+@pytest.mark.parametrize(
+    ("n", "d", "kind", "more"),
+    [
+        (1, 8, BF16, {}),
+        (2, 8, F16, {"classes": 1}),
+        (129, 8, F32, {"classes": 1}),
+        (130, 32, "tf32", {}),
+        (150, 90, BF16, {"classes": 40}),  # padded to 96 columns, which a kernel of 128 takes
+        (150, 256, F16, {"weighted": True}),
+        (70, 512, BF16, {}),
+        (40, 512, F32, {}),
+        (70, 256, "tf32", {}),
+        (100, 128, F32, {"weighted": True}),
+        (300, 64, BF16, {"temperature": 0.03}),
+        (300, 24, BF16, {"classes": 1000}),
+        (1100, 8, BF16, {"classes": 2}),  # several tiles of a class for one program
+    ],
+)
+def test_pixel_contrast(n, d, kind, more, form):
+    x, labels, weights, *settings = pixel_case(n, d, kind, form, **more)
+    wide = None if weights is None else weights.double()
+    expected = both_ways(reference_pixel, x.double(), labels, wide, *settings)
+    loss, gradient = both_ways(pixel, x, labels, weights, *settings)
+    check(kind, loss, expected[0], gradient, expected[1])
+    assert gradient.dtype == x.dtype and gradient.shape == x.shape
+
+
+@pytest.mark.slow
+def test_pixel_contrast_in_several_launches():
+    """More shifts than one launch has slots for."""
+    case = pixel_case(2400, 8, BF16, "negatives", classes=19)
+    expected = both_ways(reference_pixel, case[0].double(), *case[1:])
+    check(BF16, *(v for pair in zip(both_ways(pixel, *case), expected, strict=True) for v in pair))
+
+
+def test_nothing_to_contrast():
+    x, labels = unit_rows(50, 8, F32), torch.full((50,), 255)
+    for given in (x, x[:0]):
+        loss, gradient = both_ways(
+            pixel, given, labels[: len(given)], None, 0.1, "negatives", 255, ""
+        )
+        assert loss == 0 and gradient.shape == given.shape and (gradient == 0).all()
+
+
+@pytest.mark.parametrize("label", [-(2**63), 2**63 - 1, 0])
+def test_any_label_may_be_ignored(label):
+    x, labels, *_ = pixel_case(60, 16, F32, "all")
+    settings = None, 0.1, "all"
+    expected = both_ways(reference_pixel, x.double(), labels, *settings, 255, "")
+    marked = labels.where(labels != 255, label)
+    marked = marked.where(labels == 255, labels + 1)
+    loss, gradient = both_ways(pixel, x, marked, *settings, label, "")
+    check(F32, loss, expected[0], gradient, expected[1])
+
+
+def test_pixel_contrast_repeats_bit_by_bit():
+    """Though threads of a block go on in another order each time."""
+    case = pixel_case(200, 64, BF16, "negatives")
+    first, second = both_ways(pixel, *case), both_ways(pixel, *case)
+    assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "d", "kind", "classes", "splits"),
+    [
+        (1, 1, 8, BF16, 5, 1),
+        (5, 0, 16, BF16, 5, 4),
+        (100, 150, 64, BF16, 5, 4),
+        (100, 150, 64, F16, 5, 1),
+        (100, 150, 64, F32, 5, 2),
+        (200, 400, 128, BF16, 1, 1),  # no anchor has a negative
+        (130, 300, 90, F16, 30, 3),
+        (130, 300, 256, BF16, 3, 1),
+        (70, 33, 512, BF16, 5, 4),
+        (40, 90, 512, F32, 5, 1),
+        (70, 90, 256, "tf32", 5, 1),
+    ],
+)
+def test_patch_consistency(n, m, d, kind, classes, splits, monkeypatch):
+    torch.manual_seed(n + d)
+    dtype = precision(kind)
+    a, p, k = (unit_rows(rows, d, dtype) for rows in (n, n, m))
+    labels = torch.randint(-1, classes, (n,)), torch.randint(-1, classes, (m,))
+    weights = torch.rand(n) if n % 2 == 0 else None
+    monkeypatch.setattr(patch, "PROGRAMS", splits * n // patch.BLOCK + 1)
+    monkeypatch.setattr(patch, "MAX_SPLITS", splits)
+    loss, slope = patch.forward(a, p, k, *labels, weights, 0.1, "")
+    wide = None if weights is None else weights.double()
+    rows = a.double(), p.double(), k.double()
+    expected = reference_patch.forward(*rows, *labels, wide, 0.1, "")
+    check(kind, loss, expected[0], slope, expected[1])
+    assert slope.dtype == torch.float32 and slope.shape == a.shape
+
+
+def test_why_cuda_cannot_run():
+    problem = Problem("cpu")
+    assert "CUDA tensors" in cuda_why_not(problem)
+    if not torch.cuda.is_available():
+        reason = cuda_why_not(problem._replace(device="cuda"))
+        assert "PIPA_FAST_CUDA=1" in reason or "no GPU" in reason
+
+
+needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+
+
+@needs_nvcc
+@pytest.mark.parametrize(
+    ("unit", "chip"),
+    [("patch_consistency_512", 80), ("pixel_contrast_256", 90)]
+    + [
+        pytest.param(unit, chip, marks=pytest.mark.slow)
+        for unit in cuda_table.units()
+        for chip in cuda_table.CHIPS
+    ],
+)
+def test_kernels_compile_and_spill_nothing(unit, chip, tmp_path):
+    rows = cuda_table.compile_unit(unit, chip, tmp_path)
+    assert rows and [row for row in rows if row["fault"]] == []
+
+
+def test_a_fault_is_named():
+    fine = {"spills": 0, "stack": 0, "blocks": 1, "tensor_cores": "HMMA"}
+    assert cuda_table.fault(fine) == ""
+    for change in ({"spills": 4}, {"stack": 16}, {"blocks": 0}, {"tensor_cores": ""}):
+        assert cuda_table.fault(fine | change)
