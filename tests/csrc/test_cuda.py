@@ -87,7 +87,7 @@ def both_ways(module, x, labels, weights, *settings):
         (100, 128, F32, {"weighted": True}),
         (300, 64, BF16, {"temperature": 0.03}),
         (300, 24, BF16, {"classes": 1000}),
-        (1100, 8, BF16, {"classes": 2}),  # several tiles of a class for one program
+        (700, 64, BF16, {"classes": 1}),  # two tiles of a class for one program
     ],
 )
 def test_pixel_contrast(n, d, kind, more, form):
