@@ -99,6 +99,18 @@ sections() {
         --section WarpStateStats "$PYTHON" -m bench.profile_step "$@"
 }
 
+# sanitizers: the CUDA C++ kernels under each of compute-sanitizer's tools
+sanitizers() {
+    local tool op status=0
+    for tool in memcheck racecheck initcheck synccheck; do
+        for op in pixel_contrast patch_consistency; do
+            PIPA_FAST_BACKEND=cuda compute-sanitizer --tool "$tool" --error-exitcode 9 \
+                "$PYTHON" -m bench.profile_step "$op" 1100 64 || status=1
+        done
+    done
+    return "$status"
+}
+
 # full_step RECIPE: its step at full size, on the embedded pair written in the published layouts
 full_step() {
     local layout
@@ -113,7 +125,7 @@ full_step() {
     rm -rf "$out/data"
     return "$status"
 }
-export -f sections full_step
+export -f sections sanitizers full_step
 export PYTHON out results
 
 {
@@ -127,7 +139,10 @@ export PYTHON out results
 cat "$summary"
 
 nvidia-smi >"$out/nvidia-smi.txt" 2>&1
-part build 90 "$PYTHON" setup.py --quiet build_ext --inplace
+cuda=0
+if command -v nvcc >/dev/null; then cuda=1; fi
+part build 150 env PIPA_FAST_CUDA=$cuda PIPA_FAST_CUDA_ARCHS="90" \
+    "$PYTHON" setup.py --quiet build_ext --inplace
 part info 15 "$PYTHON" -m pipa_fast.info
 tests=(tests/ops)
 [ -d tests/kernels ] && tests+=(tests/kernels)
@@ -141,6 +156,7 @@ bench pixel_contrast_eager 25 pixel_contrast "${half[@]}" --seconds 1 \
     --peers eager chunked --sizes 1024 4096 65536 131072
 bench patch_consistency 35 patch_consistency --dtypes bfloat16 --dims 128 256 --seconds 2
 part ncu 50 bash -c 'sections pixel_contrast 16384 256'
+part sanitizers 60 bash -c sanitizers
 part precision 40 "$PYTHON" -m bench.precision --device cuda --output "$out/precision.md"
 bench widths 30 pixel_contrast --dtypes bfloat16 --dims 64 128 512 --seconds 1.5 \
     --sizes 32768 --peers none

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The CUDA operators on torch's stable ABI: schemas, checks, memory and streams. No arithmetic.
 //
-// pipa_fast/ops/_*_cuda.py call these with rows that they have sorted. The checks guard memory, since
-// torch.ops.pipa_fast_cuda is within anyone's reach.
+// pipa_fast/ops/_*_cuda.py call these with rows that they have sorted. The checks guard memory,
+// since torch.ops.pipa_fast_cuda is within anyone's reach.
 #include <Python.h>
 #include <dlfcn.h>
 #include <torch/csrc/stable/accelerator.h>
@@ -43,7 +43,8 @@ void check(const Tensor& tensor, ScalarType dtype, std::vector<int64_t> shape, c
               tensor.dim() == static_cast<int64_t>(shape.size());
   for (size_t axis = 0; fits && axis < shape.size(); ++axis)
     fits = tensor.size(axis) == shape[axis];
-  STD_TORCH_CHECK(fits, name, " must be a contiguous tensor on the device of the rows, of the "
+  STD_TORCH_CHECK(fits, name,
+                  " must be a contiguous tensor on the device of the rows, of the "
                   "dtype and shape that csrc/cuda/bindings.cpp tells");
 }
 
@@ -96,11 +97,10 @@ Tensor pixel_contrast_denominators(Tensor x, Tensor first, Tensor past, Tensor l
                                    double scale, int64_t number) {
   const auto problem = problem_of(x, first, past, live, all_form, scale, number);
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-  const pipa::cuda::Slots slots = pipa::cuda::pixel_contrast_slots(
-      problem.n, problem.row_bytes, static_cast<int>(x.size(1)));
+  const pipa::cuda::Slots slots =
+      pipa::cuda::pixel_contrast_slots(problem.n, problem.row_bytes, static_cast<int>(x.size(1)));
   Tensor sums = floats(x, {slots.count, problem.padded}, true);
-  launched(pipa::cuda::pixel_contrast_denominators(problem, slots,
-                                                   sums.mutable_data_ptr<float>(),
+  launched(pipa::cuda::pixel_contrast_denominators(problem, slots, sums.mutable_data_ptr<float>(),
                                                    current_stream(x.get_device_index())),
            "pixel_contrast's denominators");
   return sums;
@@ -188,7 +188,8 @@ STABLE_TORCH_LIBRARY(pipa_fast_cuda, m) {
         ", Tensor z, Tensor u, Tensor pair, Tensor order, Tensor factor) -> Tensor");
   m.def(
       "patch_consistency_sums(Tensor anchors, Tensor keys, Tensor first, Tensor past, Tensor live, "
-      "Tensor live_keys, float scale, float shift, int number, int splits) -> (Tensor z, Tensor o)");
+      "Tensor live_keys, float scale, float shift, int number, int splits) -> (Tensor z, Tensor "
+      "o)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pipa_fast_cuda, CUDA, m) {

@@ -36,7 +36,8 @@ PIPA_DEVICE float shuffle_xor(float value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);
 }
 
-// 16 bytes from global to shared memory, or zeros if not `valid`; done once its group is waited for.
+// 16 bytes from global to shared memory, or zeros if not `valid`; done once its group is waited
+// for.
 PIPA_DEVICE void copy_async(void* to, const void* from, bool valid) {
   const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from),
@@ -55,16 +56,14 @@ PIPA_DEVICE void load_matrices(uint32_t (&to)[4], const void* row) {
   const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-               : "r"(address)
-               : "memory");
+               : "r"(address));
 }
 // The same, transposed: lane l gets rows 2 (l % 4) and one more, column l / 4.
 PIPA_DEVICE void load_transposed(uint32_t (&to)[4], const void* row) {
   const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-               : "r"(address)
-               : "memory");
+               : "r"(address));
 }
 
 // c [16, 8] += a [16, 16] b [16, 8]; fragments as PTX lays them out (m16n8k16, m16n8k8).
@@ -135,8 +134,8 @@ PIPA_DEVICE float reciprocal(float x) {
 template <class... Parameters, class... Arguments>
 const char* launch(void (*kernel)(Parameters...), int grid_x, int grid_y, int threads,
                    int shared_bytes, void* stream, Arguments... arguments) {
-  cudaError_t status = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+  cudaError_t status =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
   if (status == cudaSuccess) {
     kernel<<<dim3(grid_x, grid_y), threads, shared_bytes, static_cast<cudaStream_t>(stream)>>>(
         arguments...);

@@ -8,8 +8,8 @@ namespace pipa::cuda {
 // is that of float32.
 enum class Number { bfloat16, float16, tf32, tf32x3 };
 
-constexpr int kPadding = 128;  // rows of [padded] arrays: a multiple, 0 where there is no row
-constexpr int kParts = 8;      // programs that share the columns of a block's own classes
+constexpr int kPadding = 128;       // rows of [padded] arrays: a multiple, 0 where there is no row
+constexpr int kParts = 8;           // programs that share the columns of a block's own classes
 constexpr int kMostRows = 1 << 30;  // rows are counted in 32 bits
 
 }  // namespace pipa::cuda

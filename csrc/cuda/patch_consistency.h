@@ -9,9 +9,9 @@
 namespace pipa::cuda {
 
 struct PatchConsistency {
-  const void* a;         // [n, row_bytes] anchors sorted by class, those that do not count last
-  int64_t n;             // at least 1
-  const void* keys;      // [m, row_bytes] sorted likewise
+  const void* a;     // [n, row_bytes] anchors sorted by class, those that do not count last
+  int64_t n;         // at least 1
+  const void* keys;  // [m, row_bytes] sorted likewise
   int64_t m;
   int row_bytes;         // a multiple of 16, at most 2048
   Number number;         // how they are multiplied
@@ -23,7 +23,8 @@ struct PatchConsistency {
   float shift;           // sums are of e times 2^shift
 };
 
-// Sums of e over keys of other classes, and of e times the key, each of `splits` shares of the keys.
+// Sums of e over keys of other classes, and of e times the key, each of `splits` shares of the
+// keys.
 const char* patch_consistency_sums(const PatchConsistency& problem, int splits,
                                    float* z,  // [splits, n]
                                    float* o,  // [splits, n, columns]

@@ -11,15 +11,15 @@
 namespace pipa::cuda {
 
 struct Anchors {
-  const char* a;           // [n, row_bytes]
-  int64_t n;               // rows
-  int row_bytes;           // of anchors and keys, a multiple of 16
-  const int* first;        // [n] keys of the anchor's class begin here
-  const int* past;         // [n] and end here
-  const int* live;         // [] anchors that count
-  const char* keys;        // [m, row_bytes]
-  int64_t m;               // rows
-  const int* live_keys;    // [] keys that count
+  const char* a;         // [n, row_bytes]
+  int64_t n;             // rows
+  int row_bytes;         // of anchors and keys, a multiple of 16
+  const int* first;      // [n] keys of the anchor's class begin here
+  const int* past;       // [n] and end here
+  const int* live;       // [] anchors that count
+  const char* keys;      // [m, row_bytes]
+  int64_t m;             // rows
+  const int* live_keys;  // [] keys that count
   float scale, shift;
 };
 
@@ -29,12 +29,12 @@ constexpr int attend_memory() {
   return S::kOwn + 2 * S::kOther;
 }
 
-// Program (I, s · parts + p): block I of anchors against the s-th share of the keys, of whose sums O
-// it makes columns kPart p ….
+// Program (I, s · parts + p): block I of anchors against the s-th share of the keys, of whose sums
+// O it makes columns kPart p ….
 template <class S, Number kNumber>
 PIPA_KERNEL(S::kThreads, 1)
 attend_kernel(Anchors anchors, int parts,
-              float* z,  // [splits, n], 0 for anchors that do not count
+              float* z,    // [splits, n], 0 for anchors that do not count
               float* o) {  // [splits, n, columns]
   constexpr int kEights = S::kColumns / 8;
   const int live = *anchors.live, keys = *anchors.live_keys, begin = block_x() * S::kRows;
@@ -80,22 +80,19 @@ attend_kernel(Anchors anchors, int parts,
       float e[S::kBands][kEights][4];
       const char* other = others + turn * S::kOther;
       similarities<kNumber, S::kRowBytes, S::kBands, S::kColumns>(e, own, row, other);
-      const bool whole =
-          column + S::kColumns <= keys && !range.meets(column, column + S::kColumns);
+      const bool whole = column + S::kColumns <= keys && !range.meets(column, column + S::kColumns);
       PIPA_UNROLL
-      for (int m = 0; m < S::kBands; ++m)
-        PIPA_UNROLL
-        for (int n = 0; n < kEights; ++n)
-          PIPA_UNROLL
-          for (int i = 0; i < 4; ++i) {
-            float value = exp2_fast(e[m][n][i] * anchors.scale + (anchors.shift - anchors.scale));
-            if (!whole) {
-              const int k = column + 8 * n + 2 * (lane() % 4) + i % 2;
-              value = k < keys && !mine.same(m, i / 2, k) ? value : 0.0f;
-            }
-            e[m][n][i] = value;
-            sums[m][i / 2] += value;
-          }
+      for (int m = 0; m < S::kBands; ++m) PIPA_UNROLL
+      for (int n = 0; n < kEights; ++n) PIPA_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        float value = exp2_fast(e[m][n][i] * anchors.scale + (anchors.shift - anchors.scale));
+        if (!whole) {
+          const int k = column + 8 * n + 2 * (lane() % 4) + i % 2;
+          value = k < keys && !mine.same(m, i / 2, k) ? value : 0.0f;
+        }
+        e[m][n][i] = value;
+        sums[m][i / 2] += value;
+      }
       add_product<kNumber, S::kRowBytes, S::kBands, S::kColumns, S::kPart>(sum, e, other, part);
       sync_threads();  // the tile after the next may overwrite this one
       column = following;
@@ -106,22 +103,21 @@ attend_kernel(Anchors anchors, int parts,
   add_lanes_of_rows(sums);
   const int columns = anchors.row_bytes / kBytes<kNumber>;
   PIPA_UNROLL
-  for (int m = 0; m < S::kBands; ++m)
+  for (int m = 0; m < S::kBands; ++m) PIPA_UNROLL
+  for (int h = 0; h < 2; ++h) {
+    const int64_t at = mine.row[m][h];
+    if (at >= anchors.n) continue;
+    const int64_t to = split * anchors.n + at;
+    const float by = at < live ? 1.0f : 0.0f;
+    if (part == 0 && lane() % 4 == 0) z[to] = sums[m][h] * by;
     PIPA_UNROLL
-    for (int h = 0; h < 2; ++h) {
-      const int64_t at = mine.row[m][h];
-      if (at >= anchors.n) continue;
-      const int64_t to = split * anchors.n + at;
-      const float by = at < live ? 1.0f : 0.0f;
-      if (part == 0 && lane() % 4 == 0) z[to] = sums[m][h] * by;
-      PIPA_UNROLL
-      for (int n = 0; n < S::kPart / 8; ++n) {
-        const int d = part + 8 * n + 2 * (lane() % 4);
-        if (d >= columns) continue;
-        o[to * columns + d] = sum[m][n][2 * h] * by;
-        o[to * columns + d + 1] = sum[m][n][2 * h + 1] * by;
-      }
+    for (int n = 0; n < S::kPart / 8; ++n) {
+      const int d = part + 8 * n + 2 * (lane() % 4);
+      if (d >= columns) continue;
+      o[to * columns + d] = sum[m][n][2 * h] * by;
+      o[to * columns + d + 1] = sum[m][n][2 * h + 1] * by;
     }
+  }
 }
 
 }  // namespace pipa::cuda

@@ -11,11 +11,10 @@ template <int kRowBytes, Number kNumber>
 struct PatchConsistencyLaunches {
   using Attend = typename Shapes<kRowBytes>::template Gradient<kBytes<kNumber>>;
 
-  static const char* sums(const PatchConsistency& p, int splits, float* z, float* o,
-                          void* stream) {
+  static const char* sums(const PatchConsistency& p, int splits, float* z, float* o, void* stream) {
     const int parts = blocks_of(p.row_bytes, Attend::kPart * kBytes<kNumber>);
     const Anchors anchors = {
-        static_cast<const char*>(p.a), p.n, p.row_bytes, p.first, p.past, p.live,
+        static_cast<const char*>(p.a),    p.n, p.row_bytes, p.first, p.past, p.live,
         static_cast<const char*>(p.keys), p.m, p.live_keys, p.scale, p.shift};
     return launch(attend_kernel<Attend, kNumber>, blocks_of(p.n, Attend::kRows), parts * splits,
                   Attend::kThreads, attend_memory<Attend>(), stream, anchors, parts, z, o);
@@ -25,13 +24,13 @@ struct PatchConsistencyLaunches {
 }  // namespace pipa::cuda
 
 // One translation unit a width of rows, so that a change compiles little again.
-#define PIPA_PATCH_CONSISTENCY(bytes) \
-  namespace pipa::cuda { \
-  template struct PatchConsistencyLaunches<bytes, Number::tf32>; \
+#define PIPA_PATCH_CONSISTENCY(bytes)                              \
+  namespace pipa::cuda {                                           \
+  template struct PatchConsistencyLaunches<bytes, Number::tf32>;   \
   template struct PatchConsistencyLaunches<bytes, Number::tf32x3>; \
   }
-#define PIPA_PATCH_CONSISTENCY_HALF(bytes) \
-  namespace pipa::cuda { \
+#define PIPA_PATCH_CONSISTENCY_HALF(bytes)                           \
+  namespace pipa::cuda {                                             \
   template struct PatchConsistencyLaunches<bytes, Number::bfloat16>; \
-  template struct PatchConsistencyLaunches<bytes, Number::float16>; \
+  template struct PatchConsistencyLaunches<bytes, Number::float16>;  \
   }

@@ -9,16 +9,16 @@
 namespace pipa::cuda {
 
 struct PixelContrast {
-  const void* x;        // [n, row_bytes] rows sorted by class, those that take no part last
-  int64_t n;            // at least 1
-  int row_bytes;        // a multiple of 16, at most 2048
-  Number number;        // how they are multiplied
-  const int* first;     // [padded] where each row's class begins
-  const int* past;      // [padded] and ends
-  const int* live;      // [] rows that take part
-  bool all_form;        // denominator: all other rows, or only those of other classes
-  float scale;          // log2(e) / temperature
-  int64_t padded;       // n rounded up to kPadding
+  const void* x;     // [n, row_bytes] rows sorted by class, those that take no part last
+  int64_t n;         // at least 1
+  int row_bytes;     // a multiple of 16, at most 2048
+  Number number;     // how they are multiplied
+  const int* first;  // [padded] where each row's class begins
+  const int* past;   // [padded] and ends
+  const int* live;   // [] rows that take part
+  bool all_form;     // denominator: all other rows, or only those of other classes
+  float scale;       // log2(e) / temperature
+  int64_t padded;    // n rounded up to kPadding
 };
 
 // Slots of [padded] floats that the sums for the denominators need, `width` of them for shifts.
@@ -39,8 +39,8 @@ const char* pixel_contrast_positives(const PixelContrast& problem,
                                      void* stream);
 
 const char* pixel_contrast_gradient(const PixelContrast& problem,
-                                    const float* z,        // [padded], as are u and pair: 0 where
-                                    const float* u,        // a row takes no part
+                                    const float* z,  // [padded], as are u and pair: 0 where
+                                    const float* u,  // a row takes no part
                                     const float* pair,
                                     const int64_t* order,  // [n] where each row came from
                                     const float* factor,   // [] of the whole gradient

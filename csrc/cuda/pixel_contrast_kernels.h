@@ -12,7 +12,7 @@
 
 namespace pipa::cuda {
 
-constexpr int kRun = 8;        // shifts of a program, which loads its own rows once
+constexpr int kRun = 8;  // shifts of a program, which loads its own rows once
 
 // Sorted rows; everything is [padded] but x.
 struct Rows {
@@ -60,8 +60,8 @@ PIPA_DEVICE void load_other(const Rows& rows, char* other, int begin, int live) 
 }
 
 // Pairs of blocks that share no class, each once: block I meets I + shift, counted around, and what
-// the tile adds to the other's rows goes to that shift's slot. Program (I, p) takes kRun shifts from
-// first_shift + kRun p on, and its own rows' sums go to slot `width` + p.
+// the tile adds to the other's rows goes to that shift's slot. Program (I, p) takes kRun shifts
+// from first_shift + kRun p on, and its own rows' sums go to slot `width` + p.
 template <class S, Number kNumber>
 PIPA_KERNEL(S::kThreads, 1)
 sum_apart_kernel(Rows rows,
@@ -73,7 +73,7 @@ sum_apart_kernel(Rows rows,
   const int low = first_shift + block_y() * kRun, high = least(low + kRun, past_shift);
   if (begin >= live || low >= high) return;
   char* own = shared_memory();
-  char* others = own + S::kOwn;  // two tiles
+  char* others = own + S::kOwn;                                              // two tiles
   float* partial = reinterpret_cast<float*>(own + S::kOwn + 2 * S::kOther);  // [warps, columns]
   const Range range = own_range(rows, begin, begin + S::kRows, live);
 
@@ -115,24 +115,23 @@ sum_apart_kernel(Rows rows,
     }
     sync_threads();
     float s[S::kBands][kEights][4];
-    similarities<kNumber, S::kRowBytes, S::kBands, S::kColumns>(s, own, row, others + turn * S::kOther);
+    similarities<kNumber, S::kRowBytes, S::kBands, S::kColumns>(s, own, row,
+                                                                others + turn * S::kOther);
     float column_sums[kEights][2] = {};
     const bool ragged = column + S::kColumns > live || begin + S::kRows > live;
     PIPA_UNROLL
-    for (int m = 0; m < S::kBands; ++m)
-      PIPA_UNROLL
-      for (int n = 0; n < kEights; ++n)
-        PIPA_UNROLL
-        for (int i = 0; i < 4; ++i) {
-          float e = exp2_fast(s[m][n][i] * rows.scale - rows.scale);
-          if (ragged) {
-            const bool there = begin + row + 16 * m + 8 * (i / 2) + lane() / 4 < live &&
-                               column + 8 * n + 2 * (lane() % 4) + i % 2 < live;
-            e = there ? e : 0.0f;
-          }
-          row_sums[m][i / 2] += e;
-          column_sums[n][i % 2] += e;
-        }
+    for (int m = 0; m < S::kBands; ++m) PIPA_UNROLL
+    for (int n = 0; n < kEights; ++n) PIPA_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      float e = exp2_fast(s[m][n][i] * rows.scale - rows.scale);
+      if (ragged) {
+        const bool there = begin + row + 16 * m + 8 * (i / 2) + lane() / 4 < live &&
+                           column + 8 * n + 2 * (lane() % 4) + i % 2 < live;
+        e = there ? e : 0.0f;
+      }
+      row_sums[m][i / 2] += e;
+      column_sums[n][i % 2] += e;
+    }
     store_column_sums(column_sums, partial + warp() * S::kColumns);
     sync_threads();
     if (thread() < S::kColumns) {
@@ -147,12 +146,11 @@ sum_apart_kernel(Rows rows,
   add_lanes_of_rows(row_sums);
   if (lane() % 4 == 0) {
     PIPA_UNROLL
-    for (int m = 0; m < S::kBands; ++m)
-      PIPA_UNROLL
-      for (int h = 0; h < 2; ++h) {
-        const int64_t at = (width + block_y()) * padded + begin + row + 16 * m + 8 * h + lane() / 4;
-        slots[at] += row_sums[m][h];
-      }
+    for (int m = 0; m < S::kBands; ++m) PIPA_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      const int64_t at = (width + block_y()) * padded + begin + row + 16 * m + 8 * h + lane() / 4;
+      slots[at] += row_sums[m][h];
+    }
   }
 }
 
@@ -185,12 +183,11 @@ sum_mixed_kernel(Rows rows,
   float log_z[S::kBands][2], own_z[S::kBands][2];
   if constexpr (kSum == Sum::positives) {
     PIPA_UNROLL
-    for (int m = 0; m < S::kBands; ++m)
-      PIPA_UNROLL
-      for (int h = 0; h < 2; ++h) {
-        own_z[m][h] = z[mine.row[m][h]];
-        log_z[m][h] = log2_fast(own_z[m][h]);
-      }
+    for (int m = 0; m < S::kBands; ++m) PIPA_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      own_z[m][h] = z[mine.row[m][h]];
+      log_z[m][h] = log2_fast(own_z[m][h]);
+    }
   }
   load_own<S>(rows, own, begin, live);
   for (int column = columns.low + part * S::kColumns; column < columns.high;
@@ -203,47 +200,44 @@ sum_mixed_kernel(Rows rows,
     similarities<kNumber, S::kRowBytes, S::kBands, S::kColumns>(s, own, row, other);
     sync_threads();  // the next tile may overwrite this one
     PIPA_UNROLL
-    for (int m = 0; m < S::kBands; ++m)
-      PIPA_UNROLL
-      for (int n = 0; n < kEights; ++n)
-        PIPA_UNROLL
-        for (int i = 0; i < 4; ++i) {
-          const int h = i / 2, at = column + 8 * n + 2 * (lane() % 4) + i % 2;
-          const bool same = mine.same(m, h, at), itself = at == mine.row[m][h];
-          const float exponent = s[m][n][i] * rows.scale - rows.scale;
-          if constexpr (kSum == Sum::denominator) {
-            const bool wanted = at < live && (rows.all_form ? !itself : !same);
-            sums[m][h] += wanted ? exp2_fast(exponent) : 0.0f;
-          } else {
-            const bool wanted = same && !itself;
-            if (rows.all_form) {
-              sums[m][h] += wanted ? s[m][n][i] : 0.0f;
-            } else {
-              // softplus(log Z - s) = log2(1 + 2^t) / log2(e), t in powers of 2
-              const float t = log_z[m][h] - exponent, e = exp2_fast(exponent);
-              const float past = t > 0 ? t : 0.0f, size = t > 0 ? -t : t;
-              sums[m][h] += wanted ? past + log2_fast(1 + exp2_fast(size)) : 0.0f;
-              slopes[m][h] += wanted ? reciprocal(own_z[m][h] + e) : 0.0f;
-            }
-          }
+    for (int m = 0; m < S::kBands; ++m) PIPA_UNROLL
+    for (int n = 0; n < kEights; ++n) PIPA_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const int h = i / 2, at = column + 8 * n + 2 * (lane() % 4) + i % 2;
+      const bool same = mine.same(m, h, at), itself = at == mine.row[m][h];
+      const float exponent = s[m][n][i] * rows.scale - rows.scale;
+      if constexpr (kSum == Sum::denominator) {
+        const bool wanted = at < live && (rows.all_form ? !itself : !same);
+        sums[m][h] += wanted ? exp2_fast(exponent) : 0.0f;
+      } else {
+        const bool wanted = same && !itself;
+        if (rows.all_form) {
+          sums[m][h] += wanted ? s[m][n][i] : 0.0f;
+        } else {
+          // softplus(log Z - s) = log2(1 + 2^t) / log2(e), t in powers of 2
+          const float t = log_z[m][h] - exponent, e = exp2_fast(exponent);
+          const float past = t > 0 ? t : 0.0f, size = t > 0 ? -t : t;
+          sums[m][h] += wanted ? past + log2_fast(1 + exp2_fast(size)) : 0.0f;
+          slopes[m][h] += wanted ? reciprocal(own_z[m][h] + e) : 0.0f;
         }
+      }
+    }
   }
   wait_copies<0>();  // of own rows, where there was no column
   add_lanes_of_rows(sums);
   add_lanes_of_rows(slopes);
   if (lane() % 4 == 0) {
     PIPA_UNROLL
-    for (int m = 0; m < S::kBands; ++m)
-      PIPA_UNROLL
-      for (int h = 0; h < 2; ++h) {
-        const int at = mine.row[m][h];
-        if constexpr (kSum == Sum::denominator) {
-          out[part * padded + at] += sums[m][h];
-        } else {
-          out[2 * part * padded + at] = sums[m][h];
-          out[(2 * part + 1) * padded + at] = slopes[m][h];
-        }
+    for (int m = 0; m < S::kBands; ++m) PIPA_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      const int at = mine.row[m][h];
+      if constexpr (kSum == Sum::denominator) {
+        out[part * padded + at] += sums[m][h];
+      } else {
+        out[2 * part * padded + at] = sums[m][h];
+        out[(2 * part + 1) * padded + at] = slopes[m][h];
       }
+    }
   }
 }
 
@@ -257,38 +251,35 @@ struct Slopes {
 // Makes entries of G of similarities. With kMarked, some columns share a class with some rows.
 template <bool kMarked, int kBands, int kEights>
 PIPA_DEVICE void entries(float (&s)[kBands][kEights][4], const Rows& rows, const Slopes& slopes,
-                         int begin, int column, int live,
-                         const float (&own_u)[kBands][2],
+                         int begin, int column, int live, const float (&own_u)[kBands][2],
                          const float* other_u) {  // [8 kEights]
   const LaneRows<kBands> mine(rows.first, rows.past, begin, kMarked ? live : 0);
   PIPA_UNROLL
-  for (int m = 0; m < kBands; ++m)
+  for (int m = 0; m < kBands; ++m) PIPA_UNROLL
+  for (int h = 0; h < 2; ++h) {
+    const int i = mine.row[m][h];
+    const float z = kMarked ? slopes.z[i] : 0.0f, pair = kMarked ? slopes.pair[i] : 0.0f;
     PIPA_UNROLL
-    for (int h = 0; h < 2; ++h) {
-      const int i = mine.row[m][h];
-      const float z = kMarked ? slopes.z[i] : 0.0f, pair = kMarked ? slopes.pair[i] : 0.0f;
-      PIPA_UNROLL
-      for (int n = 0; n < kEights; ++n)
-        PIPA_UNROLL
-        for (int k = 0; k < 2; ++k) {
-          const int at = 8 * n + 2 * (lane() % 4) + k, j = column + at;
-          float& entry = s[m][n][2 * h + k];
-          const float e = exp2_fast(entry * rows.scale - rows.scale);
-          entry = e * (own_u[m][h] + other_u[at]);
-          if (kMarked && mine.same(m, h, j)) {
-            const float other_pair = slopes.pair[j], other_z = slopes.z[j];
-            if (rows.all_form)
-              entry -= pair + other_pair;
-            else
-              entry = -pair * z * reciprocal(z + e) - other_pair * other_z * reciprocal(other_z + e);
-            if (j == i) entry = 0;
-          }
-        }
+    for (int n = 0; n < kEights; ++n) PIPA_UNROLL
+    for (int k = 0; k < 2; ++k) {
+      const int at = 8 * n + 2 * (lane() % 4) + k, j = column + at;
+      float& entry = s[m][n][2 * h + k];
+      const float e = exp2_fast(entry * rows.scale - rows.scale);
+      entry = e * (own_u[m][h] + other_u[at]);
+      if (kMarked && mine.same(m, h, j)) {
+        const float other_pair = slopes.pair[j], other_z = slopes.z[j];
+        if (rows.all_form)
+          entry -= pair + other_pair;
+        else
+          entry = -pair * z * reciprocal(z + e) - other_pair * other_z * reciprocal(other_z + e);
+        if (j == i) entry = 0;
+      }
     }
+  }
 }
 
-// dX = factor G X, written where the rows came from. Program (I, p) makes columns kPart p … of block
-// I's rows, whose similarities it computes anew.
+// dX = factor G X, written where the rows came from. Program (I, p) makes columns kPart p … of
+// block I's rows, whose similarities it computes anew.
 template <class S, Number kNumber>
 PIPA_KERNEL(S::kThreads, 1)
 gradient_kernel(Rows rows, Slopes slopes,
@@ -298,7 +289,7 @@ gradient_kernel(Rows rows, Slopes slopes,
   constexpr int kEights = S::kColumns / 8;
   const int live = *rows.live, begin = block_x() * S::kRows, part = block_y() * S::kPart;
   char* own = shared_memory();
-  char* others = own + S::kOwn;  // two tiles
+  char* others = own + S::kOwn;                                              // two tiles
   float* other_u = reinterpret_cast<float*>(own + S::kOwn + 2 * S::kOther);  // [2, columns]
   const int row = warp() * 16 * S::kBands;
   float sum[S::kBands][S::kPart / 8][4] = {};
@@ -314,10 +305,8 @@ gradient_kernel(Rows rows, Slopes slopes,
     const Range range = class_range(rows, begin, begin + S::kRows, live);
     float own_u[S::kBands][2];
     PIPA_UNROLL
-    for (int m = 0; m < S::kBands; ++m)
-      PIPA_UNROLL
-      for (int h = 0; h < 2; ++h)
-        own_u[m][h] = slopes.u[begin + row + 16 * m + 8 * h + lane() / 4];
+    for (int m = 0; m < S::kBands; ++m) PIPA_UNROLL
+    for (int h = 0; h < 2; ++h) own_u[m][h] = slopes.u[begin + row + 16 * m + 8 * h + lane() / 4];
     load_own<S>(rows, own, begin, live);
     load(0, 0);
     int turn = 0;
@@ -330,39 +319,39 @@ gradient_kernel(Rows rows, Slopes slopes,
       }
       sync_threads();
       float s[S::kBands][kEights][4];
-      similarities<kNumber, S::kRowBytes, S::kBands, S::kColumns>(s, own, row, others + turn * S::kOther);
+      similarities<kNumber, S::kRowBytes, S::kBands, S::kColumns>(s, own, row,
+                                                                  others + turn * S::kOther);
       const float* u = other_u + turn * S::kColumns;
       if (range.meets(column, column + S::kColumns))
         entries<true>(s, rows, slopes, begin + row, column, live, own_u, u);
       else
         entries<false>(s, rows, slopes, begin + row, column, live, own_u, u);
-      add_product<kNumber, S::kRowBytes, S::kBands, S::kColumns, S::kPart>(sum, s, others + turn * S::kOther,
-                                                                           part);
+      add_product<kNumber, S::kRowBytes, S::kBands, S::kColumns, S::kPart>(
+          sum, s, others + turn * S::kOther, part);
       sync_threads();  // the tile after the next may overwrite this one
     }
   }
 
   PIPA_UNROLL
-  for (int m = 0; m < S::kBands; ++m)
+  for (int m = 0; m < S::kBands; ++m) PIPA_UNROLL
+  for (int h = 0; h < 2; ++h) {
+    const int64_t at = begin + row + 16 * m + 8 * h + lane() / 4;
+    if (at >= rows.n) continue;
+    const float by = at < live ? *factor : 0.0f;
+    char* to = out + order[at] * rows.row_bytes;
     PIPA_UNROLL
-    for (int h = 0; h < 2; ++h) {
-      const int64_t at = begin + row + 16 * m + 8 * h + lane() / 4;
-      if (at >= rows.n) continue;
-      const float by = at < live ? *factor : 0.0f;
-      char* to = out + order[at] * rows.row_bytes;
-      PIPA_UNROLL
-      for (int n = 0; n < S::kPart / 8; ++n) {
-        const int offset = (part + 8 * n + 2 * (lane() % 4)) * kBytes<kNumber>;
-        if (offset >= rows.row_bytes) continue;
-        const float a = sum[m][n][2 * h] * by, b = sum[m][n][2 * h + 1] * by;
-        if constexpr (kHalf<kNumber>) {
-          *reinterpret_cast<uint32_t*>(to + offset) = pack<kNumber>(a, b);
-        } else {
-          reinterpret_cast<float*>(to + offset)[0] = a;
-          reinterpret_cast<float*>(to + offset)[1] = b;
-        }
+    for (int n = 0; n < S::kPart / 8; ++n) {
+      const int offset = (part + 8 * n + 2 * (lane() % 4)) * kBytes<kNumber>;
+      if (offset >= rows.row_bytes) continue;
+      const float a = sum[m][n][2 * h] * by, b = sum[m][n][2 * h + 1] * by;
+      if constexpr (kHalf<kNumber>) {
+        *reinterpret_cast<uint32_t*>(to + offset) = pack<kNumber>(a, b);
+      } else {
+        reinterpret_cast<float*>(to + offset)[0] = a;
+        reinterpret_cast<float*>(to + offset)[1] = b;
       }
     }
+  }
 }
 
 }  // namespace pipa::cuda

@@ -13,8 +13,14 @@ struct PixelContrastLaunches {
   using Gradient = typename Shapes<kRowBytes>::template Gradient<kBytes<kNumber>>;
 
   static Rows rows(const PixelContrast& p) {
-    return {static_cast<const char*>(p.x), p.n,    p.row_bytes, p.first,
-            p.past,                        p.live, p.all_form,  p.scale};
+    return {static_cast<const char*>(p.x),
+            p.n,
+            p.row_bytes,
+            p.first,
+            p.past,
+            p.live,
+            p.all_form,
+            p.scale};
   }
 
   static const char* denominators(const PixelContrast& p, const Slots& slots, float* sums,
@@ -23,9 +29,9 @@ struct PixelContrastLaunches {
     const int programs = blocks_of(slots.width, kRun);
     for (int first = 1; first < past; first += slots.width) {
       const int until = first + slots.width < past ? first + slots.width : past;
-      if (const char* wrong = launch(sum_apart_kernel<Sum, kNumber>, blocks, programs,
-                                     Sum::kThreads, sum_memory<Sum>(), stream, rows(p), sums,
-                                     p.padded, first, slots.width, until))
+      if (const char* wrong =
+              launch(sum_apart_kernel<Sum, kNumber>, blocks, programs, Sum::kThreads,
+                     sum_memory<Sum>(), stream, rows(p), sums, p.padded, first, slots.width, until))
         return wrong;
     }
     return launch(sum_mixed_kernel<Sum, kNumber, pipa::cuda::Sum::denominator>, blocks, kParts,
@@ -34,8 +40,7 @@ struct PixelContrastLaunches {
                   p.padded);
   }
 
-  static const char* positives(const PixelContrast& p, const float* z, float* parts,
-                               void* stream) {
+  static const char* positives(const PixelContrast& p, const float* z, float* parts, void* stream) {
     return launch(sum_mixed_kernel<Sum, kNumber, pipa::cuda::Sum::positives>,
                   blocks_of(p.n, Sum::kRows), kParts, Sum::kThreads, mixed_memory<Sum>(), stream,
                   rows(p), z, parts, p.padded);
@@ -53,13 +58,13 @@ struct PixelContrastLaunches {
 }  // namespace pipa::cuda
 
 // One translation unit a width of rows, so that a change compiles little again.
-#define PIPA_PIXEL_CONTRAST(bytes) \
-  namespace pipa::cuda { \
-  template struct PixelContrastLaunches<bytes, Number::tf32>; \
+#define PIPA_PIXEL_CONTRAST(bytes)                              \
+  namespace pipa::cuda {                                        \
+  template struct PixelContrastLaunches<bytes, Number::tf32>;   \
   template struct PixelContrastLaunches<bytes, Number::tf32x3>; \
   }
-#define PIPA_PIXEL_CONTRAST_HALF(bytes) \
-  namespace pipa::cuda { \
+#define PIPA_PIXEL_CONTRAST_HALF(bytes)                           \
+  namespace pipa::cuda {                                          \
   template struct PixelContrastLaunches<bytes, Number::bfloat16>; \
-  template struct PixelContrastLaunches<bytes, Number::float16>; \
+  template struct PixelContrastLaunches<bytes, Number::float16>;  \
   }

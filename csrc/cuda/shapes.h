@@ -26,14 +26,13 @@ struct LaneRows {
                        int begin,            // the warp's first row
                        int live) {           // rows from here on have no class
     PIPA_UNROLL
-    for (int m = 0; m < kBands; ++m)
-      PIPA_UNROLL
-      for (int h = 0; h < 2; ++h) {
-        const int i = begin + 16 * m + 8 * h + lane() / 4;
-        row[m][h] = i;
-        first[m][h] = i < live ? first_of[i] : 0;
-        past[m][h] = i < live ? past_of[i] : 0;
-      }
+    for (int m = 0; m < kBands; ++m) PIPA_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      const int i = begin + 16 * m + 8 * h + lane() / 4;
+      row[m][h] = i;
+      first[m][h] = i < live ? first_of[i] : 0;
+      past[m][h] = i < live ? past_of[i] : 0;
+    }
   }
   PIPA_DEVICE bool same(int m, int h, int column) const {
     return column >= first[m][h] && column < past[m][h];
@@ -52,8 +51,8 @@ struct Shape {
 };
 
 // What kernels are compiled for, by the width of rows. `Sum` is for kernels that keep two numbers a
-// row, `Gradient` for those that keep a row of kPart floats. Every shape fits in the 99 KiB of shared
-// memory that the smallest chips have.
+// row, `Gradient` for those that keep a row of kPart floats. Every shape fits in the 99 KiB of
+// shared memory that the smallest chips have.
 template <int kRowBytes>
 struct Shapes;  // of rows of at most so many bytes
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tiles of rows in shared memory, and products of them by tensor cores.
 //
-// A warp owns 16 kBands rows of one tile and meets all rows of another. Its results lie in fragments
-// [kBands][columns / 8][4]: lane l has rows l / 4 and l / 4 + 8 of each band (places 0, 1 and 2, 3)
-// and columns 2 (l % 4) and one more of each eight.
+// A warp owns 16 kBands rows of one tile and meets all rows of another. Its results lie in
+// fragments [kBands][columns / 8][4]: lane l has rows l / 4 and l / 4 + 8 of each band (places 0, 1
+// and 2, 3) and columns 2 (l % 4) and one more of each eight.
 #pragma once
 
 #include "cuda/device.h"
@@ -74,8 +74,8 @@ struct Pieces {
   PIPA_DEVICE int at(int pair) const { return pair / 4 * 128 + offset[pair % 4]; }
 };
 
-// Starts to copy rows first … first + kRows of x [n, row_bytes]; what is past `live`, or past a row's
-// end, becomes 0. row_bytes is a multiple of 16.
+// Starts to copy rows first … first + kRows of x [n, row_bytes]; what is past `live`, or past a
+// row's end, becomes 0. row_bytes is a multiple of 16.
 template <int kRowBytes, int kRows, int kThreads>
 PIPA_DEVICE void load_rows(char* tile, const char* x, int64_t first, int64_t live, int row_bytes) {
   constexpr int kPieces = kRowBytes / 16;
@@ -95,11 +95,9 @@ template <Number kNumber, int kRowBytes, int kBands, int kColumns>
 PIPA_DEVICE void similarities(float (&s)[kBands][kColumns / 8][4], const char* own, int own_row,
                               const char* other) {
   PIPA_UNROLL
-  for (int m = 0; m < kBands; ++m)
-    PIPA_UNROLL
-    for (int n = 0; n < kColumns / 8; ++n)
-      PIPA_UNROLL
-      for (int i = 0; i < 4; ++i) s[m][n][i] = 0;
+  for (int m = 0; m < kBands; ++m) PIPA_UNROLL
+  for (int n = 0; n < kColumns / 8; ++n) PIPA_UNROLL
+  for (int i = 0; i < 4; ++i) s[m][n][i] = 0;
   const int l = lane(), other_row = l / 16 * 8 + l % 8;
   const Pieces own_pieces(l, l / 16), other_pieces(l, l / 8 % 2);
   own += (own_row + l % 16) * kRowBytes;
@@ -146,12 +144,11 @@ PIPA_DEVICE void add_product(float (&sum)[kBands][kPart / 8][4],
       // results of a product lie as the next one's left operand wants them
       Operand<kNumber, 4> a[kBands];
       PIPA_UNROLL
-      for (int m = 0; m < kBands; ++m)
-        PIPA_UNROLL
-        for (int i = 0; i < 4; ++i) {
-          const float* pair = &g[m][2 * k + i / 2][2 * (i % 2)];
-          a[m].set(i, pack<kNumber>(pair[0], pair[1]));
-        }
+      for (int m = 0; m < kBands; ++m) PIPA_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const float* pair = &g[m][2 * k + i / 2][2 * (i % 2)];
+        a[m].set(i, pack<kNumber>(pair[0], pair[1]));
+      }
       PIPA_UNROLL
       for (int n = 0; n < kPart / 16; ++n) {
         Operand<kNumber, 4> b;
@@ -169,20 +166,19 @@ PIPA_DEVICE void add_product(float (&sum)[kBands][kPart / 8][4],
     other += row * kRowBytes + within;
     PIPA_UNROLL
     for (int k = 0; k < kColumns / 8; ++k) {
-      // Which rows of `other` are called 0 … 7 is free: those that lane l has columns of come as its
-      // l % 4 and l % 4 + 4, so that no value changes its lane.
+      // Which rows of `other` are called 0 … 7 is free: those that lane l has columns of come as
+      // its l % 4 and l % 4 + 4, so that no value changes its lane.
       Operand<kNumber, 4> a[kBands];
       PIPA_UNROLL
-      for (int m = 0; m < kBands; ++m)
-        PIPA_UNROLL
-        for (int i = 0; i < 4; ++i) a[m].set(i, bits_of(g[m][k][2 * (i % 2) + i / 2]));
+      for (int m = 0; m < kBands; ++m) PIPA_UNROLL
+      for (int i = 0; i < 4; ++i) a[m].set(i, bits_of(g[m][k][2 * (i % 2) + i / 2]));
       PIPA_UNROLL
       for (int n = 0; n < kPart / 8; ++n) {
         Operand<kNumber, 2> b;
         PIPA_UNROLL
         for (int i = 0; i < 2; ++i)
-          b.set(i, *reinterpret_cast<const uint32_t*>(
-                       other + (8 * k + i) * kRowBytes + pieces[i].at(n)));
+          b.set(i, *reinterpret_cast<const uint32_t*>(other + (8 * k + i) * kRowBytes +
+                                                      pieces[i].at(n)));
         PIPA_UNROLL
         for (int m = 0; m < kBands; ++m) multiply(sum[m][n], a[m], b, 0);
       }
@@ -194,12 +190,11 @@ PIPA_DEVICE void add_product(float (&sum)[kBands][kPart / 8][4],
 template <int kBands>
 PIPA_DEVICE void add_lanes_of_rows(float (&sums)[kBands][2]) {
   PIPA_UNROLL
-  for (int m = 0; m < kBands; ++m)
-    PIPA_UNROLL
-    for (int h = 0; h < 2; ++h) {
-      sums[m][h] += shuffle_xor(sums[m][h], 1);
-      sums[m][h] += shuffle_xor(sums[m][h], 2);
-    }
+  for (int m = 0; m < kBands; ++m) PIPA_UNROLL
+  for (int h = 0; h < 2; ++h) {
+    sums[m][h] += shuffle_xor(sums[m][h], 1);
+    sums[m][h] += shuffle_xor(sums[m][h], 2);
+  }
 }
 
 // The column sums [columns] of a warp's rows of a fragment: at each step a lane keeps half of its
@@ -215,13 +210,12 @@ PIPA_DEVICE void store_column_sums(float (&sums)[kEights][2], float* to) {
     const bool upper = l & bit;
     if (half > 0) {
       PIPA_UNROLL
-      for (int n = 0; n < kEights / 2; ++n)
-        PIPA_UNROLL
-        for (int i = 0; i < 2; ++i)
-          if (n < half) {
-            const float mine = upper ? sums[n + half][i] : sums[n][i];
-            sums[n][i] = mine + shuffle_xor(upper ? sums[n][i] : sums[n + half][i], bit);
-          }
+      for (int n = 0; n < kEights / 2; ++n) PIPA_UNROLL
+      for (int i = 0; i < 2; ++i)
+        if (n < half) {
+          const float mine = upper ? sums[n + half][i] : sums[n][i];
+          sums[n][i] = mine + shuffle_xor(upper ? sums[n][i] : sums[n + half][i], bit);
+        }
       eight += upper ? half : 0;
     } else {
       PIPA_UNROLL

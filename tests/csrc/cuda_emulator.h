@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // What csrc/cuda/device.h names, on a CPU: the kernels' own source runs where there is no GPU.
 //
-// Each thread of a block is a fiber. Whoever meets a barrier, or an instruction of a whole warp, lets
-// another go on, chosen at random: an order that no test relies on, so that a missing barrier shows.
-// Copies spoil their target when they start and arrive when they are waited for, not before, and
-// shared memory begins as NaN.
+// Each thread of a block is a fiber. Whoever meets a barrier, or an instruction of a whole warp,
+// lets another go on, chosen at random: an order that no test relies on, so that a missing barrier
+// shows. Copies spoil their target when they start and arrive when they are waited for, not before,
+// and shared memory begins as NaN.
 #pragma once
 
 #include <ucontext.h>
@@ -94,7 +94,8 @@ inline void enter() {
 }
 
 // Runs a kernel's blocks one after another.
-inline void run(int grid_x, int grid_y, int threads, int shared_bytes, std::function<void()> kernel) {
+inline void run(int grid_x, int grid_y, int threads, int shared_bytes,
+                std::function<void()> kernel) {
   constexpr size_t kStack = 1 << 18;
   static std::mt19937 random(7);
   body = &kernel;
