@@ -104,8 +104,8 @@ sanitizers() {
     local tool op status=0
     for tool in memcheck racecheck initcheck synccheck; do
         for op in pixel_contrast patch_consistency; do
-            PIPA_FAST_BACKEND=cuda compute-sanitizer --tool "$tool" --error-exitcode 9 \
-                "$PYTHON" -m bench.profile_step "$op" 1100 64 || status=1
+            compute-sanitizer --tool "$tool" --error-exitcode 9 \
+                "$PYTHON" -m bench.profile_step "$op" 1100 64 --backend cuda || status=1
         done
     done
     return "$status"
