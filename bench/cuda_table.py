@@ -174,11 +174,9 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     lines = [
         "# What the CUDA C++ kernels take of a chip",
         "",
-        "Compiled, not yet run on a GPU. Written by `python -m bench.cuda_table --markdown "
-        "docs/cuda.md`; nothing",
-        "spills, and nothing is kept in local memory. `columns`: of the widest rows that a kernel "
-        "takes.",
-        "`blocks`: how many a multiprocessor holds.",
+        "Compiled, not yet run on a GPU; nothing spills, and nothing is kept in local memory.",
+        "`columns`: of the widest rows that a kernel takes. `blocks`: how many a multiprocessor",
+        "holds. Written by `python -m bench.cuda_table --markdown docs/cuda.md`.",
         "",
         "| kernel | chip | number | columns | tile | threads | registers | shared KiB | blocks |",
         "|---|---|---|---|---|---|---|---|---|",
