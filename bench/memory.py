@@ -66,8 +66,13 @@ def trim() -> None:
 
 
 def start_mark() -> int:
-    """Reset the high-water mark and return what is resident [bytes]."""
+    """Give freed memory back, reset the high-water mark and return what is resident [bytes]."""
     trim()
+    return reset_mark()
+
+
+def reset_mark() -> int:
+    """Reset the high-water mark and return what is resident [bytes]."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
         return status_bytes("VmRSS")

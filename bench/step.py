@@ -7,8 +7,9 @@ python -m bench step --recipe gta2cs_daformer_pipa --steps 1 --no-lineage -- --m
 What follows `--` changes settings of the recipe, as on the command line of pipa_fast.train. Steps
 are those of the middle of the run, when every term counts; ours and the lineage's, which is
 float32, take turns on the same weights and batches. Where the recipe computes in less, ours in
-float32 stands between them. Parts are measured afterwards by torch.profiler, which costs some
-microseconds an operator. Without other contenders, memory is also that of the whole process.
+float32 stands between them. Parts are measured afterwards, their time by torch.profiler, which
+costs some microseconds an operator, their memory in a step of its own: how far it rises above what
+was there when the part began. Without other contenders, memory is also that of the whole process.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from rich.table import Table
 from bench.machine import machine
 from bench.memory import end_mark, start_mark
 from bench.peers.step import lineage
-from bench.step_parts import STEP, parts_of
+from bench.step_parts import STEP, memory_of, parts_of
 from pipa_fast.data.batch import Batch
 from pipa_fast.training import distributed
 from pipa_fast.training.config import Config, load, read_recipe
@@ -125,11 +126,12 @@ def measure(config: Config, steps: int, *, with_lineage: bool) -> list[dict[str,
 
 
 def _parts(trainer: Trainer, batch: Batch) -> list[dict[str, Any]]:
-    """Return the parts of one more step, and PiPa's share of it."""
+    """Return the parts of two more steps, one for time and one for memory, and PiPa's share."""
     seen, calls = parts_of(trainer, [batch])
-    whole = seen[STEP]
-    rows = [
+    whole, rise = seen[STEP], memory_of(trainer, batch)
+    rows: list[dict[str, Any]] = [
         {"part": name, "ms": us * 1e-3, "share": us / whole, "calls": calls[name]}
+        | ({"rise_bytes": rise[name]} if name in rise else {})
         for name, us in seen.most_common()
         if name != STEP
     ]

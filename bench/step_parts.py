@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long each part of a training step takes, by torch.profiler.
+"""How long each part of a training step takes, by torch.profiler, and how far its memory rises.
 
 The profiler costs some microseconds an operator, so that parts of many small ones look larger than
 they are.
@@ -11,12 +11,16 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from unittest import mock
 
+import torch
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from bench.memory import end_mark, reset_mark
 from pipa_fast import ops
 from pipa_fast.data.batch import Batch
+from pipa_fast.training import trainer as training
 from pipa_fast.training.trainer import Trainer
+from pipa_fast.uda import step
 
 # Ops that are torch functions and no operators get a range; the others have their own.
 FUNCTIONS = ("sample_anchors", "gather_pixels", "overlap_pairs")
@@ -85,3 +89,45 @@ def parts_of(trainer: Trainer, batches: Sequence[Batch]) -> tuple[Counter[str], 
                 with record_function(STEP):
                     trainer._train_step(batch)
     return totals(seen.events() or ())
+
+
+class MemoryRanges:
+    """Stands in for `trace_range`: how far memory rose above its start while a range was open."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.gpu = device.type == "cuda"
+        self.rise: Counter[str] = Counter()
+        self.open: list[list[int]] = []  # start and peak of each [bytes]
+
+    def _turn(self) -> int:
+        """Note the peak since the last turn in all open ranges; return what is there now."""
+        peak = torch.cuda.max_memory_allocated() if self.gpu else end_mark()
+        for mark in self.open:
+            mark[1] = max(mark[1], peak)
+        if self.gpu:
+            torch.cuda.reset_peak_memory_stats()
+            return torch.cuda.memory_allocated()
+        return reset_mark()
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Watch the block as a range."""
+        now = self._turn()
+        self.open.append([now, now])
+        try:
+            yield
+        finally:
+            self._turn()
+            start, peak = self.open.pop()
+            self.rise[name] = max(self.rise[name], peak - start)
+
+
+def memory_of(trainer: Trainer, batch: Batch) -> Counter[str]:
+    """Return how far memory rises in each phase of a step [bytes]."""
+    ranges = MemoryRanges(trainer.world.device)
+    with (
+        mock.patch.object(step, "trace_range", ranges),
+        mock.patch.object(training, "trace_range", ranges),
+    ):
+        trainer._train_step(batch)
+    return ranges.rise

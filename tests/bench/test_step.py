@@ -6,6 +6,7 @@ import torch
 
 from bench import __main__ as command_line
 from bench.peers.step import lineage
+from bench.step_parts import MemoryRanges
 from pipa_fast.training import distributed
 from pipa_fast.training.config import load, merge, read_recipe
 from pipa_fast.training.trainer import Trainer
@@ -65,5 +66,19 @@ def test_the_bench_of_a_step_runs(tmp_path):
     names = {"step, ours", "step, lineage", "mix", "PiPa without its encoder passes"}
     assert names <= rows.keys()
     assert rows["step, ours"]["ms"] > 0
+    phases = ("forward:source", "backward:patch", "teacher", "mix", "optimizer", "ema")
+    assert all(rows[phase]["rise_bytes"] >= 0 for phase in phases)
     share = rows["PiPa without its encoder passes"]["share"]
     assert 0 < share < 1
+
+
+def test_memory_of_ranges_holds_that_of_ranges_inside():
+    ranges = MemoryRanges(torch.device("cpu"))
+    with ranges("outer"):
+        with ranges("inner"):
+            block = torch.ones(16, 1 << 20)  # 64 MB
+        del block
+        with ranges("small"):
+            torch.ones(1 << 10)
+    assert 60e6 < ranges.rise["inner"] <= ranges.rise["outer"] < 200e6
+    assert ranges.rise["small"] < 30e6
