@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
         description="Make a run's folder of a published checkpoint. Settings of the recipe follow "
         "after --, as for pipa_fast.train: -- --model.encoder mit_b3",
     )
-    made.add_argument("file", type=Path, metavar="FILE", help="the checkpoint: latest.pth")
+    made.add_argument("file", type=Path, metavar="FILE", help="latest.pth, or a SegFormer's folder")
     made.add_argument("--recipe", required=True, help="recipe name or YAML file, of its network")
     made.add_argument("--out", type=Path, required=True, help="folder to write: runs/NAME")
     made.add_argument(

@@ -5,18 +5,20 @@
     print(report)
 
 Such a file is mmcv's: a dictionary of `meta`, `state_dict` and perhaps `optimizer`. Students are
-under `model.`, teachers under `ema_model.`; a plain segmentor's file has neither prefix.
+under `model.`, teachers under `ema_model.`; a plain segmentor's file has neither prefix. A folder
+is one that transformers saved of a SegformerForSemanticSegmentation.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from pipa_fast.checks import require
-from pipa_fast.models.published_names import bare_state, read_file, segmentor_names
+from pipa_fast.models.published_names import bare_state, hub_name, read_file, segmentor_names
 
 Branch = Literal["student", "teacher"]
 _PREFIXES: dict[Branch, str] = {"student": "model.", "teacher": "ema_model."}
@@ -83,7 +85,7 @@ def load_published(
     """Give a network the weights of a published checkpoint.
 
     Args:
-        path: the .pth file.
+        path: the .pth file, or the folder of a SegFormer that transformers saved.
         network: of an `encoder`, a `head` and, for HRDA, an `attention`, built with the encoder and
             head of the file. It is left as it was where an error is raised.
         branch: "student", which the lineage evaluates, or "teacher".
@@ -94,13 +96,12 @@ def load_published(
     """
     require(branch in _PREFIXES, "branch", branch, "student or teacher")
     path = Path(path)
-    require(path.is_file(), "path", str(path), "a published checkpoint's file")
-    state = bare_state(read_file(path))
-    plain = not any(key.startswith(tuple(_PREFIXES.values())) for key in state)
-    prefix = "" if plain and branch == "student" else _PREFIXES[branch]
-    present = any(key.startswith(prefix) for key in state)
-    require(present, "branch", branch, f"one that {path.name} holds")
-    ours, ignored, unmatched = _rename(state, prefix)
+    require(path.exists(), "path", str(path), "a published checkpoint's file, or its folder")
+    if path.is_dir():
+        require(branch == "student", "branch", branch, f"student, as {path.name} has no teacher")
+        ours, ignored, unmatched = _read_folder(path)
+    else:
+        ours, ignored, unmatched = _rename(bare_state(read_file(path)), branch, path)
     expected = network.state_dict()
     fitting, mismatched = {}, []
     for name, (key, value) in ours.items():
@@ -129,10 +130,32 @@ def _optional(name: str) -> bool:
     return name.startswith("projections.") or name.endswith(".num_batches_tracked")
 
 
+def _read_folder(path: Path) -> tuple[dict[str, tuple[str, Tensor]], list[str], list[str]]:
+    """Return what `_rename` does, of a SegFormer that transformers saved."""
+    from transformers import SegformerForSemanticSegmentation  # takes seconds; seldom needed
+
+    try:
+        loaded: Any = SegformerForSemanticSegmentation.from_pretrained(
+            path, dtype=torch.float32, output_loading_info=True, local_files_only=True
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{path} is no folder of a SegFormer: {error}") from error
+    model, report = loaded
+    # What the file lacks, transformers draws at random: it is missing here too.
+    lacking = {*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])}
+    state = {key: value for key, value in model.state_dict().items() if key not in lacking}
+    ours = {hub_name(key): (key, value) for key, value in state.items()}
+    return ours, [], sorted(report["unexpected_keys"])
+
+
 def _rename(
-    state: Mapping[str, Tensor], prefix: str
+    state: Mapping[str, Tensor], branch: Branch, path: Path
 ) -> tuple[dict[str, tuple[str, Tensor]], list[str], list[str]]:
     """Return a branch's tensors by our names, each with its own, the ignored and the unknown."""
+    plain = not any(key.startswith(tuple(_PREFIXES.values())) for key in state)
+    prefix = "" if plain and branch == "student" else _PREFIXES[branch]
+    present = any(key.startswith(prefix) for key in state)
+    require(present, "branch", branch, f"one that {path.name} holds")
     ours: dict[str, tuple[str, Tensor]] = {}
     ignored, unknown = [], []
     # SegFormer's head inherits a classifier that it never calls.

@@ -64,6 +64,22 @@ def segmentor_names(key: str) -> tuple[str, ...]:
     return (head_name(rest),) if part == "decode_head" else ()
 
 
+def hub_name(key: str) -> str:
+    """Return our name of a parameter of transformers' SegformerForSemanticSegmentation, "" if none.
+
+    Its head is SegFormer's, under names of its own.
+    """
+    key = key.replace("segformer.", "encoder.model.", 1)
+    for theirs, ours in (
+        ("linear_projections.", "linear_c."),
+        ("linear_fuse.", "linear_fuse.conv."),
+        ("batch_norm.", "linear_fuse.bn."),
+        ("classifier.", "conv_seg."),
+    ):
+        key = key.replace(f"decode_head.{theirs}", f"head.{ours}", 1)
+    return key if key.startswith(("encoder.", "head.")) else ""
+
+
 def rename_mit(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the state of a MiT classifier under transformers' names, its classifier left out."""
     renamed: dict[str, Tensor] = {}

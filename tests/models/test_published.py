@@ -256,3 +256,31 @@ def test_imagenet_weights_of_nvlabs_make_an_encoder(tmp_path):
         MitEncoder("mit_b1", weights=str(path))
     with pytest.raises(ValueError, match=r"model.weights must be a file that is there; .*b5\.pth"):
         MitEncoder("mit_b5", weights="nowhere/mit_b5.pth")
+
+
+def test_a_segformer_that_transformers_saved_gives_its_own_logits(tmp_path):
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    torch.manual_seed(0)
+    sizes = {"hidden_sizes": WIDTHS, "depths": DEPTHS, "decoder_hidden_size": 256}
+    stored = SegformerForSemanticSegmentation(SegformerConfig(num_labels=19, **sizes)).eval()
+    stored.decode_head.batch_norm.running_mean.normal_()
+    stored.save_pretrained(tmp_path / "hub")
+    network = build_network(ModelConfig(encoder="mit_b0", head="segformer", projections=False))
+    report = load_published(tmp_path / "hub", network)
+    assert report.complete and report.loaded == len(network.state_dict())
+    images = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = stored((images - network.mean) / network.std).logits
+        logits = network.eval()(images).logits
+    # it has 1e-6 in every norm, where the original and ours have 1e-5 in some
+    torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="branch must be student"):
+        load_published(tmp_path / "hub", network, branch="teacher")
+    with pytest.raises(ValueError, match="does not fit the network: .* mismatched"):
+        load_published(
+            tmp_path / "hub", build_network(ModelConfig(encoder="mit_b1", head="segformer"))
+        )
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no folder of a SegFormer"):
+        load_published(tmp_path / "empty", network)
