@@ -205,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"no unit {', '.join(unknown)}; there are {', '.join(units())}")
     tasks = [(unit, chip) for unit in args.units or units() for chip in args.chips]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
-        made = pool.map(lambda task: compile_unit(*task, Path(folder)), tasks)
+        made = pool.map(lambda task: compile_unit(task[0], task[1], Path(folder)), tasks)
         rows = [row for some in made for row in some]
     for row in rows:
         print(json.dumps(row))

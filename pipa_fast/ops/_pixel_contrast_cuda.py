@@ -47,13 +47,10 @@ def _sort(features: Tensor, labels: Tensor, weights: Tensor | None, ignore_index
         share = share * weights[order]
     rows = torch.stack((positives, share, share / positives.clamp(min=1)))
     end = -n % PADDING
-    return Sorted(
-        F.pad(features[order], (0, -d % 8)),
-        order,
-        *F.pad(torch.stack((first, past)), (0, end)).unbind(),
-        live,
-        *F.pad(rows, (0, end)).unbind(),
-    )
+    begin, stop = F.pad(torch.stack((first, past)), (0, end)).unbind()
+    positives, share, pair = F.pad(rows, (0, end)).unbind()
+    x = F.pad(features[order], (0, -d % 8))
+    return Sorted(x, order, begin, stop, live, positives, share, pair)
 
 
 def _problem(rows: Sorted, temperature: float, denominator: str) -> tuple[object, ...]:
