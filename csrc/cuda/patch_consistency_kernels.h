@@ -26,7 +26,7 @@ struct Anchors {
 // Bytes of shared memory: own anchors and two tiles of keys.
 template <class S>
 constexpr int attend_memory() {
-  return S::kOwn + 2 * S::kOther;
+  return S::kOwnBytes + 2 * S::kOtherBytes;
 }
 
 // Program (I, s · parts + p): block I of anchors against the s-th share of the keys, of whose sums
@@ -44,7 +44,7 @@ attend_kernel(Anchors anchors, int parts,
   const int high = least(
       static_cast<int>(static_cast<int64_t>(tiles) * (split + 1) / splits) * S::kColumns, keys);
   char* own = shared_memory();
-  char* others = own + S::kOwn;  // two tiles
+  char* others = own + S::kOwnBytes;  // two tiles
   const int row = warp() * 16 * S::kBands;
   float sum[S::kBands][S::kPart / 8][4] = {}, sums[S::kBands][2] = {};
   const LaneRows<S::kBands> mine(anchors.first, anchors.past, begin + row, live);
@@ -61,8 +61,8 @@ attend_kernel(Anchors anchors, int parts,
       return column;
     };
     auto load = [&](int column, int turn) {
-      load_rows<S::kRowBytes, S::kColumns, S::kThreads>(others + turn * S::kOther, anchors.keys,
-                                                        column, keys, anchors.row_bytes);
+      load_rows<S::kRowBytes, S::kColumns, S::kThreads>(
+          others + turn * S::kOtherBytes, anchors.keys, column, keys, anchors.row_bytes);
       commit_copies();
     };
     int column = next(low);
@@ -78,7 +78,7 @@ attend_kernel(Anchors anchors, int parts,
       }
       sync_threads();
       float e[S::kBands][kEights][4];
-      const char* other = others + turn * S::kOther;
+      const char* other = others + turn * S::kOtherBytes;
       similarities<kNumber, S::kRowBytes, S::kBands, S::kColumns>(e, own, row, other);
       const bool whole = column + S::kColumns <= keys && !range.meets(column, column + S::kColumns);
       PIPA_UNROLL

@@ -39,15 +39,15 @@ PIPA_DEVICE Range own_range(const Rows& rows, int begin, int end, int live) {
 // Bytes of shared memory: own rows, two tiles of others, and floats beside them.
 template <class S>
 constexpr int sum_memory() {
-  return S::kOwn + 2 * S::kOther + S::kWarps * S::kColumns * 4;
+  return S::kOwnBytes + 2 * S::kOtherBytes + S::kWarps * S::kColumns * 4;
 }
 template <class S>
 constexpr int mixed_memory() {
-  return S::kOwn + S::kOther;
+  return S::kOwnBytes + S::kOtherBytes;
 }
 template <class S>
 constexpr int gradient_memory() {
-  return S::kOwn + 2 * S::kOther + 2 * S::kColumns * 4;
+  return S::kOwnBytes + 2 * S::kOtherBytes + 2 * S::kColumns * 4;
 }
 
 template <class S>
@@ -73,8 +73,9 @@ sum_apart_kernel(Rows rows,
   const int low = first_shift + block_y() * kRun, high = least(low + kRun, past_shift);
   if (begin >= live || low >= high) return;
   char* own = shared_memory();
-  char* others = own + S::kOwn;                                              // two tiles
-  float* partial = reinterpret_cast<float*>(own + S::kOwn + 2 * S::kOther);  // [warps, columns]
+  char* others = own + S::kOwnBytes;  // two tiles
+  float* partial =
+      reinterpret_cast<float*>(own + S::kOwnBytes + 2 * S::kOtherBytes);  // [warps, columns]
   const Range range = own_range(rows, begin, begin + S::kRows, live);
 
   auto other_block = [&](int shift) {
@@ -107,7 +108,7 @@ sum_apart_kernel(Rows rows,
   for (int turn = 0; index < end; turn ^= 1) {
     const int following = next(index + 1), column = column_of(index);
     if (following < end) {
-      load_other<S>(rows, others + (turn ^ 1) * S::kOther, column_of(following), live);
+      load_other<S>(rows, others + (turn ^ 1) * S::kOtherBytes, column_of(following), live);
       commit_copies();
       wait_copies<1>();
     } else {
@@ -116,7 +117,7 @@ sum_apart_kernel(Rows rows,
     sync_threads();
     float s[S::kBands][kEights][4];
     similarities<kNumber, S::kRowBytes, S::kBands, S::kColumns>(s, own, row,
-                                                                others + turn * S::kOther);
+                                                                others + turn * S::kOtherBytes);
     float column_sums[kEights][2] = {};
     const bool ragged = column + S::kColumns > live || begin + S::kRows > live;
     PIPA_UNROLL
@@ -170,7 +171,7 @@ sum_mixed_kernel(Rows rows,
   const int live = *rows.live, begin = block_x() * S::kRows, part = block_y();
   if (begin >= live) return;
   char* own = shared_memory();
-  char* other = own + S::kOwn;
+  char* other = own + S::kOwnBytes;
   const int row = warp() * 16 * S::kBands;
   const LaneRows<S::kBands> mine(rows.first, rows.past, begin + row, live);
   // For the denominator, all blocks that sum_apart_kernel leaves out; its blocks are kUnit rows.
@@ -289,13 +290,14 @@ gradient_kernel(Rows rows, Slopes slopes,
   constexpr int kEights = S::kColumns / 8;
   const int live = *rows.live, begin = block_x() * S::kRows, part = block_y() * S::kPart;
   char* own = shared_memory();
-  char* others = own + S::kOwn;                                              // two tiles
-  float* other_u = reinterpret_cast<float*>(own + S::kOwn + 2 * S::kOther);  // [2, columns]
+  char* others = own + S::kOwnBytes;  // two tiles
+  float* other_u =
+      reinterpret_cast<float*>(own + S::kOwnBytes + 2 * S::kOtherBytes);  // [2, columns]
   const int row = warp() * 16 * S::kBands;
   float sum[S::kBands][S::kPart / 8][4] = {};
 
   auto load = [&](int column, int turn) {
-    load_other<S>(rows, others + turn * S::kOther, column, live);
+    load_other<S>(rows, others + turn * S::kOtherBytes, column, live);
     if (thread() < S::kColumns / 4)
       copy_async(other_u + turn * S::kColumns + 4 * thread(), slopes.u + column + 4 * thread(),
                  true);
@@ -320,14 +322,14 @@ gradient_kernel(Rows rows, Slopes slopes,
       sync_threads();
       float s[S::kBands][kEights][4];
       similarities<kNumber, S::kRowBytes, S::kBands, S::kColumns>(s, own, row,
-                                                                  others + turn * S::kOther);
+                                                                  others + turn * S::kOtherBytes);
       const float* u = other_u + turn * S::kColumns;
       if (range.meets(column, column + S::kColumns))
         entries<true>(s, rows, slopes, begin + row, column, live, own_u, u);
       else
         entries<false>(s, rows, slopes, begin + row, column, live, own_u, u);
       add_product<kNumber, S::kRowBytes, S::kBands, S::kColumns, S::kPart>(
-          sum, s, others + turn * S::kOther, part);
+          sum, s, others + turn * S::kOtherBytes, part);
       sync_threads();  // the tile after the next may overwrite this one
     }
   }
