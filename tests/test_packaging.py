@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 LEFT_OUT = (
@@ -191,10 +192,26 @@ def test_a_broken_compiler_fails_the_developers_build(tree: Path):
 
 
 @pytest.mark.parametrize(
-    ("value", "message"), [("1", "no sources for them"), ("yes", "must be 0 or 1, got 'yes'")]
+    ("asked", "message"),
+    [
+        ({"PIPA_FAST_CUDA": "1", "PATH": "/no/such/folder"}, "need nvcc on the PATH"),
+        ({"PIPA_FAST_CUDA": "yes"}, "must be 0 or 1, got 'yes'"),
+        ({"PIPA_FAST_CUDA_ARCHS": "sm_80"}, "must be as in .*, got 'sm_80'"),
+        ({"PIPA_FAST_CUDA_ARCHS": " "}, "must be as in"),
+    ],
 )
-def test_asking_for_cuda_never_builds_for_the_cpu_alone(value: str, message: str):
-    if value == "1" and list(ROOT.glob("csrc/cuda/*.cu")):
-        pytest.skip("there are CUDA sources")
+def test_asking_for_cuda_never_builds_for_the_cpu_alone(asked: dict[str, str], message: str):
     with pytest.raises(AssertionError, match=message):
-        python("setup.py", "--version", cwd=ROOT, PIPA_FAST_CUDA=value)
+        python("setup.py", "--version", cwd=ROOT, **asked)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+def test_cuda_kernels_are_built_beside_a_torch_without_cuda_and_load(tree: Path):
+    """Without a driver too, which they then name."""
+    python("setup.py", "build_ext", "--inplace", cwd=tree, PIPA_FAST_CUDA="1")
+    use = "import torch, pipa_fast._CUDA as c; print(torch.ops.pipa_fast_cuda, repr(c.why_not()))"
+    told = python("-c", use, cwd=tree, PYTHONPATH=str(tree))
+    assert "pipa_fast_cuda" in told
+    if not torch.cuda.is_available():
+        assert "CUDA driver" in told or "no CUDA-capable device" in told
