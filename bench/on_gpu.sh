@@ -146,6 +146,7 @@ part build 150 env PIPA_FAST_CUDA=$cuda PIPA_FAST_CUDA_ARCHS="90" \
 part info 15 "$PYTHON" -m pipa_fast.info
 tests=(tests/ops)
 [ -d tests/kernels ] && tests+=(tests/kernels)
+tests+=(tests/csrc/test_cuda_gpu.py)
 part tests 100 "$PYTHON" -m pytest -q -m "not slow" -p no:cacheprovider "${tests[@]}"
 half=(--dtypes bfloat16 --dims 256)
 bench pixel_contrast 60 pixel_contrast "${half[@]}" --peers none --seconds 3 \
