@@ -36,7 +36,7 @@ NUMBERS = ("bfloat16", "float16", "tf32", "tf32x3")
 # Of a kernel's name: what it is called, its shape and its number.
 NAME = re.compile(
     r"pipa::cuda::(\w+)<pipa::cuda::Shape<([\d, ]+)>, \(pipa::cuda::Number\)(\d)"
-    r"(?:, \(pipa::cuda::Sum\)(\d))?"
+    r"(?:, \(pipa::cuda::Wanted\)(\d))?"
 )
 
 

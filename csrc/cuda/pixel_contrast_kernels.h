@@ -156,12 +156,12 @@ sum_apart_kernel(Rows rows,
 }
 
 // What is summed over a block's own columns, and where it goes.
-enum class Sum { denominator, positives };
+enum class Wanted { denominator, positives };
 
 // Rows' sums over the columns of their block's classes; program (I, p) takes every kParts-th tile.
 // denominator: of e, added to out [p]. positives: of losses and slopes, out [2 p] and [2 p + 1], in
 // the form `all` of cosines alone.
-template <class S, Number kNumber, Sum kSum>
+template <class S, Number kNumber, Wanted kWanted>
 PIPA_KERNEL(S::kThreads, 1)
 sum_mixed_kernel(Rows rows,
                  const float* z,  // [padded] of rows, for positives
@@ -175,14 +175,15 @@ sum_mixed_kernel(Rows rows,
   const int row = warp() * 16 * S::kBands;
   const LaneRows<S::kBands> mine(rows.first, rows.past, begin + row, live);
   // For the denominator, all blocks that sum_apart_kernel leaves out; its blocks are kUnit rows.
-  constexpr int kUnit = kSum == Sum::denominator ? S::kRows : S::kColumns;
-  const Range range = kSum == Sum::denominator ? own_range(rows, begin, begin + S::kRows, live)
-                                               : class_range(rows, begin, begin + S::kRows, live);
+  constexpr int kUnit = kWanted == Wanted::denominator ? S::kRows : S::kColumns;
+  const Range range = kWanted == Wanted::denominator
+                          ? own_range(rows, begin, begin + S::kRows, live)
+                          : class_range(rows, begin, begin + S::kRows, live);
   const Range columns = {range.low / kUnit * kUnit,
                          least((range.high + kUnit - 1) / kUnit * kUnit, live)};
   float sums[S::kBands][2] = {}, slopes[S::kBands][2] = {};
   float log_z[S::kBands][2], own_z[S::kBands][2];
-  if constexpr (kSum == Sum::positives) {
+  if constexpr (kWanted == Wanted::positives) {
     PIPA_UNROLL
     for (int m = 0; m < S::kBands; ++m) PIPA_UNROLL
     for (int h = 0; h < 2; ++h) {
@@ -207,7 +208,7 @@ sum_mixed_kernel(Rows rows,
       const int h = i / 2, at = column + 8 * n + 2 * (lane() % 4) + i % 2;
       const bool same = mine.same(m, h, at), itself = at == mine.row[m][h];
       const float exponent = s[m][n][i] * rows.scale - rows.scale;
-      if constexpr (kSum == Sum::denominator) {
+      if constexpr (kWanted == Wanted::denominator) {
         const bool wanted = at < live && (rows.all_form ? !itself : !same);
         sums[m][h] += wanted ? exp2_fast(exponent) : 0.0f;
       } else {
@@ -232,7 +233,7 @@ sum_mixed_kernel(Rows rows,
     for (int m = 0; m < S::kBands; ++m) PIPA_UNROLL
     for (int h = 0; h < 2; ++h) {
       const int at = mine.row[m][h];
-      if constexpr (kSum == Sum::denominator) {
+      if constexpr (kWanted == Wanted::denominator) {
         out[part * padded + at] += sums[m][h];
       } else {
         out[2 * part * padded + at] = sums[m][h];

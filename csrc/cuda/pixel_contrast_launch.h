@@ -34,16 +34,15 @@ struct PixelContrastLaunches {
                      sum_memory<Sum>(), stream, rows(p), sums, p.padded, first, slots.width, until))
         return wrong;
     }
-    return launch(sum_mixed_kernel<Sum, kNumber, pipa::cuda::Sum::denominator>, blocks, kParts,
+    return launch(sum_mixed_kernel<Sum, kNumber, Wanted::denominator>, blocks, kParts,
                   Sum::kThreads, mixed_memory<Sum>(), stream, rows(p),
                   static_cast<const float*>(nullptr), sums + (slots.width + programs) * p.padded,
                   p.padded);
   }
 
   static const char* positives(const PixelContrast& p, const float* z, float* parts, void* stream) {
-    return launch(sum_mixed_kernel<Sum, kNumber, pipa::cuda::Sum::positives>,
-                  blocks_of(p.n, Sum::kRows), kParts, Sum::kThreads, mixed_memory<Sum>(), stream,
-                  rows(p), z, parts, p.padded);
+    return launch(sum_mixed_kernel<Sum, kNumber, Wanted::positives>, blocks_of(p.n, Sum::kRows),
+                  kParts, Sum::kThreads, mixed_memory<Sum>(), stream, rows(p), z, parts, p.padded);
   }
 
   static const char* gradient(const PixelContrast& p, const Slopes& slopes, const int64_t* order,
