@@ -178,7 +178,7 @@ class BuildNative(Builder):
         shared = self.build_temp
         self.build_temp = str(Path(shared, ext.name))
         if isinstance(ext, CudaExtension):
-            headers = [header for header in ext.depends if header.endswith(".h")]
+            headers = [h for h in ext.depends if Path(h).match("csrc/cuda/*.h")]
             ext.extra_objects = compile_cuda(Path(self.build_temp), headers)
         super().build_extension(ext)
         self.build_temp = shared

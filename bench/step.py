@@ -41,7 +41,7 @@ from pipa_fast.training.trainer import Trainer
 PIPA = (
     "objective:pixel",
     "objective:patch",
-    "projection",
+    "projection",  # and its backward
     "pipa_fast::pixel_contrast_backward",
     "pipa_fast::patch_consistency_backward",
     "op:gather_pixels backward",

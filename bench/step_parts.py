@@ -39,6 +39,7 @@ PARTS = (
     "pipa_fast::",
     "op:",
 )
+BACKWARD = ("op:gather_pixels", "projection")
 STEP = "step"
 
 
@@ -62,17 +63,16 @@ def inside(event: FunctionEvent) -> Iterator[FunctionEvent]:
 def totals(events: Sequence[FunctionEvent]) -> tuple[Counter[str], Counter[str]]:
     """Return the time [us] and the number of calls of every part.
 
-    The backward of gather_pixels, which is torch's, is found by the numbers of its forward.
+    The backward of BACKWARD's ranges, which is torch's, is found by the numbers of their forward.
     """
     time: Counter[str] = Counter()
     calls: Counter[str] = Counter()
-    numbers = {
-        e.sequence_nr for top in events if top.name == "op:gather_pixels" for e in inside(top)
-    }
+    owner = {e.sequence_nr: t.name for t in events if t.name in BACKWARD for e in inside(t)}
+    owner.pop(-1, None)
     for event in events:
         name = event.name
         if name.startswith("autograd::engine::evaluate_function"):
-            name = "op:gather_pixels backward" if event.sequence_nr in numbers - {-1} else ""
+            name = f"{owner[event.sequence_nr]} backward" if event.sequence_nr in owner else ""
         if name == STEP or name.startswith(PARTS):
             time[name] += event.time_range.elapsed_us()
             calls[name] += 1

@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 import torch
+from torch import Tensor
 
 LOG2E = math.log2(math.e)
 DEAD = 2**63 - 1
@@ -12,8 +13,15 @@ DEAD = 2**63 - 1
 KERNELS: Any = torch.ops.pipa_fast_cuda
 """Operators that csrc/cuda/bindings.cpp registers."""
 
-# Number of csrc/cuda/tiles.h
+# Number of csrc/cuda/limits.h
 BFLOAT16, FLOAT16, TF32, TF32X3 = range(4)
+
+
+def by_class(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return keys [N] in order, the order int64, and [1] int32 how many are not DEAD."""
+    ordered, order = torch.sort(keys, stable=True)
+    live = torch.searchsorted(ordered, ordered.new_full((1,), DEAD), out_int32=True)
+    return ordered, order, live
 
 
 def number(dtype: torch.dtype) -> int:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipa_fast.ops._cuda import DEAD, KERNELS, LOG2E, number
+from pipa_fast.ops._cuda import DEAD, KERNELS, LOG2E, by_class, number
 
 SHIFT = 15
 """e times 2^15 fills float16's range: its 30 octaves are those of e while 2 / temperature <= 20."""
@@ -21,8 +21,7 @@ BLOCK = 64  # anchors of a program, about
 
 def _sort(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return rows by class, negative labels last, their keys, their order and how many count."""
-    keys, order = torch.sort(torch.where(labels < 0, DEAD, labels), stable=True)
-    live = torch.searchsorted(keys, keys.new_full((1,), DEAD), out_int32=True)
+    keys, order, live = by_class(torch.where(labels < 0, DEAD, labels))
     return F.pad(rows[order], (0, -rows.shape[1] % 8)), keys, order, live
 
 

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipa_fast.ops._cuda import DEAD, KERNELS, LOG2E, number
+from pipa_fast.ops._cuda import DEAD, KERNELS, LOG2E, by_class, number
 
-PADDING = 128  # kPadding of csrc/cuda/shapes.h
+PADDING = 128  # kPadding of csrc/cuda/limits.h
 HALF_RANGE = 2.0**14  # G/2 is at most 1 of the largest weight, and float16 ends at 2^16
 
 
@@ -36,10 +36,9 @@ def _wrapped(key: int) -> int:
 
 def _sort(features: Tensor, labels: Tensor, weights: Tensor | None, ignore_index: int) -> Sorted:
     n, d = features.shape
-    keys, order = torch.sort(labels + _wrapped(DEAD - ignore_index), stable=True)
+    keys, order, live = by_class(labels + _wrapped(DEAD - ignore_index))
     first = torch.searchsorted(keys, keys, out_int32=True)
     past = torch.searchsorted(keys, keys, right=True, out_int32=True)
-    live = torch.searchsorted(keys, keys.new_full((1,), DEAD), out_int32=True)
     past = torch.where(keys == DEAD, 0, past)
     positives = (past - first - 1).clamp(min=0).float()
     share = (positives > 0).float()
