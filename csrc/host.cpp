@@ -6,6 +6,7 @@
 #include <pybind11/stl.h>
 
 #include <stdexcept>
+#include <thread>
 
 #include "cpu/isa.h"
 #include "cpu/kernels.h"
@@ -37,13 +38,37 @@ py::dict compiled() {
   return result;
 }
 
-std::vector<std::tuple<int, int, int, int>> schedule(int groups,
-                                                     const std::function<bool(int, int)>& wanted) {
+std::vector<std::tuple<int, int, int, int, int>> schedule(
+    int groups, const std::function<bool(int, int)>& wanted) {
   if (groups < 0) throw std::invalid_argument("groups must not be negative");
-  std::vector<std::tuple<int, int, int, int>> result;
+  std::vector<std::tuple<int, int, int, int, int>> result;
   for (const pipa::Visit& visit : pipa::schedule(groups, wanted))
-    result.emplace_back(visit.first, visit.second, visit.first_turn, visit.second_turn);
+    result.emplace_back(visit.first, visit.second, visit.first_turn, visit.second_turn,
+                        visit.round);
   return result;
+}
+
+std::vector<std::pair<int, int>> visited_pairs(int blocks, int threads) {
+  if (blocks < 0 || threads < 1)
+    throw std::invalid_argument("blocks must not be negative, threads must be positive");
+  const pipa::Parallel parallel{threads, [](int workers, void (*body)(void*, int), void* context) {
+                                  std::vector<std::thread> others;
+                                  for (int worker = 1; worker < workers; ++worker)
+                                    others.emplace_back(body, context, worker);
+                                  body(context, 0);
+                                  for (std::thread& other : others) other.join();
+                                }};
+  const pipa::Groups groups(blocks);
+  const auto visits = pipa::schedule(groups.count(), [](int, int) { return true; });
+  std::vector<std::vector<int>> of_block(blocks);  // unlocked: no two visits at a time share one
+  pipa::run_visits(parallel, visits, groups, [&](int i, int j) {
+    of_block[i].push_back(j);
+    if (i != j) of_block[j].push_back(i);
+  });
+  std::vector<std::pair<int, int>> pairs;
+  for (int block = 0; block < blocks; ++block)
+    for (int other : of_block[block]) pairs.emplace_back(block, other);
+  return pairs;
 }
 
 std::tuple<std::vector<int32_t>, std::vector<int32_t>, std::vector<int64_t>> order_by_class(
@@ -62,7 +87,9 @@ PYBIND11_MODULE(_host, m) {
   m.def("compiled", &compiled, "Variants in the extension, its version and its compiler.");
   m.def("best_isa", [] { return std::string(pipa::isa_name(pipa::choose_isa(""))); });
   m.def("schedule", &schedule, py::arg("groups"), py::arg("wanted"),
-        "Visits (first, second, turn at first, turn at second) of pairs of groups, in order.");
+        "Visits (first, second, turn at first, turn at second, round) of pairs of groups, in order.");
+  m.def("visited_pairs", &visited_pairs, py::arg("blocks"), py::arg("threads"),
+        "Each block with the others that a symmetric sweep shows it, in its order.");
   m.def("order_by_class", &order_by_class, py::arg("labels"), py::arg("ignore_index"),
         "Rows sorted by label (stable), where each class starts, and the classes' labels.");
   m.attr("BLOCK_ROWS") = pipa::kBlock;

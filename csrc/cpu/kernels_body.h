@@ -23,9 +23,12 @@ namespace PIPA_ISA {
 #pragma GCC diagnostic ignored "-Wpsabi"
 
 constexpr int V = PIPA_LANES, R = PIPA_TILE_ROWS, W = 2 * V;  // a tile is R rows by W columns
-constexpr int kSpan = 32;  // terms that one running sum of floats takes at most
+
+// Terms that one running sum of floats takes, of as many as a block has.
+constexpr int span_of(int count) { return count % 48 == 0 ? 48 : 32; }
 static_assert(kBlock % R == 0 && kBlock % W == 0 && kBankBlock % W == 0, "blocks hold whole tiles");
-static_assert(kBlock % kSpan == 0 && kBankBlock % kSpan == 0, "blocks hold whole spans");
+static_assert(kBlock % span_of(kBlock) == 0 && kBankBlock % span_of(kBankBlock) == 0,
+              "blocks hold whole spans");
 
 typedef float vf __attribute__((vector_size(4 * PIPA_LANES)));
 typedef int32_t vi __attribute__((vector_size(4 * PIPA_LANES)));
@@ -145,16 +148,16 @@ PIPA_INLINE Tile cosines(const Block& a, const Block& b, int i, int j, int depth
   return product(broadcast_rows(a) + i * V, chunk_stride(kBlock, V), panel, count);
 }
 
-// Adds g x over a span of terms to R rows and N vectors of columns, g [R, kSpan] at any strides.
-template <int N, int G_ROW, int G_COLUMN>
-PIPA_INLINE void update_tile(const float* g, const float* x,  // [N][kSpan, V], x_stride apart
+// Adds g x over a span of terms to R rows and N vectors of columns, g [R, SPAN] at any strides.
+template <int N, int SPAN, int G_ROW, int G_COLUMN>
+PIPA_INLINE void update_tile(const float* g, const float* x,  // [N][SPAN, V], x_stride apart
                              int64_t x_stride,
                              float* out,  // [N][R, V], out_stride apart
                              int64_t out_stride) {
   for (int n = 0; n < N; ++n) prefetch(out, n * out_stride, R * V);
   vf c[R][N] = {};
 #pragma GCC unroll 2
-  for (int k = 0; k < kSpan; ++k, x += V, g += G_COLUMN) {
+  for (int k = 0; k < SPAN; ++k, x += V, g += G_COLUMN) {
     vf b[N];
 #pragma GCC unroll 2
     for (int n = 0; n < N; ++n) b[n] = load(x + n * x_stride);
@@ -173,30 +176,31 @@ PIPA_INLINE void update_tile(const float* g, const float* x,  // [N][kSpan, V], 
 }
 
 // A span of update for N vectors of columns. Each tile asks for its share of the next N of x.
-template <int N, int G_ROW, int G_COLUMN>
+template <int N, int SPAN, int G_ROW, int G_COLUMN>
 PIPA_INLINE void update_columns(const float* g, const float* x, int64_t x_stride, float* out) {
-  constexpr int kShare = kSpan * V / (kBlock / R);
+  constexpr int kShare = SPAN * V / (kBlock / R);
   const int64_t out_stride = chunk_stride(kBlock, V);
   for (int i = 0; i < kBlock; i += R) {
     for (int n = N; n < 2 * N; ++n) prefetch(x, n * x_stride + i / R * kShare, kShare);
-    update_tile<N, G_ROW, G_COLUMN>(g + i * G_ROW, x, x_stride, out + i * V, out_stride);
+    update_tile<N, SPAN, G_ROW, G_COLUMN>(g + i * G_ROW, x, x_stride, out + i * V, out_stride);
   }
 }
 
-// out += g x for out as Block::rows, g [kBlock, count] at any strides, x as Block::rows of count.
+// out += g x for out as Block::rows, g [kBlock, COUNT] at any strides, x as Block::rows of COUNT.
 // By spans of terms, each summed before it is added: a sum of sums of equally many terms errs far
 // less than one running sum, and a span of g stays in L1 while the columns pass.
-template <int G_ROW, int G_COLUMN>
-PIPA_INLINE void update(const float* g, const float* x, int count, int depth, float* out) {
-  const int64_t x_stride = chunk_stride(count, V), out_stride = chunk_stride(kBlock, V);
-  for (int from = 0; from < count; from += kSpan, g += kSpan * G_COLUMN, x += kSpan * V) {
+template <int COUNT, int G_ROW, int G_COLUMN>
+PIPA_INLINE void update(const float* g, const float* x, int depth, float* out) {
+  constexpr int kSpan = span_of(COUNT);
+  const int64_t x_stride = chunk_stride(COUNT, V), out_stride = chunk_stride(kBlock, V);
+  for (int from = 0; from < COUNT; from += kSpan, g += kSpan * G_COLUMN, x += kSpan * V) {
     int chunk = 0;
     for (; (chunk + 2) * V <= depth; chunk += 2)
-      update_columns<2, G_ROW, G_COLUMN>(g, x + chunk * x_stride, x_stride,
-                                         out + chunk * out_stride);
+      update_columns<2, kSpan, G_ROW, G_COLUMN>(g, x + chunk * x_stride, x_stride,
+                                                out + chunk * out_stride);
     if (chunk * V < depth)
-      update_columns<1, G_ROW, G_COLUMN>(g, x + chunk * x_stride, x_stride,
-                                         out + chunk * out_stride);
+      update_columns<1, kSpan, G_ROW, G_COLUMN>(g, x + chunk * x_stride, x_stride,
+                                                out + chunk * out_stride);
   }
 }
 
@@ -363,8 +367,8 @@ PIPA_TARGET static void gradient(const Scores& scores, const Block& a, const Blo
         mixed_gradient_tile(tile, a, b, values_a, values_b, i, j, diagonal);
       }
     }
-  update<kBlock, 1>(g, b.rows, kBlock, scores.depth, gradient_a);
-  if (!diagonal) update<1, kBlock>(g, a.rows, kBlock, scores.depth, gradient_b);
+  update<kBlock, kBlock, 1>(g, b.rows, scores.depth, gradient_a);
+  if (!diagonal) update<kBlock, 1, kBlock>(g, a.rows, scores.depth, gradient_b);
 }
 
 template <bool MIXED>
@@ -407,7 +411,7 @@ PIPA_TARGET static void attend(const Scores& scores, const Block& anchors, const
     }
   if (!any) return;
   for (int i = 0; i < kBlock; ++i) sums[i] += add_lanes(row_sums[i]);
-  update<kBankBlock, 1>(e, bank.rows, kBankBlock, scores.depth, output);
+  update<kBankBlock, kBankBlock, 1>(e, bank.rows, scores.depth, output);
 }
 
 PIPA_TARGET static void pack(const float* values, int depth, int row, int size, float* rows,

@@ -70,19 +70,16 @@ struct Sweep {
   // time share a block.
   template <class Wanted, class Visit>
   void visit_pairs(const Wanted& wanted, const Visit& visit) const {
-    const int blocks = static_cast<int>(x.blocks), group = blocks_per_group(blocks);
-    const int groups = (blocks + group - 1) / group;
-    auto each = [&](int a, int b, auto&& body) {
-      for (int i = a * group; i < std::min(blocks, (a + 1) * group); ++i)
-        for (int j = std::max(i, b * group); j < std::min(blocks, (b + 1) * group); ++j)
-          if (wanted(i, j)) body(i, j);
-    };
-    const auto visits = schedule(groups, [&](int a, int b) {
-      bool any = false;
-      each(a, b, [&](int, int) { any = true; });
-      return any;
+    const Groups groups(static_cast<int>(x.blocks));
+    const auto visits = schedule(groups.count(), [&](int a, int b) {
+      for (int i = groups.begin(a); i < groups.begin(a) + groups.members(a); ++i)
+        for (int j = std::max(i, groups.begin(b)); j < groups.begin(b) + groups.members(b); ++j)
+          if (wanted(i, j)) return true;
+      return false;
     });
-    run_visits(parallel, visits, groups, [&](int a, int b) { each(a, b, visit); });
+    run_visits(parallel, visits, groups, [&](int i, int j) {
+      if (wanted(i, j)) visit(i, j);
+    });
   }
 };
 

@@ -38,9 +38,9 @@ std::vector<Visit> schedule(int groups, const std::function<bool(int, int)>& wan
   auto add = [&](int a, int b) {
     if (a > b) std::swap(a, b);
     if (!wanted(a, b)) return;
-    const size_t round = colouring.place(a, b);
-    if (round >= rounds.size()) rounds.resize(round + 1);
-    rounds[round].push_back({a, b, 0, 0});
+    const int round = colouring.place(a, b);
+    if (round >= static_cast<int>(rounds.size())) rounds.resize(round + 1);
+    rounds[round].push_back({a, b, 0, 0, round});
   };
   // Round-robin tournament (circle method): visited in this order, first fit needs no more rounds
   // than the tournament has, and fewer where pairs are left out.
@@ -63,6 +63,21 @@ std::vector<Visit> schedule(int groups, const std::function<bool(int, int)>& wan
   return visits;
 }
 
-int blocks_per_group(int blocks) { return std::max(1, (blocks + kMaxGroups - 1) / kMaxGroups); }
+std::vector<Share> shares_of(const std::vector<Visit>& visits, const Groups& groups) {
+  std::vector<Share> shares;
+  for (size_t begin = 0, end; begin < visits.size(); begin = end) {
+    for (end = begin; end < visits.size() && visits[end].round == visits[begin].round;) ++end;
+    for (int member = 0; member < groups.size; ++member)
+      for (size_t v = begin; v < end; ++v)
+        if (member < groups.members(visits[v].first)) shares.push_back({visits[v], member});
+  }
+  return shares;
+}
+
+// Four blocks are enough to hide what the fifth would: but few groups keep few workers busy, and
+// many take long to put in order.
+Groups::Groups(int blocks)
+    : blocks(blocks),
+      size(std::max(std::clamp(blocks / 16, 1, 4), (blocks + kMaxGroups - 1) / kMaxGroups)) {}
 
 }  // namespace pipa

@@ -224,7 +224,8 @@ def test_all_finite_halves_are_read_as_torch_reads_them(native, isa):
 
 @pytest.mark.parametrize("all_form", [False, True], ids=["negatives", "all"])
 def test_threads_do_not_change_a_bit(native, isa, all_form, threads):
-    x, labels = unit_rows(1500, 24), LAYOUTS["skewed"](1500)
+    n = 3300  # enough for groups of blocks
+    x, labels = unit_rows(n, 24), LAYOUTS["skewed"](n)
     results = []
     for count in (1, 2, 4, 8, 4, 1):
         threads(count)

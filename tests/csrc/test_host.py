@@ -25,11 +25,21 @@ def test_each_wanted_pair_is_visited_once_and_in_its_turn(groups, seed, share):
     pairs = [visit[:2] for visit in visits]
     expected = {(a, b) for a in range(groups) for b in range(a, groups) if wanted[a, b]}
     assert len(pairs) == len(set(pairs)) and set(pairs) == expected
-    turns = [0] * groups
-    for first, second, first_turn, second_turn in visits:
+    turns, rounds = [0] * groups, [-1] * groups
+    for first, second, first_turn, second_turn, turn in visits:
         assert (turns[first], turns[second]) == (first_turn, second_turn)
         for group in {first, second}:
             turns[group] += 1
+            assert turn > rounds[group]
+            rounds[group] = turn
+    assert [visit[4] for visit in visits] == sorted(visit[4] for visit in visits)
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 15, 33, 65, 86, 259, 1030])
+def test_each_block_meets_all_others_in_the_same_order_at_any_number_of_threads(blocks):
+    alone = _host.visited_pairs(blocks, 1)
+    assert sorted(alone) == [(a, b) for a in range(blocks) for b in range(blocks)]
+    assert _host.visited_pairs(blocks, 2) == _host.visited_pairs(blocks, 7) == alone
 
 
 @pytest.mark.parametrize("groups", [2, 7, 12, 85, 86, 256])
