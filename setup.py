@@ -4,7 +4,7 @@
     python setup.py build_ext --inplace                  # rebuild what changed; errors are errors
     pip install --no-build-isolation -e .                # with the torch that is installed
     PIPA_FAST_CUDA=1 pip install --no-build-isolation .  # refuses to build without CUDA kernels
-    PIPA_FAST_CUDA_ARCHS="80 86 90" …                    # for which GPUs; 80 and 90 by default
+    PIPA_FAST_CUDA_ARCHS="80 86 90a" …                   # for which GPUs; 80 and 90a by default
 
 The CUDA kernels are built where nvcc is found and torch has CUDA, or on request beside any torch:
 they carry their own CUDA runtime, and load where there is no driver. The newest architecture comes
@@ -33,9 +33,10 @@ ROOT = Path(__file__).resolve().parent
 CUDA = os.environ.get("PIPA_FAST_CUDA", "")
 if CUDA not in ("", "0", "1"):
     raise ValueError(f"PIPA_FAST_CUDA must be 0 or 1, got {CUDA!r}")
-ARCHS = os.environ.get("PIPA_FAST_CUDA_ARCHS", "80 90").split()
+HOPPER = "90a"  # whose wgmma and TMA have units of their own
+ARCHS = os.environ.get("PIPA_FAST_CUDA_ARCHS", "80 90a").split()
 if not ARCHS or not all(re.fullmatch(r"\d{2,3}a?", arch) for arch in ARCHS):
-    raise ValueError(f'PIPA_FAST_CUDA_ARCHS must be as in "80 90", got {" ".join(ARCHS)!r}')
+    raise ValueError(f'PIPA_FAST_CUDA_ARCHS must be as in "80 90a", got {" ".join(ARCHS)!r}')
 NVCC = shutil.which("nvcc")
 if CUDA == "1" and NVCC is None:
     # Asked for by name, so a build for the CPU alone would be a silent surprise.
@@ -97,32 +98,46 @@ def cuda_extension(headers: list[str], include: list[str]) -> list[Extension]:
 
 
 def cuda_sources() -> list[str]:
-    return sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("csrc/cuda/*.cu"))
+    """Return the units to compile: those for Hopper only where sm_90a is asked for."""
+    found = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("csrc/cuda/*.cu"))
+    return [source for source in found if HOPPER in ARCHS or not for_hopper(source)]
+
+
+def for_hopper(source: str) -> bool:
+    return "_hopper_" in Path(source).name
+
+
+def code_flags(source: str) -> list[str]:
+    """Return for which chips nvcc compiles a unit."""
+    archs = [HOPPER] if for_hopper(source) else ARCHS
+    codes = [f"arch=compute_{arch},code=sm_{arch}" for arch in archs]
+    plain = [arch for arch in archs if not arch.endswith("a")]
+    if plain:  # and PTX for what comes later; that for one architecture alone has no use
+        newest = max(plain, key=int)
+        codes.append(f"arch=compute_{newest},code=compute_{newest}")
+    return [word for code in codes for word in ("-gencode", code)]
 
 
 def compile_cuda(folder: Path, headers: list[str]) -> list[str]:
     """Compile what is older than its source or any header; return the objects."""
     folder.mkdir(parents=True, exist_ok=True)
     flags = ["-std=c++17", "-O3", "-Icsrc", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
-    for arch in ARCHS:
-        flags += ["-gencode", f"arch=compute_{arch},code=sm_{arch}"]
-    newest = max(ARCHS, key=lambda arch: int(arch.rstrip("a")))
-    if not newest.endswith("a"):  # code for one architecture alone has no use as PTX
-        flags += ["-gencode", f"arch=compute_{newest},code=compute_{newest}"]
-    stamp = folder / "flags"
-    same = stamp.exists() and stamp.read_text() == repr(flags)
+    flags += ["-DPIPA_FAST_HOPPER"] if HOPPER in ARCHS else []
+    stamp, content = folder / "flags", repr((flags, ARCHS))
+    same = stamp.exists() and stamp.read_text() == content
     shared = max(Path(h).stat().st_mtime for h in headers)
 
     def compile_one(source: str) -> str:
         made = folder / (Path(source).stem + ".o")
         needed = max(shared, Path(source).stat().st_mtime)
         if not (same and made.exists() and made.stat().st_mtime > needed):
-            subprocess.run([str(NVCC), *flags, "-c", source, "-o", str(made)], check=True)
+            words = [str(NVCC), *flags, *code_flags(source), "-c", source, "-o", str(made)]
+            subprocess.run(words, check=True)
         return str(made)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compile_one, cuda_sources()))
-    stamp.write_text(repr(flags))
+    stamp.write_text(content)
     return objects
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiles the CUDA C++ kernels without a GPU, and lists what each takes of its chip.
 
-python -m bench.cuda_table                                   # every unit, sm_80 and sm_90
+python -m bench.cuda_table                                   # every unit, sm_80 and sm_90a
 python -m bench.cuda_table pixel_contrast_512 --chips 80     # units of csrc/cuda by name
 python -m bench.cuda_table --markdown docs/cuda.md           # the committed table
 
@@ -26,16 +26,18 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "csrc" / "cuda"
 CHIPS = (80, 90)
+CODE = {80: "80", 90: "90a"}
 FLAGS = ("-std=c++17", "-O3", "-Wno-deprecated-gpu-targets", f"-I{ROOT / 'csrc'}")
 # Registers, threads and bytes of shared memory of a multiprocessor (CUDA programming guide,
 # technical specifications per compute capability).
 REGISTERS, THREADS = 65536, 2048
+COPIER = 128  # threads of a kernel for Hopper that copy, and leave registers to the others
 SHARED = {80: 164 * 1024, 89: 100 * 1024, 90: 228 * 1024}
 RESERVED = 1024  # bytes of shared memory that the system takes of each block
 NUMBERS = ("bfloat16", "float16", "tf32", "tf32x3")
 # Of a kernel's name: what it is called, its shape and its number.
 NAME = re.compile(
-    r"pipa::cuda::(\w+)<pipa::cuda::Shape<([\d, ]+)>, \(pipa::cuda::Number\)(\d)"
+    r"pipa::cuda::(\w+)<pipa::cuda::\w*Shape<([\d, ]+)>, \(pipa::cuda::Number\)(\d)"
     r"(?:, \(pipa::cuda::Wanted\)(\d))?"
 )
 
@@ -52,9 +54,10 @@ def nvcc() -> str:
     return found
 
 
-def units() -> list[str]:
-    """Return the names of the translation units that hold kernels."""
-    return sorted(path.stem for path in SOURCES.glob("*_[0-9]*.cu"))
+def units(chip: int | None = None) -> list[str]:
+    """Return the names of the translation units that hold kernels, of one chip or of all."""
+    found = sorted(path.stem for path in SOURCES.glob("*_[0-9]*.cu"))
+    return [unit for unit in found if chip in (None, 90) or "_hopper_" not in unit]
 
 
 def compile_unit(unit: str, chip: int, folder: Path) -> list[dict[str, Any]]:
@@ -64,11 +67,13 @@ def compile_unit(unit: str, chip: int, folder: Path) -> list[dict[str, Any]]:
         RuntimeError: it does not compile.
     """
     cubin = folder / f"{unit}.{chip}.cubin"
-    words = [nvcc(), *FLAGS, f"-arch=sm_{chip}", "-cubin", "-Xptxas", "-v"]
+    words = [nvcc(), *FLAGS, f"-arch=sm_{CODE[chip]}", "-cubin", "-Xptxas", "-v"]
     words += [str(SOURCES / f"{unit}.cu"), "-o", str(cubin)]
     done = subprocess.run(words, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{unit} does not compile for sm_{chip}:\n{done.stderr[-2000:]}")
+    if "wgmma" in done.stderr:  # ptxas waits after each, where it cannot tell that it need not
+        raise RuntimeError(f"{unit}'s products are not asynchronous:\n{done.stderr[-2000:]}")
     found = re.findall(
         r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
         r"(\d+) bytes spill loads.*?Used (\d+) registers",
@@ -104,6 +109,8 @@ def describe(name: str, chip: int) -> dict[str, Any]:
     match = NAME.search(name)
     assert match, name
     kernel, shape, number, total = match.groups()
+    if kernel.startswith("hopper_"):
+        return describe_hopper(kernel, list(map(int, shape.split(", "))), NUMBERS[int(number)])
     row_bytes, rows, columns, warps, part = map(int, shape.split(", "))
     own, other = rows * row_bytes, columns * row_bytes
     beside = {
@@ -125,6 +132,28 @@ def describe(name: str, chip: int) -> dict[str, Any]:
     }
 
 
+def describe_hopper(kernel: str, shape: Sequence[int], kind: str) -> dict[str, Any]:
+    """Return the same of a kernel for Hopper, as csrc/cuda/hopper_tiles.h lays its memory out."""
+    row_bytes, groups, columns, stages, part, _ = shape
+    rows, warps = 64 * groups, 4 * groups
+    numbers = {
+        "hopper_sum_apart_kernel": 2 * warps * columns,
+        "hopper_gradient_kernel": stages * columns,
+        "hopper_attend_kernel": 4,
+    }
+    tiles = (rows + stages * columns) * row_bytes
+    return {
+        "kernel": kernel,
+        "chip": 90,
+        "number": kind,
+        "columns": row_bytes // 2,
+        "tile": f"{rows} x {columns}",
+        "threads": 128 * groups + COPIER,
+        "part": part,
+        "shared": tiles + 4 * numbers[kernel] + 8 * (1 + 2 * stages) + 1024,
+    }
+
+
 def cuobjdump() -> str | None:
     """Return the disassembler's path: the toolkit's, or the one that Triton brings."""
     found = shutil.which("cuobjdump")
@@ -143,7 +172,7 @@ def tensor_cores(cubin: Path) -> dict[str, str] | None:
     done = subprocess.run([tool, "-sass", str(cubin)], capture_output=True, text=True)
     found = {}
     for text in done.stdout.split("Function : ")[1:]:
-        kinds = sorted(set(re.findall(r"\b(HMMA|HGMMA)\b", text)))
+        kinds = sorted(set(re.findall(r"\b(HMMA|HGMMA|UTMALDG)\b", text)))
         found[text.split("\n", 1)[0].strip()] = " ".join(kinds)
     return found
 
@@ -166,6 +195,8 @@ def fault(row: dict[str, Any]) -> str:
         return "does not fit a multiprocessor"
     if row["tensor_cores"] == "":
         return "multiplies outside of the tensor cores"
+    if row["kernel"].startswith("hopper_") and row["tensor_cores"] not in (None, "HGMMA UTMALDG"):
+        return f"has {row['tensor_cores']}, not HGMMA and UTMALDG"
     return ""
 
 
@@ -182,7 +213,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {r['kernel']} | sm_{r['chip']} | {r['number']} | {r['columns']} | {r['tile']} "
+        f"| {r['kernel']} | sm_{CODE[r['chip']]} | {r['number']} | {r['columns']} | {r['tile']} "
         f"| {r['threads']} | {r['registers']} | {r['shared'] / 1024:.0f} | {r['blocks']} |"
         for r in sorted(rows, key=lambda r: (r["kernel"], r["chip"], r["number"], r["columns"]))
     ]
@@ -203,7 +234,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if unknown := sorted(set(args.units) - set(units())):
         parser.error(f"no unit {', '.join(unknown)}; there are {', '.join(units())}")
-    tasks = [(unit, chip) for unit in args.units or units() for chip in args.chips]
+    tasks = [
+        (unit, chip) for chip in args.chips for unit in units(chip) if unit in (args.units or units())
+    ]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
         made = pool.map(lambda task: compile_unit(task[0], task[1], Path(folder)), tasks)
         rows = [row for some in made for row in some]

@@ -130,6 +130,9 @@ PIPA_DEVICE float reciprocal(float x) {
   return y;
 }
 
+// Loads stay on their side of this: fewer values wait in registers.
+PIPA_DEVICE void keep_loads_apart() { asm volatile("" ::: "memory"); }
+
 // Starts a kernel; returns what is wrong, or null.
 template <class... Parameters, class... Arguments>
 const char* launch(void (*kernel)(Parameters...), int grid_x, int grid_y, int threads,

@@ -29,6 +29,80 @@ constexpr int attend_memory() {
   return S::kOwnBytes + 2 * S::kOtherBytes;
 }
 
+// Tiles of keys low ... high that a block of anchors meets: one of `splits` shares of all.
+template <class S>
+struct KeyTiles {
+  int low, high, keys;
+  Range range;  // of the keys of the anchors' classes
+  bool alike;   // all anchors are of one class
+
+  PIPA_DEVICE KeyTiles(const Anchors& anchors, int begin, int live, int keys, int split, int splits)
+      : keys(keys) {
+    const int64_t tiles = (keys + S::kColumns - 1) / S::kColumns;
+    low = static_cast<int>(tiles * split / splits) * S::kColumns;
+    high = least(static_cast<int>(tiles * (split + 1) / splits) * S::kColumns, keys);
+    const int first = least(begin, live - 1), last = least(begin + S::kRows, live) - 1;
+    range = live > 0 ? Range{anchors.first[first], anchors.past[last]} : Range{0, 0};
+    alike = live > 0 && range.low == anchors.first[last];
+  }
+  // The first tile from `column` on that some anchor does not skip.
+  PIPA_DEVICE int next(int column) const {
+    while (alike && column < high && column >= range.low &&
+           least(column + S::kColumns, high) <= range.high)
+      column += S::kColumns;
+    return column;
+  }
+  // Whether all of a tile counts for all anchors.
+  PIPA_DEVICE bool whole(int column) const {
+    return column + S::kColumns <= keys && !range.meets(column, column + S::kColumns);
+  }
+};
+
+// Makes e of similarities with keys `column` ..., and adds it to the anchors' sums.
+template <int kByFma, int kBands, int kEights>
+PIPA_DEVICE void attend_entries(float (&e)[kBands][kEights][4], float (&sums)[kBands][2],
+                                const Anchors& anchors, const LaneRows<kBands>& mine, int column,
+                                int keys, bool whole) {
+  PIPA_UNROLL
+  for (int m = 0; m < kBands; ++m) PIPA_UNROLL
+  for (int n = 0; n < kEights; ++n) PIPA_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    float value = exp2_shared_out<kByFma>(
+        e[m][n][i] * anchors.scale + (anchors.shift - anchors.scale), 4 * n + i);
+    if (!whole) {
+      const int k = column + 8 * n + 2 * (lane() % 4) + i % 2;
+      value = k < keys && !mine.same(m, i / 2, k) ? value : 0.0f;
+    }
+    e[m][n][i] = value;
+    sums[m][i / 2] += value;
+  }
+}
+
+// What a warp has of its anchors: sums, and columns `part` ... of O, of one split of the keys.
+template <Number kNumber, int kBands, int kEights>
+PIPA_DEVICE void store_attended(const float (&sum)[kBands][kEights][4],
+                                const float (&sums)[kBands][2], const Anchors& anchors,
+                                const LaneRows<kBands>& mine, int part, int split, int live,
+                                float* z, float* o) {
+  const int columns = anchors.row_bytes / kBytes<kNumber>;
+  PIPA_UNROLL
+  for (int m = 0; m < kBands; ++m) PIPA_UNROLL
+  for (int h = 0; h < 2; ++h) {
+    const int64_t at = mine.row[m][h];
+    if (at >= anchors.n) continue;
+    const int64_t to = split * anchors.n + at;
+    const bool counts = at < live;  // others may be NaN
+    if (part == 0 && lane() % 4 == 0) z[to] = counts ? sums[m][h] : 0.0f;
+    PIPA_UNROLL
+    for (int n = 0; n < kEights; ++n) {
+      const int d = part + 8 * n + 2 * (lane() % 4);
+      if (d >= columns) continue;
+      o[to * columns + d] = counts ? sum[m][n][2 * h] : 0.0f;
+      o[to * columns + d + 1] = counts ? sum[m][n][2 * h + 1] : 0.0f;
+    }
+  }
+}
+
 // Program (I, s · parts + p): block I of anchors against the s-th share of the keys, of whose sums
 // O it makes columns kPart p ….
 template <class S, Number kNumber>
@@ -39,38 +113,25 @@ attend_kernel(Anchors anchors, int parts,
   constexpr int kEights = S::kColumns / 8;
   const int live = *anchors.live, keys = *anchors.live_keys, begin = block_x() * S::kRows;
   const int part = block_y() % parts * S::kPart, split = block_y() / parts;
-  const int splits = blocks_y() / parts, tiles = (keys + S::kColumns - 1) / S::kColumns;
-  const int low = static_cast<int>(static_cast<int64_t>(tiles) * split / splits) * S::kColumns;
-  const int high = least(
-      static_cast<int>(static_cast<int64_t>(tiles) * (split + 1) / splits) * S::kColumns, keys);
+  const KeyTiles<S> tiles(anchors, begin, live, keys, split, blocks_y() / parts);
   char* own = shared_memory();
   char* others = own + S::kOwnBytes;  // two tiles
   const int row = warp() * 16 * S::kBands;
   float sum[S::kBands][S::kPart / 8][4] = {}, sums[S::kBands][2] = {};
   const LaneRows<S::kBands> mine(anchors.first, anchors.past, begin + row, live);
 
-  if (begin < live && low < high) {
-    const int last = least(begin + S::kRows, live) - 1;
-    const Range range = {anchors.first[begin], anchors.past[last]};
-    const bool alike = range.low == anchors.first[last];  // all anchors are of one class
-    // The next tile that some anchor does not skip.
-    auto next = [&](int column) {
-      while (alike && column < high && column >= range.low &&
-             least(column + S::kColumns, high) <= range.high)
-        column += S::kColumns;
-      return column;
-    };
+  if (begin < live && tiles.low < tiles.high) {
     auto load = [&](int column, int turn) {
       load_rows<S::kRowBytes, S::kColumns, S::kThreads>(
           others + turn * S::kOtherBytes, anchors.keys, column, keys, anchors.row_bytes);
       commit_copies();
     };
-    int column = next(low);
+    int column = tiles.next(tiles.low);
     load_rows<S::kRowBytes, S::kRows, S::kThreads>(own, anchors.a, begin, live, anchors.row_bytes);
-    if (column < high) load(column, 0);
-    for (int turn = 0; column < high; turn ^= 1) {
-      const int following = next(column + S::kColumns);
-      if (following < high) {
+    if (column < tiles.high) load(column, 0);
+    for (int turn = 0; column < tiles.high; turn ^= 1) {
+      const int following = tiles.next(column + S::kColumns);
+      if (following < tiles.high) {
         load(following, turn ^ 1);
         wait_copies<1>();
       } else {
@@ -80,19 +141,7 @@ attend_kernel(Anchors anchors, int parts,
       float e[S::kBands][kEights][4];
       const char* other = others + turn * S::kOtherBytes;
       similarities<kNumber, S::kRowBytes, S::kBands, S::kColumns>(e, own, row, other);
-      const bool whole = column + S::kColumns <= keys && !range.meets(column, column + S::kColumns);
-      PIPA_UNROLL
-      for (int m = 0; m < S::kBands; ++m) PIPA_UNROLL
-      for (int n = 0; n < kEights; ++n) PIPA_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        float value = exp2_fast(e[m][n][i] * anchors.scale + (anchors.shift - anchors.scale));
-        if (!whole) {
-          const int k = column + 8 * n + 2 * (lane() % 4) + i % 2;
-          value = k < keys && !mine.same(m, i / 2, k) ? value : 0.0f;
-        }
-        e[m][n][i] = value;
-        sums[m][i / 2] += value;
-      }
+      attend_entries<0>(e, sums, anchors, mine, column, keys, tiles.whole(column));
       add_product<kNumber, S::kRowBytes, S::kBands, S::kColumns, S::kPart>(sum, e, other, part);
       sync_threads();  // the tile after the next may overwrite this one
       column = following;
@@ -101,23 +150,7 @@ attend_kernel(Anchors anchors, int parts,
   }
 
   add_lanes_of_rows(sums);
-  const int columns = anchors.row_bytes / kBytes<kNumber>;
-  PIPA_UNROLL
-  for (int m = 0; m < S::kBands; ++m) PIPA_UNROLL
-  for (int h = 0; h < 2; ++h) {
-    const int64_t at = mine.row[m][h];
-    if (at >= anchors.n) continue;
-    const int64_t to = split * anchors.n + at;
-    const float by = at < live ? 1.0f : 0.0f;
-    if (part == 0 && lane() % 4 == 0) z[to] = sums[m][h] * by;
-    PIPA_UNROLL
-    for (int n = 0; n < S::kPart / 8; ++n) {
-      const int d = part + 8 * n + 2 * (lane() % 4);
-      if (d >= columns) continue;
-      o[to * columns + d] = sum[m][n][2 * h] * by;
-      o[to * columns + d + 1] = sum[m][n][2 * h + 1] * by;
-    }
-  }
+  store_attended<kNumber>(sum, sums, anchors, mine, part, split, live, z, o);
 }
 
 }  // namespace pipa::cuda

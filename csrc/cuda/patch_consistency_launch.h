@@ -4,20 +4,32 @@
 
 #include "cuda/patch_consistency.h"
 #include "cuda/patch_consistency_kernels.h"
+#include "cuda/runtime.h"
 
 namespace pipa::cuda {
+
+inline Anchors anchors_of(const PatchConsistency& p) {
+  return {static_cast<const char*>(p.a),    p.n, p.row_bytes, p.first, p.past, p.live,
+          static_cast<const char*>(p.keys), p.m, p.live_keys, p.scale, p.shift};
+}
+
+// For sm_90a, in units of their own.
+template <int kRowBytes, Number kNumber>
+struct HopperPatchConsistencyLaunches {
+  static const char* sums(const PatchConsistency& p, int splits, float* z, float* o, void* stream);
+};
 
 template <int kRowBytes, Number kNumber>
 struct PatchConsistencyLaunches {
   using Attend = typename Shapes<kRowBytes>::template Gradient<kBytes<kNumber>>;
 
   static const char* sums(const PatchConsistency& p, int splits, float* z, float* o, void* stream) {
+    if constexpr (kHopper && kHalf<kNumber>)
+      if (use_hopper())
+        return HopperPatchConsistencyLaunches<kRowBytes, kNumber>::sums(p, splits, z, o, stream);
     const int parts = blocks_of(p.row_bytes, Attend::kPart * kBytes<kNumber>);
-    const Anchors anchors = {
-        static_cast<const char*>(p.a),    p.n, p.row_bytes, p.first, p.past, p.live,
-        static_cast<const char*>(p.keys), p.m, p.live_keys, p.scale, p.shift};
     return launch(attend_kernel<Attend, kNumber>, blocks_of(p.n, Attend::kRows), parts * splits,
-                  Attend::kThreads, attend_memory<Attend>(), stream, anchors, parts, z, o);
+                  Attend::kThreads, attend_memory<Attend>(), stream, anchors_of(p), parts, z, o);
   }
 };
 

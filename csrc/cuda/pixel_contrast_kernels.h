@@ -59,6 +59,42 @@ PIPA_DEVICE void load_other(const Rows& rows, char* other, int begin, int live) 
   load_rows<S::kRowBytes, S::kColumns, S::kThreads>(other, rows.x, begin, live, rows.row_bytes);
 }
 
+// Tiles of other blocks that a block meets at shifts low ... past of at most kRun, by their index.
+template <class S>
+struct ApartTiles {
+  static constexpr int kTiles = S::kRows / S::kColumns;  // of a shift
+  int block, blocks, live, low, high;
+  Range range;  // of columns that the block does not meet
+
+  PIPA_DEVICE ApartTiles(const Rows& rows, int block, int low, int past_shift, int live)
+      : block(block),
+        blocks(static_cast<int>((rows.n + S::kRows - 1) / S::kRows)),
+        live(live),
+        low(low),
+        high(least(low + kRun, past_shift)),
+        range(block * S::kRows < live
+                  ? own_range(rows, block * S::kRows, (block + 1) * S::kRows, live)
+                  : Range{0, 0}) {}
+  PIPA_DEVICE int end() const { return high > low ? (high - low) * kTiles : 0; }
+  PIPA_DEVICE int shift(int index) const { return low + index / kTiles; }
+  PIPA_DEVICE int other(int index) const {  // first row of the other block
+    const int at = block + shift(index);
+    return (at < blocks ? at : at - blocks) * S::kRows;
+  }
+  PIPA_DEVICE int column(int index) const {
+    return other(index) + index % kTiles * S::kColumns;
+  }
+  // The first tile from `index` on that is to be met.
+  PIPA_DEVICE int next(int index) const {
+    for (; index < end(); ++index) {
+      const bool met = 2 * shift(index) == blocks && block >= shift(index);  // by the other one
+      const int at = other(index);
+      if (!met && column(index) < live && !range.meets(at, least(at + S::kRows, live))) break;
+    }
+    return index;
+  }
+};
+
 // Pairs of blocks that share no class, each once: block I meets I + shift, counted around, and what
 // the tile adds to the other's rows goes to that shift's slot. Program (I, p) takes kRun shifts
 // from first_shift + kRun p on, and its own rows' sums go to slot `width` + p.
@@ -67,48 +103,25 @@ PIPA_KERNEL(S::kThreads, 1)
 sum_apart_kernel(Rows rows,
                  float* slots,  // [width + programs + kParts, padded], added to
                  int64_t padded, int first_shift, int width, int past_shift) {
-  constexpr int kTiles = S::kRows / S::kColumns, kEights = S::kColumns / 8;
-  const int live = *rows.live, blocks = static_cast<int>((rows.n + S::kRows - 1) / S::kRows);
-  const int block = block_x(), begin = block * S::kRows;
-  const int low = first_shift + block_y() * kRun, high = least(low + kRun, past_shift);
-  if (begin >= live || low >= high) return;
+  constexpr int kEights = S::kColumns / 8;
+  const int live = *rows.live, begin = block_x() * S::kRows;
+  const ApartTiles<S> tiles(rows, block_x(), first_shift + block_y() * kRun, past_shift, live);
+  int index = tiles.next(0);
+  if (begin >= live || index >= tiles.end()) return;
   char* own = shared_memory();
   char* others = own + S::kOwnBytes;  // two tiles
   float* partial =
       reinterpret_cast<float*>(own + S::kOwnBytes + 2 * S::kOtherBytes);  // [warps, columns]
-  const Range range = own_range(rows, begin, begin + S::kRows, live);
-
-  auto other_block = [&](int shift) {
-    const int other = block + shift;
-    return other < blocks ? other : other - blocks;
-  };
-  // The first tile from `index` on, of kTiles each shift, that is to be met.
-  auto next = [&](int index) {
-    for (; low + index / kTiles < high; ++index) {
-      const int shift = low + index / kTiles;
-      const int at = other_block(shift) * S::kRows;
-      const bool met = 2 * shift == blocks && block >= shift;  // by the other one
-      const int tile = at + index % kTiles * S::kColumns;
-      if (!met && tile < live && !range.meets(at, least(at + S::kRows, live))) break;
-    }
-    return index;
-  };
-  auto column_of = [&](int index) {
-    return other_block(low + index / kTiles) * S::kRows + index % kTiles * S::kColumns;
-  };
-  const int end = (high - low) * kTiles;
-  int index = next(0);
-  if (index >= end) return;
   load_own<S>(rows, own, begin, live);
-  load_other<S>(rows, others, column_of(index), live);
+  load_other<S>(rows, others, tiles.column(index), live);
   commit_copies();
 
   const int row = warp() * 16 * S::kBands;
   float row_sums[S::kBands][2] = {};
-  for (int turn = 0; index < end; turn ^= 1) {
-    const int following = next(index + 1), column = column_of(index);
-    if (following < end) {
-      load_other<S>(rows, others + (turn ^ 1) * S::kOtherBytes, column_of(following), live);
+  for (int turn = 0; index < tiles.end(); turn ^= 1) {
+    const int following = tiles.next(index + 1), column = tiles.column(index);
+    if (following < tiles.end()) {
+      load_other<S>(rows, others + (turn ^ 1) * S::kOtherBytes, tiles.column(following), live);
       commit_copies();
       wait_copies<1>();
     } else {
@@ -139,7 +152,7 @@ sum_apart_kernel(Rows rows,
       float sum = 0;
       PIPA_UNROLL
       for (int w = 0; w < S::kWarps; ++w) sum += partial[w * S::kColumns + thread()];
-      const int64_t slot = low + index / kTiles - first_shift;
+      const int64_t slot = tiles.shift(index) - first_shift;
       slots[slot * padded + column + thread()] += sum;
     }
     index = following;
@@ -251,7 +264,7 @@ struct Slopes {
 };
 
 // Makes entries of G of similarities. With kMarked, some columns share a class with some rows.
-template <bool kMarked, int kBands, int kEights>
+template <bool kMarked, int kByFma, int kBands, int kEights>
 PIPA_DEVICE void entries(float (&s)[kBands][kEights][4], const Rows& rows, const Slopes& slopes,
                          int begin, int column, int live, const float (&own_u)[kBands][2],
                          const float* other_u) {  // [8 kEights]
@@ -264,9 +277,11 @@ PIPA_DEVICE void entries(float (&s)[kBands][kEights][4], const Rows& rows, const
     PIPA_UNROLL
     for (int n = 0; n < kEights; ++n) PIPA_UNROLL
     for (int k = 0; k < 2; ++k) {
+      if (kMarked) keep_loads_apart();
       const int at = 8 * n + 2 * (lane() % 4) + k, j = column + at;
       float& entry = s[m][n][2 * h + k];
-      const float e = exp2_fast(entry * rows.scale - rows.scale);
+      const float e =
+          exp2_shared_out<kByFma>(entry * rows.scale - rows.scale, 4 * n + 2 * h + k);
       entry = e * (own_u[m][h] + other_u[at]);
       if (kMarked && mine.same(m, h, j)) {
         const float other_pair = slopes.pair[j], other_z = slopes.z[j];
@@ -275,6 +290,35 @@ PIPA_DEVICE void entries(float (&s)[kBands][kEights][4], const Rows& rows, const
         else
           entry = -pair * z * reciprocal(z + e) - other_pair * other_z * reciprocal(other_z + e);
         if (j == i) entry = 0;
+      }
+    }
+  }
+}
+
+// Columns `part` ... of a warp's rows of factor G X, to where the rows came from.
+template <Number kNumber, int kBands, int kEights>
+PIPA_DEVICE void store_gradient(const float (&sum)[kBands][kEights][4], const Rows& rows,
+                                int begin,  // the warp's first row
+                                int part, int live, const int64_t* order, const float* factor,
+                                char* out) {
+  PIPA_UNROLL
+  for (int m = 0; m < kBands; ++m) PIPA_UNROLL
+  for (int h = 0; h < 2; ++h) {
+    const int64_t at = begin + 16 * m + 8 * h + lane() / 4;
+    if (at >= rows.n) continue;
+    const bool counts = at < live;  // others may be NaN
+    char* to = out + order[at] * rows.row_bytes;
+    PIPA_UNROLL
+    for (int n = 0; n < kEights; ++n) {
+      const int offset = (part + 8 * n + 2 * (lane() % 4)) * kBytes<kNumber>;
+      if (offset >= rows.row_bytes) continue;
+      const float a = counts ? sum[m][n][2 * h] * *factor : 0.0f;
+      const float b = counts ? sum[m][n][2 * h + 1] * *factor : 0.0f;
+      if constexpr (kHalf<kNumber>) {
+        *reinterpret_cast<uint32_t*>(to + offset) = pack<kNumber>(a, b);
+      } else {
+        reinterpret_cast<float*>(to + offset)[0] = a;
+        reinterpret_cast<float*>(to + offset)[1] = b;
       }
     }
   }
@@ -326,35 +370,16 @@ gradient_kernel(Rows rows, Slopes slopes,
                                                                   others + turn * S::kOtherBytes);
       const float* u = other_u + turn * S::kColumns;
       if (range.meets(column, column + S::kColumns))
-        entries<true>(s, rows, slopes, begin + row, column, live, own_u, u);
+        entries<true, 0>(s, rows, slopes, begin + row, column, live, own_u, u);
       else
-        entries<false>(s, rows, slopes, begin + row, column, live, own_u, u);
+        entries<false, 0>(s, rows, slopes, begin + row, column, live, own_u, u);
       add_product<kNumber, S::kRowBytes, S::kBands, S::kColumns, S::kPart>(
           sum, s, others + turn * S::kOtherBytes, part);
       sync_threads();  // the tile after the next may overwrite this one
     }
   }
 
-  PIPA_UNROLL
-  for (int m = 0; m < S::kBands; ++m) PIPA_UNROLL
-  for (int h = 0; h < 2; ++h) {
-    const int64_t at = begin + row + 16 * m + 8 * h + lane() / 4;
-    if (at >= rows.n) continue;
-    const float by = at < live ? *factor : 0.0f;
-    char* to = out + order[at] * rows.row_bytes;
-    PIPA_UNROLL
-    for (int n = 0; n < S::kPart / 8; ++n) {
-      const int offset = (part + 8 * n + 2 * (lane() % 4)) * kBytes<kNumber>;
-      if (offset >= rows.row_bytes) continue;
-      const float a = sum[m][n][2 * h] * by, b = sum[m][n][2 * h + 1] * by;
-      if constexpr (kHalf<kNumber>) {
-        *reinterpret_cast<uint32_t*>(to + offset) = pack<kNumber>(a, b);
-      } else {
-        reinterpret_cast<float*>(to + offset)[0] = a;
-        reinterpret_cast<float*>(to + offset)[1] = b;
-      }
-    }
-  }
+  store_gradient<kNumber>(sum, rows, begin + row, part, live, order, factor, out);
 }
 
 }  // namespace pipa::cuda

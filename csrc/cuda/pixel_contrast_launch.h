@@ -4,23 +4,44 @@
 
 #include "cuda/pixel_contrast.h"
 #include "cuda/pixel_contrast_kernels.h"
+#include "cuda/runtime.h"
 
 namespace pipa::cuda {
+
+inline Rows rows_of(const PixelContrast& p) {
+  return {static_cast<const char*>(p.x),
+          p.n,
+          p.row_bytes,
+          p.first,
+          p.past,
+          p.live,
+          p.all_form,
+          p.scale};
+}
+
+// For sm_90a, in units of their own.
+template <int kRowBytes, Number kNumber>
+struct HopperPixelContrastLaunches {
+  static const char* sum_apart(const PixelContrast& p, float* slots, int first, int width,
+                               int until, void* stream);
+  static const char* gradient(const PixelContrast& p, const Slopes& slopes, const int64_t* order,
+                              const float* factor, void* out, void* stream);
+};
 
 template <int kRowBytes, Number kNumber>
 struct PixelContrastLaunches {
   using Sum = typename Shapes<kRowBytes>::Sum;
   using Gradient = typename Shapes<kRowBytes>::template Gradient<kBytes<kNumber>>;
 
-  static Rows rows(const PixelContrast& p) {
-    return {static_cast<const char*>(p.x),
-            p.n,
-            p.row_bytes,
-            p.first,
-            p.past,
-            p.live,
-            p.all_form,
-            p.scale};
+  static const char* sum_apart(const PixelContrast& p, float* slots, int first, int width,
+                               int until, void* stream) {
+    if constexpr (kHopper && kHalf<kNumber>)
+      if (use_hopper())
+        return HopperPixelContrastLaunches<kRowBytes, kNumber>::sum_apart(p, slots, first, width,
+                                                                          until, stream);
+    return launch(sum_apart_kernel<Sum, kNumber>, blocks_of(p.n, Sum::kRows),
+                  blocks_of(width, kRun), Sum::kThreads, sum_memory<Sum>(), stream, rows_of(p),
+                  slots, p.padded, first, width, until);
   }
 
   static const char* denominators(const PixelContrast& p, const Slots& slots, float* sums,
@@ -29,27 +50,28 @@ struct PixelContrastLaunches {
     const int programs = blocks_of(slots.width, kRun);
     for (int first = 1; first < past; first += slots.width) {
       const int until = first + slots.width < past ? first + slots.width : past;
-      if (const char* wrong =
-              launch(sum_apart_kernel<Sum, kNumber>, blocks, programs, Sum::kThreads,
-                     sum_memory<Sum>(), stream, rows(p), sums, p.padded, first, slots.width, until))
-        return wrong;
+      if (const char* wrong = sum_apart(p, sums, first, slots.width, until, stream)) return wrong;
     }
     return launch(sum_mixed_kernel<Sum, kNumber, Wanted::denominator>, blocks, kParts,
-                  Sum::kThreads, mixed_memory<Sum>(), stream, rows(p),
+                  Sum::kThreads, mixed_memory<Sum>(), stream, rows_of(p),
                   static_cast<const float*>(nullptr), sums + (slots.width + programs) * p.padded,
                   p.padded);
   }
 
   static const char* positives(const PixelContrast& p, const float* z, float* parts, void* stream) {
     return launch(sum_mixed_kernel<Sum, kNumber, Wanted::positives>, blocks_of(p.n, Sum::kRows),
-                  kParts, Sum::kThreads, mixed_memory<Sum>(), stream, rows(p), z, parts, p.padded);
+                  kParts, Sum::kThreads, mixed_memory<Sum>(), stream, rows_of(p), z, parts, p.padded);
   }
 
   static const char* gradient(const PixelContrast& p, const Slopes& slopes, const int64_t* order,
                               const float* factor, void* out, void* stream) {
+    if constexpr (kHopper && kHalf<kNumber>)
+      if (use_hopper())
+        return HopperPixelContrastLaunches<kRowBytes, kNumber>::gradient(p, slopes, order, factor,
+                                                                         out, stream);
     const int parts = blocks_of(p.row_bytes, Gradient::kPart * kBytes<kNumber>);
     return launch(gradient_kernel<Gradient, kNumber>, blocks_of(p.n, Gradient::kRows), parts,
-                  Gradient::kThreads, gradient_memory<Gradient>(), stream, rows(p), slopes, order,
+                  Gradient::kThreads, gradient_memory<Gradient>(), stream, rows_of(p), slopes, order,
                   factor, static_cast<char*>(out));
   }
 };

@@ -1,9 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
+// What the host asks of the CUDA runtime.
 #pragma once
 
 namespace pipa::cuda {
 
-// Why this process can start no kernel, as the CUDA runtime puts it; null where it can.
+// Why there is no device, or null.
 const char* runtime_why_not();
+
+// Whether units for sm_90a are there.
+#if defined(PIPA_FAST_HOPPER)
+constexpr bool kHopper = true;
+#else
+constexpr bool kHopper = false;
+#endif
+// Whether the current device runs them. The environment's PIPA_FAST_HOPPER=0 says not to.
+bool use_hopper();
 
 }  // namespace pipa::cuda

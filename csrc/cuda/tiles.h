@@ -55,6 +55,25 @@ PIPA_DEVICE uint32_t pack(float low, float high) {
   return kNumber == Number::bfloat16 ? pack_bf16(low, high) : pack_f16(low, high);
 }
 
+// 2^x for -126 <= x < 128, by multiply-adds: relative error 1e-7.
+PIPA_DEVICE float exp2_by_fma(float x) {
+  const float shifted = x + 12582912.0f;  // rounds to an integer, in the low bits
+  const float f = x - (shifted - 12582912.0f);
+  float p = 1.3264727e-3f;  // minimax for 2^f - 1 over f in [-1/2, 1/2]
+  p = p * f + 9.6715128e-3f;
+  p = p * f + 5.5507337e-2f;
+  p = p * f + 2.4022242e-1f;
+  p = p * f + 6.9314698e-1f;
+  p = p * f + 1.0f;
+  return float_of(bits_of(p) + (bits_of(shifted) << 23));
+}
+// The index-th exponential of a tile: kByFma of eight by multiply-adds, the others by the unit for
+// them, which has a sixteenth of the rate.
+template <int kByFma>
+PIPA_DEVICE float exp2_shared_out(float x, int index) {
+  return index % 8 < kByFma ? exp2_by_fma(x) : exp2_fast(x);
+}
+
 // Rows of kRowBytes, a multiple of 128, in pieces of 16 that are swapped within each 128 bytes, so
 // that eight rows' pieces of one column lie in different banks.
 template <int kRowBytes>
@@ -201,9 +220,9 @@ PIPA_DEVICE void add_lanes_of_rows(float (&sums)[kBands][2]) {
 // columns and gets what another has of them.
 template <int kEights>
 PIPA_DEVICE void store_column_sums(float (&sums)[kEights][2], float* to) {
-  static_assert(kEights == 1 || kEights == 2 || kEights == 4 || kEights == 8);
+  static_assert((kEights & (kEights - 1)) == 0);
   const int l = lane();
-  int eight = 0, twins = 0;  // which eight columns are left, and lanes that have the same
+  int eight = 0, twins = 0;  // first eight columns that are left, and lanes that have the same
   PIPA_UNROLL
   for (int step = 0; step < 3; ++step) {
     const int bit = 16 >> step, half = kEights >> (step + 1);
@@ -224,8 +243,9 @@ PIPA_DEVICE void store_column_sums(float (&sums)[kEights][2], float* to) {
     }
   }
   if ((l & twins) == 0) {
-    to[8 * eight + 2 * (l % 4)] = sums[0][0];
-    to[8 * eight + 2 * (l % 4) + 1] = sums[0][1];
+    PIPA_UNROLL
+    for (int n = 0; n < (kEights > 8 ? kEights / 8 : 1); ++n) PIPA_UNROLL
+    for (int i = 0; i < 2; ++i) to[8 * (eight + n) + 2 * (l % 4) + i] = sums[n][i];
   }
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The CUDA kernels compiled for a CPU, and the calls of them that tests make through ctypes.
+#define PIPA_FAST_HOPPER 1
 #include "cuda/patch_consistency.cu"
 #include "cuda/patch_consistency_1024.cu"
 #include "cuda/patch_consistency_128.cu"
@@ -12,10 +13,24 @@
 #include "cuda/pixel_contrast_2048.cu"
 #include "cuda/pixel_contrast_256.cu"
 #include "cuda/pixel_contrast_512.cu"
+#include "cuda/patch_consistency_hopper_1024.cu"
+#include "cuda/patch_consistency_hopper_128.cu"
+#include "cuda/patch_consistency_hopper_256.cu"
+#include "cuda/patch_consistency_hopper_512.cu"
+#include "cuda/pixel_contrast_hopper_1024.cu"
+#include "cuda/pixel_contrast_hopper_128.cu"
+#include "cuda/pixel_contrast_hopper_256.cu"
+#include "cuda/pixel_contrast_hopper_512.cu"
+
+namespace pipa::cuda {
+bool use_hopper() { return emulator::hopper; }
+}  // namespace pipa::cuda
 
 using pipa::cuda::PixelContrast;
 
 extern "C" {
+
+void set_hopper(bool hopper) { pipa::cuda::emulator::hopper = hopper; }
 
 void pixel_contrast_slots(int64_t n, int row_bytes, int columns, int* width, int* count) {
   const pipa::cuda::Slots slots = pipa::cuda::pixel_contrast_slots(n, row_bytes, columns);

@@ -23,6 +23,7 @@ def build(folder: Path) -> Path:
         partial = made.with_suffix(f".{os.getpid()}.so")
         compiler = os.environ.get("CXX", "c++").split()
         flags = ["-O1", "-std=c++17", "-Wall", "-Werror", "-Wno-unknown-pragmas", "-shared"]
+        flags += ["-Wno-psabi"]
         flags += ["-fPIC", f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests/csrc'}"]
         source = ROOT / "tests/csrc/cuda_driver.cpp"
         subprocess.run([*compiler, *flags, str(source), "-o", str(partial)], check=True)

@@ -16,6 +16,7 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <map>
 #include <memory>
 #include <random>
 #include <vector>
@@ -56,12 +57,15 @@ struct Block {
   std::vector<Fiber> fibers;
   std::vector<Meeting> warps;
   Meeting all;
+  std::map<int, Meeting> some;               // of some warps, by a number
+  std::vector<std::function<void()>> later;  // what happens at a random time
   std::vector<char> shared;
   ucontext_t scheduler;
   int current = 0;
 };
 
 inline Block* block = nullptr;
+inline bool hopper = false;  // what the device is taken for
 
 inline void yield() {
   Fiber& fiber = block->fibers[block->current];
@@ -108,8 +112,8 @@ inline void run(int grid_x, int grid_y, int threads, int shared_bytes,
       here.warps.resize((threads + kWarp - 1) / kWarp);
       for (auto& warp : here.warps) warp.size = kWarp, warp.brought.resize(kWarp);
       here.all.size = threads, here.all.brought.resize(threads);
-      here.shared.assign(shared_bytes + 128, 0);
-      for (int i = 0; i + 4 <= shared_bytes + 128; i += 4)
+      here.shared.assign(shared_bytes + 1024, 0);
+      for (int i = 0; i + 4 <= shared_bytes + 1024; i += 4)
         reinterpret_cast<float&>(here.shared[i]) = std::numeric_limits<float>::quiet_NaN();
       std::vector<int> alive;
       for (int i = 0; i < threads; ++i) {
@@ -123,6 +127,12 @@ inline void run(int grid_x, int grid_y, int threads, int shared_bytes,
         alive.push_back(i);
       }
       while (!alive.empty()) {
+        if (!here.later.empty() && random() % 4 == 0) {
+          const auto event = here.later.begin() + random() % here.later.size();
+          const auto happen = std::move(*event);
+          here.later.erase(event);
+          happen();
+        }
         // one warp's threads in turn, warps at random: what a GPU's schedulers may do
         const int first = alive[random() % alive.size()] / kWarp * kWarp;
         std::vector<int> left;
@@ -172,7 +182,7 @@ inline int block_y() { return emulator::block->y; }
 inline int blocks_y() { return emulator::block->grid_y; }
 inline char* shared_memory() {
   char* base = emulator::block->shared.data();
-  return base + (-reinterpret_cast<uintptr_t>(base) & 127);
+  return base + (-reinterpret_cast<uintptr_t>(base) & 1023);
 }
 inline void sync_threads() {
   emulator::meet(emulator::block->all, thread(), nullptr, [](auto&) {});
@@ -324,6 +334,7 @@ const char* launch(void (*kernel)(Parameters...), int grid_x, int grid_y, int th
   return nullptr;
 }
 
+inline void keep_loads_apart() {}
 inline float exp2_fast(float x) { return std::exp2(x); }
 inline float log2_fast(float x) { return std::log2(x); }
 inline float reciprocal(float x) { return 1 / x; }

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// Patch consistency on Hopper, of 16-bit numbers. What it computes is told in
+// patch_consistency_kernels.h.
+#pragma once
+
+#include "cuda/hopper_tiles.h"
+#include "cuda/patch_consistency_kernels.h"
+
+namespace pipa::cuda {
+
+template <class S>
+using AttendMemory = HopperMemory<S, 4>;
+
+// As attend_kernel.
+template <class S, Number kNumber>
+PIPA_KERNEL(S::kThreads, 1)
+hopper_attend_kernel(PIPA_GRID_CONSTANT TensorMap own, PIPA_GRID_CONSTANT TensorMap others,
+                     Anchors anchors, int parts, float* z, float* o) {
+#if defined(PIPA_HOPPER)
+  constexpr int kEights = S::kColumns / 8;
+  const int live = *anchors.live, keys = *anchors.live_keys, begin = block_x() * S::kRows;
+  const int part = block_y() % parts * S::kPart;
+  const KeyTiles<S> tiles(anchors, begin, live, keys, block_y() / parts, blocks_y() / parts);
+  const int column = tiles.next(tiles.low), high = tiles.high;
+  const bool any = begin < live && column < high;
+  auto& memory = aligned_memory<AttendMemory<S>>();
+  memory.begin();
+  auto next = [&](int at) { return tiles.next(at); };
+
+  if (thread() >= S::kConsumers) {
+    shrink_registers<kCopierRegisters>();
+    if (thread() == S::kConsumers && any)
+      copy_all<S>(memory, &own, begin, &others, column, high, 0, next, [](int, int, Barrier*) {});
+    return;
+  }
+
+  grow_registers<kMultiplierRegisters>();
+  const int row = 16 * warp();
+  const LaneRows<1> mine(anchors.first, anchors.past, begin + row, live);
+  float sum[1][S::kPart / 8][4] = {}, sums[1][2] = {};
+  if (any)
+    multiply_entries<S, kNumber>(sum[0], memory, part, column, high, keys, next,
+                                 [&](float (&e)[1][kEights][4], int at, int) {
+                                   attend_entries<S::kByFma>(e, sums, anchors, mine, at, keys,
+                                                             tiles.whole(at));
+                                 });
+  add_lanes_of_rows(sums);
+  store_attended<kNumber>(sum, sums, anchors, mine, part, block_y() / parts, live, z, o);
+#endif
+}
+
+}  // namespace pipa::cuda

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+// Pixel contrast on Hopper, of 16-bit numbers: the two kernels that take almost all of the time.
+// What they compute, and in which order, is told in pixel_contrast_kernels.h.
+#pragma once
+
+#include "cuda/hopper_tiles.h"
+#include "cuda/pixel_contrast_kernels.h"
+
+namespace pipa::cuda {
+
+// Column sums of all warps, of two tiles by turns.
+template <class S>
+using SumMemory = HopperMemory<S, 2 * S::kWarps * S::kColumns>;
+// u of each buffer's rows.
+template <class S>
+using GradientMemory = HopperMemory<S, S::kStages * S::kColumns>;
+
+// As sum_apart_kernel.
+template <class S, Number kNumber>
+PIPA_KERNEL(S::kThreads, 1)
+hopper_sum_apart_kernel(PIPA_GRID_CONSTANT TensorMap map, Rows rows, float* slots, int64_t padded,
+                        int first_shift, int width, int past_shift) {
+#if defined(PIPA_HOPPER)
+  constexpr int kEights = S::kColumns / 8;
+  const int live = *rows.live, begin = block_x() * S::kRows;
+  const ApartTiles<S> tiles(rows, block_x(), first_shift + block_y() * kRun, past_shift, live);
+  int index = tiles.next(0);
+  if (begin >= live || index >= tiles.end()) return;
+  auto& memory = aligned_memory<SumMemory<S>>();
+  memory.begin();
+
+  if (thread() >= S::kConsumers) {
+    shrink_registers<kCopierRegisters>();
+    if (thread() == S::kConsumers) {
+      barrier_arrive_expecting(&memory.own_here, S::kOwnBytes);
+      copy_tile<S::kRows, S::kColumns, S::kChunks>(memory.own, &map, &memory.own_here, begin);
+      for (Turn<S::kStages> turn; index < tiles.end(); turn = turn.after()) {
+        Barrier* full = &memory.full[turn.stage];
+        barrier_wait(&memory.empty[turn.stage], turn.parity ^ 1);
+        barrier_arrive_expecting(full, S::kOtherBytes);
+        copy_tile<S::kColumns, S::kColumns, S::kChunks>(memory.others[turn.stage], &map, full,
+                                                        tiles.column(index));
+        index = tiles.next(index + 1);
+      }
+    }
+    return;
+  }
+
+  grow_registers<kMultiplierRegisters>();
+  const int row = 16 * warp();
+  float row_sums[1][2] = {}, s0[kEights][4], s1[kEights][4];
+  Turn<S::kStages> turn;
+  int half = 0;  // of the column sums
+  auto start = [&](float (&s)[kEights][4], const Turn<S::kStages>& whose) {
+    barrier_wait(&memory.full[whose.stage], whose.parity);
+    start_similarities<S, kNumber == Number::float16>(s, memory.own, memory.others[whose.stage]);
+  };
+  auto add = [&](float (&s)[kEights][4]) {
+    pin(s);
+    memory.hand_back(turn.stage);
+    const int column = tiles.column(index);
+    const bool ragged = column + S::kColumns > live || begin + S::kRows > live;
+    float column_sums[kEights][2] = {};
+    PIPA_UNROLL
+    for (int n = 0; n < kEights; ++n) PIPA_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      float e = exp2_shared_out<S::kByFma>(s[n][i] * rows.scale - rows.scale, 4 * n + i);
+      if (ragged) {
+        const bool there = begin + row + 8 * (i / 2) + lane() / 4 < live &&
+                           column + 8 * n + 2 * (lane() % 4) + i % 2 < live;
+        e = there ? e : 0.0f;
+      }
+      row_sums[0][i / 2] += e;
+      column_sums[n][i % 2] += e;
+    }
+    float* partial = memory.numbers + half * S::kWarps * S::kColumns;  // [warps, columns]
+    store_column_sums(column_sums, partial + warp() * S::kColumns);
+    sync_some(1, S::kConsumers);  // who reads the other half has not met this one yet
+    if (thread() < S::kColumns) {
+      float sum = 0;
+      PIPA_UNROLL
+      for (int w = 0; w < S::kWarps; ++w) sum += partial[w * S::kColumns + thread()];
+      slots[static_cast<int64_t>(tiles.shift(index) - first_shift) * padded + column + thread()] +=
+          sum;
+    }
+    half ^= 1;
+  };
+  barrier_wait(&memory.own_here, 0);
+  start(s0, turn);
+  for (;;) {  // the next tile's products run while this one's exponentials are summed
+    int following = tiles.next(index + 1);
+    if (following >= tiles.end()) {
+      wait_products<0>();
+      add(s0);
+      break;
+    }
+    start(s1, turn.after());
+    wait_products<1>();
+    add(s0);
+    index = following, turn = turn.after();
+
+    following = tiles.next(index + 1);
+    if (following >= tiles.end()) {
+      wait_products<0>();
+      add(s1);
+      break;
+    }
+    start(s0, turn.after());
+    wait_products<1>();
+    add(s1);
+    index = following, turn = turn.after();
+  }
+  add_lanes_of_rows(row_sums);
+  if (lane() % 4 == 0) {
+    PIPA_UNROLL
+    for (int h = 0; h < 2; ++h)
+      slots[(width + block_y()) * padded + begin + row + 8 * h + lane() / 4] += row_sums[0][h];
+  }
+#endif
+}
+
+// As gradient_kernel.
+template <class S, Number kNumber>
+PIPA_KERNEL(S::kThreads, 1)
+hopper_gradient_kernel(PIPA_GRID_CONSTANT TensorMap map, Rows rows, Slopes slopes,
+                       const int64_t* order, const float* factor, char* out) {
+#if defined(PIPA_HOPPER)
+  constexpr int kEights = S::kColumns / 8;
+  const int live = *rows.live, begin = block_x() * S::kRows, part = block_y() * S::kPart;
+  auto& memory = aligned_memory<GradientMemory<S>>();
+  memory.begin();
+  auto next = [](int column) { return column; };
+
+  if (thread() >= S::kConsumers) {
+    shrink_registers<kCopierRegisters>();
+    if (thread() == S::kConsumers && begin < live)
+      copy_all<S>(memory, &map, begin, &map, 0, live, S::kColumns * 4, next,
+                  [&](int column, int stage, Barrier* full) {
+                    copy_bytes(memory.numbers + stage * S::kColumns, slopes.u + column, full,
+                               S::kColumns * 4);
+                  });
+    return;
+  }
+
+  grow_registers<kMultiplierRegisters>();
+  const int row = 16 * warp();
+  float sum[1][S::kPart / 8][4] = {};
+  if (begin < live) {
+    const Range range = class_range(rows, begin, begin + S::kRows, live);
+    float own_u[1][2];
+    PIPA_UNROLL
+    for (int h = 0; h < 2; ++h) own_u[0][h] = slopes.u[begin + row + 8 * h + lane() / 4];
+    multiply_entries<S, kNumber>(
+        sum[0], memory, part, 0, live, live, next,
+        [&](float (&s)[1][kEights][4], int column, int stage) {
+          const float* u = memory.numbers + stage * S::kColumns;
+          if (range.meets(column, column + S::kColumns))
+            entries<true, S::kByFma>(s, rows, slopes, begin + row, column, live, own_u, u);
+          else
+            entries<false, S::kByFma>(s, rows, slopes, begin + row, column, live, own_u, u);
+        });
+  }
+  store_gradient<kNumber>(sum, rows, begin + row, part, live, order, factor, out);
+#endif
+}
+
+}  // namespace pipa::cuda

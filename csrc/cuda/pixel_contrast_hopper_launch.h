@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+// The launches of pixel contrast's kernels for Hopper, for one width of rows.
+#pragma once
+
+#include "cuda/hopper_host.h"
+#include "cuda/pixel_contrast_hopper_kernels.h"
+#include "cuda/pixel_contrast_launch.h"
+
+namespace pipa::cuda {
+
+template <int kRowBytes, Number kNumber>
+const char* HopperPixelContrastLaunches<kRowBytes, kNumber>::sum_apart(const PixelContrast& p,
+                                                                       float* slots, int first,
+                                                                       int width, int until,
+                                                                       void* stream) {
+  using S = typename HopperShapes<kRowBytes>::Sum;
+  static_assert(S::kRows == Shapes<kRowBytes>::Sum::kRows, "slots are for blocks of one size");
+  TensorMap map;
+  if (const char* wrong = make_map(&map, p.x, p.n, p.row_bytes, S::kColumns)) return wrong;
+  return launch(hopper_sum_apart_kernel<S, kNumber>, blocks_of(p.n, S::kRows),
+                blocks_of(width, kRun), S::kThreads, memory_bytes<SumMemory<S>>(), stream, map,
+                rows_of(p), slots, p.padded, first, width, until);
+}
+
+template <int kRowBytes, Number kNumber>
+const char* HopperPixelContrastLaunches<kRowBytes, kNumber>::gradient(
+    const PixelContrast& p, const Slopes& slopes, const int64_t* order, const float* factor,
+    void* out, void* stream) {
+  using S = typename HopperShapes<kRowBytes>::Gradient;
+  TensorMap map;
+  if (const char* wrong = make_map(&map, p.x, p.n, p.row_bytes, S::kColumns)) return wrong;
+  return launch(hopper_gradient_kernel<S, kNumber>, blocks_of(p.n, S::kRows),
+                blocks_of(p.row_bytes, S::kPart * kBytes<kNumber>), S::kThreads,
+                memory_bytes<GradientMemory<S>>(), stream, map, rows_of(p), slopes, order, factor,
+                static_cast<char*>(out));
+}
+
+}  // namespace pipa::cuda
+
+#define PIPA_PIXEL_CONTRAST_HOPPER(bytes)                               \
+  namespace pipa::cuda {                                                \
+  template struct HopperPixelContrastLaunches<bytes, Number::bfloat16>; \
+  template struct HopperPixelContrastLaunches<bytes, Number::float16>;  \
+  }
