@@ -141,13 +141,19 @@ cat "$summary"
 nvidia-smi >"$out/nvidia-smi.txt" 2>&1
 cuda=0
 if command -v nvcc >/dev/null; then cuda=1; fi
-part build 150 env PIPA_FAST_CUDA=$cuda PIPA_FAST_CUDA_ARCHS="90" \
+arch=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1 | tr -d .)
+[ "$arch" != 90 ] || arch=90a
+part build 150 env PIPA_FAST_CUDA=$cuda PIPA_FAST_CUDA_ARCHS="${arch:-90a}" \
     "$PYTHON" setup.py --quiet build_ext --inplace
 part info 15 "$PYTHON" -m pipa_fast.info
 tests=(tests/ops)
 [ -d tests/kernels ] && tests+=(tests/kernels)
 tests+=(tests/csrc/test_cuda_gpu.py)
 part tests 100 "$PYTHON" -m pytest -q -m "not slow" -p no:cacheprovider "${tests[@]}"
+if [ "$arch" = 90a ]; then # the kernels for other chips, on this one
+    part tests_mma 40 env PIPA_FAST_HOPPER=0 "$PYTHON" -m pytest -q -m "not slow" \
+        -p no:cacheprovider tests/csrc/test_cuda_gpu.py
+fi
 half=(--dtypes bfloat16 --dims 256)
 bench pixel_contrast 60 pixel_contrast "${half[@]}" --peers none --seconds 3 \
     --sizes 1024 4096 16384 32768 65536 131072
@@ -161,6 +167,8 @@ part sanitizers 60 bash -c sanitizers
 part precision 40 "$PYTHON" -m bench.precision --device cuda --output "$out/precision.md"
 bench widths 30 pixel_contrast --dtypes bfloat16 --dims 64 128 512 --seconds 1.5 \
     --sizes 32768 --peers none
+PIPA_FAST_HOPPER=0 bench widths_mma 25 pixel_contrast --dtypes bfloat16 --dims 64 128 256 512 \
+    --seconds 1 --sizes 32768 --backends cuda --peers none
 bench all_form 30 pixel_contrast "${half[@]}" --variants all --seconds 2 --sizes 16384 \
     --peers eager metric_learning
 bench around 25 upsampled_cross_entropy pseudo_labels --seconds 2
@@ -177,7 +185,7 @@ part plot 15 "$PYTHON" -m bench.plot --output "$out/pixel_contrast.png" \
     echo "## Comparisons"
     echo
     for name in pixel_contrast pixel_contrast_peers pixel_contrast_eager patch_consistency widths \
-        all_form around small; do
+        widths_mma all_form around small; do
         [ -s "$out/$name.json" ] || continue
         echo "### $name"
         echo

@@ -86,8 +86,9 @@ PYBIND11_MODULE(_host, m) {
   m.def("cpu_features", &cpu_features, "Instruction sets that this CPU and system support.");
   m.def("compiled", &compiled, "Variants in the extension, its version and its compiler.");
   m.def("best_isa", [] { return std::string(pipa::isa_name(pipa::choose_isa(""))); });
-  m.def("schedule", &schedule, py::arg("groups"), py::arg("wanted"),
-        "Visits (first, second, turn at first, turn at second, round) of pairs of groups, in order.");
+  m.def(
+      "schedule", &schedule, py::arg("groups"), py::arg("wanted"),
+      "Visits (first, second, turn at first, turn at second, round) of pairs of groups, in order.");
   m.def("visited_pairs", &visited_pairs, py::arg("blocks"), py::arg("threads"),
         "Each block with the others that a symmetric sweep shows it, in its order.");
   m.def("order_by_class", &order_by_class, py::arg("labels"), py::arg("ignore_index"),

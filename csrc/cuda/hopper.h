@@ -50,10 +50,10 @@ PIPA_DEVICE void barrier_arrive(Barrier* barrier) {
                : "memory");
 }
 PIPA_DEVICE void barrier_arrive_expecting(Barrier* barrier, int bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
-                   shared_address(barrier)),
-               "r"(bytes)
-               : "memory");
+  asm volatile(
+      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+      "r"(bytes)
+      : "memory");
 }
 // Until the phase of this parity has ended.
 PIPA_DEVICE void barrier_wait(Barrier* barrier, int parity) {
@@ -87,9 +87,7 @@ PIPA_DEVICE void copy_bytes(void* to, const void* from, Barrier* barrier, int by
       : "memory");
 }
 // What this thread wrote to shared memory is there for products and bulk copies.
-PIPA_DEVICE void publish_shared() {
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
+PIPA_DEVICE void publish_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // Threads of some warps, by a barrier's number 1 ... 15.
 PIPA_DEVICE void sync_some(int number, int threads) {
@@ -160,28 +158,27 @@ PIPA_DEVICE uint64_t advance(uint64_t matrix, int bytes) { return matrix + (byte
 #define PIPA_C16(i) PIPA_C8(i), PIPA_C8(i + 8)
 
 #define PIPA_REGISTERS_64 PIPA_R0 ", " PIPA_R8 ", " PIPA_R16 ", " PIPA_R24
-#define PIPA_REGISTERS_128 \
-  PIPA_REGISTERS_64 ", " PIPA_R32 ", " PIPA_R40 ", " PIPA_R48 ", " PIPA_R56
-#define PIPA_REGISTERS_256                                                    \
-  PIPA_REGISTERS_128 ", " PIPA_R64 ", " PIPA_R72 ", " PIPA_R80 ", " PIPA_R88 ", " \
-  PIPA_R96 ", " PIPA_R104 ", " PIPA_R112 ", " PIPA_R120
+#define PIPA_REGISTERS_128 PIPA_REGISTERS_64 ", " PIPA_R32 ", " PIPA_R40 ", " PIPA_R48 ", " PIPA_R56
+#define PIPA_REGISTERS_256                                                                 \
+  PIPA_REGISTERS_128 ", " PIPA_R64 ", " PIPA_R72 ", " PIPA_R80 ", " PIPA_R88 ", " PIPA_R96 \
+                     ", " PIPA_R104 ", " PIPA_R112 ", " PIPA_R120
 
 // c [64, columns] = or += a [64, 16] b [columns, 16] transposed, both in shared memory, rows of 16
 // numbers of a K-major layout.
-#define PIPA_PRODUCT_SHARED(columns, type, a_at, b_at, add_at, ...)                              \
-  asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " add_at                                    \
-               ", 0;\nwgmma.mma_async.sync.aligned.m64n" #columns "k16.f32." type "." type " {"  \
-               PIPA_REGISTERS_##columns "}, " a_at ", " b_at ", add, 1, 1, 0, 0;\n}"             \
-               : __VA_ARGS__                                                                       \
+#define PIPA_PRODUCT_SHARED(columns, type, a_at, b_at, add_at, ...)                        \
+  asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " add_at                              \
+               ", 0;\nwgmma.mma_async.sync.aligned.m64n" #columns "k16.f32." type "." type \
+               " {" PIPA_REGISTERS_##columns "}, " a_at ", " b_at ", add, 1, 1, 0, 0;\n}"  \
+               : __VA_ARGS__                                                               \
                : "l"(a), "l"(b), "r"(static_cast<int>(add)))
 // c [64, columns] = or += a [64, 16] b [16, columns], a in registers as multiply's, b in shared
 // memory, rows of `columns` numbers.
-#define PIPA_PRODUCT_REGISTERS(columns, type, a0, a1, a2, a3, b_at, add_at, ...)                 \
-  asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " add_at                                    \
-               ", 0;\nwgmma.mma_async.sync.aligned.m64n" #columns "k16.f32." type "." type " {"  \
-               PIPA_REGISTERS_##columns "}, {" a0 ", " a1 ", " a2 ", " a3 "}, " b_at             \
-               ", add, 1, 1, 1;\n}"                                                              \
-               : __VA_ARGS__                                                                       \
+#define PIPA_PRODUCT_REGISTERS(columns, type, a0, a1, a2, a3, b_at, add_at, ...)           \
+  asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " add_at                              \
+               ", 0;\nwgmma.mma_async.sync.aligned.m64n" #columns "k16.f32." type "." type \
+               " {" PIPA_REGISTERS_##columns "}, {" a0 ", " a1 ", " a2 ", " a3 "}, " b_at  \
+                                             ", add, 1, 1, 1;\n}"                          \
+               : __VA_ARGS__                                                               \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)))
 
 template <bool kFloat16>
@@ -221,8 +218,8 @@ PIPA_DEVICE void multiply_registers(float (&c)[32][4], const uint32_t (&a)[4], u
     PIPA_PRODUCT_REGISTERS(256, "f16", "%128", "%129", "%130", "%131", "%132", "%133", PIPA_C16(0),
                            PIPA_C16(16));
   else
-    PIPA_PRODUCT_REGISTERS(256, "bf16", "%128", "%129", "%130", "%131", "%132", "%133",
-                           PIPA_C16(0), PIPA_C16(16));
+    PIPA_PRODUCT_REGISTERS(256, "bf16", "%128", "%129", "%130", "%131", "%132", "%133", PIPA_C16(0),
+                           PIPA_C16(16));
 }
 
 }  // namespace pipa::cuda

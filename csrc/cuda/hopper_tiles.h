@@ -190,9 +190,9 @@ PIPA_DEVICE void clear_rows(char* tile, int from) {
 }
 
 // sum += entries · other over all tiles column, next(column + kColumns), … below `high`.
-// entries(s, column, stage) makes entries of similarities. Rows from `there` on are taken for zeros.
-// With S::kAhead, it runs while the next tile's similarities and the last one's product do; without,
-// while other warpgroups' do, which leaves registers for wider sums.
+// entries(s, column, stage) makes entries of similarities. Rows from `there` on are taken for
+// zeros. With S::kAhead, it runs while the next tile's similarities and the last one's product do;
+// without, while other warpgroups' do, which leaves registers for wider sums.
 template <class S, Number kNumber, class Memory, class Next, class Entries>
 PIPA_DEVICE void multiply_entries(float (&sum)[S::kPart / 8][4], Memory& memory, int part,
                                   int column, int high, int there, const Next& next,

@@ -23,9 +23,11 @@ const char* HopperPixelContrastLaunches<kRowBytes, kNumber>::sum_apart(const Pix
 }
 
 template <int kRowBytes, Number kNumber>
-const char* HopperPixelContrastLaunches<kRowBytes, kNumber>::gradient(
-    const PixelContrast& p, const Slopes& slopes, const int64_t* order, const float* factor,
-    void* out, void* stream) {
+const char* HopperPixelContrastLaunches<kRowBytes, kNumber>::gradient(const PixelContrast& p,
+                                                                      const Slopes& slopes,
+                                                                      const int64_t* order,
+                                                                      const float* factor,
+                                                                      void* out, void* stream) {
   using S = typename HopperShapes<kRowBytes>::Gradient;
   TensorMap map;
   if (const char* wrong = make_map(&map, p.x, p.n, p.row_bytes, S::kColumns)) return wrong;

@@ -81,9 +81,7 @@ struct ApartTiles {
     const int at = block + shift(index);
     return (at < blocks ? at : at - blocks) * S::kRows;
   }
-  PIPA_DEVICE int column(int index) const {
-    return other(index) + index % kTiles * S::kColumns;
-  }
+  PIPA_DEVICE int column(int index) const { return other(index) + index % kTiles * S::kColumns; }
   // The first tile from `index` on that is to be met.
   PIPA_DEVICE int next(int index) const {
     for (; index < end(); ++index) {
@@ -280,8 +278,7 @@ PIPA_DEVICE void entries(float (&s)[kBands][kEights][4], const Rows& rows, const
       if (kMarked) keep_loads_apart();
       const int at = 8 * n + 2 * (lane() % 4) + k, j = column + at;
       float& entry = s[m][n][2 * h + k];
-      const float e =
-          exp2_shared_out<kByFma>(entry * rows.scale - rows.scale, 4 * n + 2 * h + k);
+      const float e = exp2_shared_out<kByFma>(entry * rows.scale - rows.scale, 4 * n + 2 * h + k);
       entry = e * (own_u[m][h] + other_u[at]);
       if (kMarked && mine.same(m, h, j)) {
         const float other_pair = slopes.pair[j], other_z = slopes.z[j];

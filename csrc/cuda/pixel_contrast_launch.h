@@ -60,7 +60,8 @@ struct PixelContrastLaunches {
 
   static const char* positives(const PixelContrast& p, const float* z, float* parts, void* stream) {
     return launch(sum_mixed_kernel<Sum, kNumber, Wanted::positives>, blocks_of(p.n, Sum::kRows),
-                  kParts, Sum::kThreads, mixed_memory<Sum>(), stream, rows_of(p), z, parts, p.padded);
+                  kParts, Sum::kThreads, mixed_memory<Sum>(), stream, rows_of(p), z, parts,
+                  p.padded);
   }
 
   static const char* gradient(const PixelContrast& p, const Slopes& slopes, const int64_t* order,
@@ -71,8 +72,8 @@ struct PixelContrastLaunches {
                                                                          out, stream);
     const int parts = blocks_of(p.row_bytes, Gradient::kPart * kBytes<kNumber>);
     return launch(gradient_kernel<Gradient, kNumber>, blocks_of(p.n, Gradient::kRows), parts,
-                  Gradient::kThreads, gradient_memory<Gradient>(), stream, rows_of(p), slopes, order,
-                  factor, static_cast<char*>(out));
+                  Gradient::kThreads, gradient_memory<Gradient>(), stream, rows_of(p), slopes,
+                  order, factor, static_cast<char*>(out));
   }
 };
 

@@ -156,9 +156,8 @@ inline void copy_box(void* to, const TensorMap* map, Barrier* barrier, int colum
         const bool there = row + r < here.n && 2 * (column + c) < here.row_bytes;
         uint16_t bits = 0;
         if (there)
-          std::memcpy(&bits,
-                      here.x + static_cast<int64_t>(row + r) * here.row_bytes + 2 * (column + c),
-                      2);
+          std::memcpy(
+              &bits, here.x + static_cast<int64_t>(row + r) * here.row_bytes + 2 * (column + c), 2);
         std::memcpy(shared_memory() + emulator::swizzled(at + r * kChunk + 2 * c), &bits, 2);
       }
     barrier->state.expect(-here.box_rows * kChunk);
