@@ -60,7 +60,7 @@ template <>
 struct Shapes<128> {
   using Sum = Shape<128, 128, 64, 4>;
   template <int kBytes>
-  using Gradient = Shape<128, 128, 64, 4, 128 / kBytes>;
+  using Gradient = Shape<128, 128, kBytes == 2 ? 64 : 32, 4, 128 / kBytes>;
 };
 template <>
 struct Shapes<256> {
