@@ -39,38 +39,29 @@ attend_kernel(Anchors anchors, int parts,
   constexpr int kEights = S::kColumns / 8;
   const int live = *anchors.live, keys = *anchors.live_keys, begin = block_x() * S::kRows;
   const int part = block_y() % parts * S::kPart, split = block_y() / parts;
-  const int splits = blocks_y() / parts, tiles = (keys + S::kColumns - 1) / S::kColumns;
-  const int low = static_cast<int>(static_cast<int64_t>(tiles) * split / splits) * S::kColumns;
-  const int high = least(
-      static_cast<int>(static_cast<int64_t>(tiles) * (split + 1) / splits) * S::kColumns, keys);
+  const Range share = keys_of(split, blocks_y() / parts, keys, S::kColumns);
   char* own = shared_memory();
   char* others = own + S::kOwnBytes;  // two tiles
   const int row = warp() * 16 * S::kBands;
   float sum[S::kBands][S::kPart / 8][4] = {}, sums[S::kBands][2] = {};
   const LaneRows<S::kBands> mine(anchors.first, anchors.past, begin + row, live);
 
-  if (begin < live && low < high) {
-    const int last = least(begin + S::kRows, live) - 1;
-    const Range range = {anchors.first[begin], anchors.past[last]};
-    const bool alike = range.low == anchors.first[last];  // all anchors are of one class
-    // The next tile that some anchor does not skip.
-    auto next = [&](int column) {
-      while (alike && column < high && column >= range.low &&
-             least(column + S::kColumns, high) <= range.high)
-        column += S::kColumns;
-      return column;
-    };
+  if (begin < live && share.low < share.high) {
+    const int end = begin + S::kRows;
+    const Range range = class_range(anchors.first, anchors.past, begin, end, live);
+    const Range shared = shared_range(anchors.first, anchors.past, begin, end, live);
+    auto next = [&](int column) { return next_keys(column, S::kColumns, share, shared); };
     auto load = [&](int column, int turn) {
       load_rows<S::kRowBytes, S::kColumns, S::kThreads>(
           others + turn * S::kOtherBytes, anchors.keys, column, keys, anchors.row_bytes);
       commit_copies();
     };
-    int column = next(low);
+    int column = next(share.low);
     load_rows<S::kRowBytes, S::kRows, S::kThreads>(own, anchors.a, begin, live, anchors.row_bytes);
-    if (column < high) load(column, 0);
-    for (int turn = 0; column < high; turn ^= 1) {
+    if (column < share.high) load(column, 0);
+    for (int turn = 0; column < share.high; turn ^= 1) {
       const int following = next(column + S::kColumns);
-      if (following < high) {
+      if (following < share.high) {
         load(following, turn ^ 1);
         wait_copies<1>();
       } else {
@@ -87,8 +78,8 @@ attend_kernel(Anchors anchors, int parts,
       for (int i = 0; i < 4; ++i) {
         float value = exp2_fast(e[m][n][i] * anchors.scale + (anchors.shift - anchors.scale));
         if (!whole) {
-          const int k = column + 8 * n + 2 * (lane() % 4) + i % 2;
-          value = k < keys && !mine.same(m, i / 2, k) ? value : 0.0f;
+          const int k = column + fragment_column(lane(), n, i);
+          value = is_negative(mine.same(m, i / 2, k), k, keys) ? value : 0.0f;
         }
         e[m][n][i] = value;
         sums[m][i / 2] += value;
@@ -112,7 +103,7 @@ attend_kernel(Anchors anchors, int parts,
     if (part == 0 && lane() % 4 == 0) z[to] = sums[m][h] * by;
     PIPA_UNROLL
     for (int n = 0; n < S::kPart / 8; ++n) {
-      const int d = part + 8 * n + 2 * (lane() % 4);
+      const int d = part + fragment_column(lane(), n, 0);
       if (d >= columns) continue;
       o[to * columns + d] = sum[m][n][2 * h] * by;
       o[to * columns + d + 1] = sum[m][n][2 * h + 1] * by;

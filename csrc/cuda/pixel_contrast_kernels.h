@@ -12,8 +12,6 @@
 
 namespace pipa::cuda {
 
-constexpr int kRun = 8;  // shifts of a program, which loads its own rows once
-
 // Sorted rows; everything is [padded] but x.
 struct Rows {
   const char* x;     // [n, row_bytes]
@@ -26,14 +24,11 @@ struct Rows {
   float scale;
 };
 
-// Columns of the classes of rows begin … end, of which the first takes part.
 PIPA_DEVICE Range class_range(const Rows& rows, int begin, int end, int live) {
-  return {rows.first[begin], rows.past[least(end, live) - 1]};
+  return class_range(rows.first, rows.past, begin, end, live);
 }
-
-// Columns among which some do not count in the denominator of rows begin … end.
 PIPA_DEVICE Range own_range(const Rows& rows, int begin, int end, int live) {
-  return rows.all_form ? Range{begin, least(end, live)} : class_range(rows, begin, end, live);
+  return own_range(rows.first, rows.past, rows.all_form, begin, end, live);
 }
 
 // Bytes of shared memory: own rows, two tiles of others, and floats beside them.
@@ -67,48 +62,31 @@ PIPA_KERNEL(S::kThreads, 1)
 sum_apart_kernel(Rows rows,
                  float* slots,  // [width + programs + kParts, padded], added to
                  int64_t padded, int first_shift, int width, int past_shift) {
-  constexpr int kTiles = S::kRows / S::kColumns, kEights = S::kColumns / 8;
-  const int live = *rows.live, blocks = static_cast<int>((rows.n + S::kRows - 1) / S::kRows);
-  const int block = block_x(), begin = block * S::kRows;
-  const int low = first_shift + block_y() * kRun, high = least(low + kRun, past_shift);
-  if (begin >= live || low >= high) return;
+  constexpr int kEights = S::kColumns / 8;
+  const int live = *rows.live, block = block_x(), begin = block * S::kRows;
+  const Range shifts = shifts_of(block_y(), first_shift, past_shift);
+  if (begin >= live || shifts.low >= shifts.high) return;
   char* own = shared_memory();
   char* others = own + S::kOwnBytes;  // two tiles
   float* partial =
       reinterpret_cast<float*>(own + S::kOwnBytes + 2 * S::kOtherBytes);  // [warps, columns]
-  const Range range = own_range(rows, begin, begin + S::kRows, live);
-
-  auto other_block = [&](int shift) {
-    const int other = block + shift;
-    return other < blocks ? other : other - blocks;
-  };
-  // The first tile from `index` on, of kTiles each shift, that is to be met.
-  auto next = [&](int index) {
-    for (; low + index / kTiles < high; ++index) {
-      const int shift = low + index / kTiles;
-      const int at = other_block(shift) * S::kRows;
-      const bool met = 2 * shift == blocks && block >= shift;  // by the other one
-      const int tile = at + index % kTiles * S::kColumns;
-      if (!met && tile < live && !range.meets(at, least(at + S::kRows, live))) break;
-    }
-    return index;
-  };
-  auto column_of = [&](int index) {
-    return other_block(low + index / kTiles) * S::kRows + index % kTiles * S::kColumns;
-  };
-  const int end = (high - low) * kTiles;
-  int index = next(0);
+  const ApartTiles tiles = {S::kRows, S::kColumns,
+                            block,    blocks_of(rows.n, S::kRows),
+                            shifts,   own_range(rows, begin, begin + S::kRows, live),
+                            live};
+  const int end = tiles.end();
+  int index = tiles.next(0);
   if (index >= end) return;
   load_own<S>(rows, own, begin, live);
-  load_other<S>(rows, others, column_of(index), live);
+  load_other<S>(rows, others, tiles.column(index), live);
   commit_copies();
 
   const int row = warp() * 16 * S::kBands;
   float row_sums[S::kBands][2] = {};
   for (int turn = 0; index < end; turn ^= 1) {
-    const int following = next(index + 1), column = column_of(index);
+    const int following = tiles.next(index + 1), column = tiles.column(index);
     if (following < end) {
-      load_other<S>(rows, others + (turn ^ 1) * S::kOtherBytes, column_of(following), live);
+      load_other<S>(rows, others + (turn ^ 1) * S::kOtherBytes, tiles.column(following), live);
       commit_copies();
       wait_copies<1>();
     } else {
@@ -126,8 +104,8 @@ sum_apart_kernel(Rows rows,
     for (int i = 0; i < 4; ++i) {
       float e = exp2_fast(s[m][n][i] * rows.scale - rows.scale);
       if (ragged) {
-        const bool there = begin + row + 16 * m + 8 * (i / 2) + lane() / 4 < live &&
-                           column + 8 * n + 2 * (lane() % 4) + i % 2 < live;
+        const bool there = begin + row + fragment_row(lane(), m, i / 2) < live &&
+                           column + fragment_column(lane(), n, i) < live;
         e = there ? e : 0.0f;
       }
       row_sums[m][i / 2] += e;
@@ -139,7 +117,7 @@ sum_apart_kernel(Rows rows,
       float sum = 0;
       PIPA_UNROLL
       for (int w = 0; w < S::kWarps; ++w) sum += partial[w * S::kColumns + thread()];
-      const int64_t slot = low + index / kTiles - first_shift;
+      const int64_t slot = slot_of_shift(tiles.shift(index), first_shift);
       slots[slot * padded + column + thread()] += sum;
     }
     index = following;
@@ -149,8 +127,8 @@ sum_apart_kernel(Rows rows,
     PIPA_UNROLL
     for (int m = 0; m < S::kBands; ++m) PIPA_UNROLL
     for (int h = 0; h < 2; ++h) {
-      const int64_t at = (width + block_y()) * padded + begin + row + 16 * m + 8 * h + lane() / 4;
-      slots[at] += row_sums[m][h];
+      const int64_t slot = slot_of_program(block_y(), width);
+      slots[slot * padded + begin + row + fragment_row(lane(), m, h)] += row_sums[m][h];
     }
   }
 }
@@ -179,8 +157,7 @@ sum_mixed_kernel(Rows rows,
   const Range range = kWanted == Wanted::denominator
                           ? own_range(rows, begin, begin + S::kRows, live)
                           : class_range(rows, begin, begin + S::kRows, live);
-  const Range columns = {range.low / kUnit * kUnit,
-                         least((range.high + kUnit - 1) / kUnit * kUnit, live)};
+  const Range columns = rounded(range, kUnit, live);
   float sums[S::kBands][2] = {}, slopes[S::kBands][2] = {};
   float log_z[S::kBands][2], own_z[S::kBands][2];
   if constexpr (kWanted == Wanted::positives) {
@@ -205,14 +182,14 @@ sum_mixed_kernel(Rows rows,
     for (int m = 0; m < S::kBands; ++m) PIPA_UNROLL
     for (int n = 0; n < kEights; ++n) PIPA_UNROLL
     for (int i = 0; i < 4; ++i) {
-      const int h = i / 2, at = column + 8 * n + 2 * (lane() % 4) + i % 2;
-      const bool same = mine.same(m, h, at), itself = at == mine.row[m][h];
+      const int h = i / 2, at = column + fragment_column(lane(), n, i), own_row = mine.row[m][h];
+      const bool same = mine.same(m, h, at);
       const float exponent = s[m][n][i] * rows.scale - rows.scale;
       if constexpr (kWanted == Wanted::denominator) {
-        const bool wanted = at < live && (rows.all_form ? !itself : !same);
+        const bool wanted = in_denominator(rows.all_form, same, own_row, at, live);
         sums[m][h] += wanted ? exp2_fast(exponent) : 0.0f;
       } else {
-        const bool wanted = same && !itself;
+        const bool wanted = is_positive(same, own_row, at);
         if (rows.all_form) {
           sums[m][h] += wanted ? s[m][n][i] : 0.0f;
         } else {
@@ -264,7 +241,7 @@ PIPA_DEVICE void entries(float (&s)[kBands][kEights][4], const Rows& rows, const
     PIPA_UNROLL
     for (int n = 0; n < kEights; ++n) PIPA_UNROLL
     for (int k = 0; k < 2; ++k) {
-      const int at = 8 * n + 2 * (lane() % 4) + k, j = column + at;
+      const int at = fragment_column(lane(), n, k), j = column + at;
       float& entry = s[m][n][2 * h + k];
       const float e = exp2_fast(entry * rows.scale - rows.scale);
       entry = e * (own_u[m][h] + other_u[at]);
@@ -309,7 +286,7 @@ gradient_kernel(Rows rows, Slopes slopes,
     float own_u[S::kBands][2];
     PIPA_UNROLL
     for (int m = 0; m < S::kBands; ++m) PIPA_UNROLL
-    for (int h = 0; h < 2; ++h) own_u[m][h] = slopes.u[begin + row + 16 * m + 8 * h + lane() / 4];
+    for (int h = 0; h < 2; ++h) own_u[m][h] = slopes.u[begin + row + fragment_row(lane(), m, h)];
     load_own<S>(rows, own, begin, live);
     load(0, 0);
     int turn = 0;
@@ -338,13 +315,13 @@ gradient_kernel(Rows rows, Slopes slopes,
   PIPA_UNROLL
   for (int m = 0; m < S::kBands; ++m) PIPA_UNROLL
   for (int h = 0; h < 2; ++h) {
-    const int64_t at = begin + row + 16 * m + 8 * h + lane() / 4;
+    const int64_t at = begin + row + fragment_row(lane(), m, h);
     if (at >= rows.n) continue;
     const float by = at < live ? *factor : 0.0f;
     char* to = out + order[at] * rows.row_bytes;
     PIPA_UNROLL
     for (int n = 0; n < S::kPart / 8; ++n) {
-      const int offset = (part + 8 * n + 2 * (lane() % 4)) * kBytes<kNumber>;
+      const int offset = (part + fragment_column(lane(), n, 0)) * kBytes<kNumber>;
       if (offset >= rows.row_bytes) continue;
       const float a = sum[m][n][2 * h] * by, b = sum[m][n][2 * h + 1] * by;
       if constexpr (kHalf<kNumber>) {

@@ -25,10 +25,10 @@ struct PixelContrastLaunches {
 
   static const char* denominators(const PixelContrast& p, const Slots& slots, float* sums,
                                   void* stream) {
-    const int blocks = blocks_of(p.n, Sum::kRows), past = blocks / 2 + 1;
+    const int blocks = blocks_of(p.n, Sum::kRows), past = past_shift(blocks);
     const int programs = blocks_of(slots.width, kRun);
     for (int first = 1; first < past; first += slots.width) {
-      const int until = first + slots.width < past ? first + slots.width : past;
+      const int until = least(first + slots.width, past);
       if (const char* wrong =
               launch(sum_apart_kernel<Sum, kNumber>, blocks, programs, Sum::kThreads,
                      sum_memory<Sum>(), stream, rows(p), sums, p.padded, first, slots.width, until))
@@ -36,8 +36,8 @@ struct PixelContrastLaunches {
     }
     return launch(sum_mixed_kernel<Sum, kNumber, Wanted::denominator>, blocks, kParts,
                   Sum::kThreads, mixed_memory<Sum>(), stream, rows(p),
-                  static_cast<const float*>(nullptr), sums + (slots.width + programs) * p.padded,
-                  p.padded);
+                  static_cast<const float*>(nullptr),
+                  sums + slot_of_part(0, slots.width) * p.padded, p.padded);
   }
 
   static const char* positives(const PixelContrast& p, const float* z, float* parts, void* stream) {
