@@ -90,10 +90,20 @@ def cuda_extension(headers: list[str], include: list[str]) -> list[Extension]:
         library_dirs=[*folders, *torch.utils.cpp_extension.library_paths()],
         depends=[*headers, *cuda_sources()],
         language="c++",
+        define_macros=[
+            ("PIPA_FAST_CUDA_ARCHS", f'"{" ".join(ARCHS)}"'),
+            ("PIPA_FAST_CUDA_PTX", f'"{ptx()}"'),
+        ],
         extra_compile_args=[*COMPILE, "-std=c++17", *TORCH_ABI],
         extra_link_args=LINK,
     )
     return [extension]
+
+
+def ptx() -> str:
+    """Return the architecture that comes as PTX too, "" for none."""
+    newest = max(ARCHS, key=lambda arch: int(arch.rstrip("a")))
+    return "" if newest.endswith("a") else newest  # code for one architecture alone has no use
 
 
 def cuda_sources() -> list[str]:
@@ -106,8 +116,7 @@ def compile_cuda(folder: Path, headers: list[str]) -> list[str]:
     flags = ["-std=c++17", "-O3", "-Icsrc", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
     for arch in ARCHS:
         flags += ["-gencode", f"arch=compute_{arch},code=sm_{arch}"]
-    newest = max(ARCHS, key=lambda arch: int(arch.rstrip("a")))
-    if not newest.endswith("a"):  # code for one architecture alone has no use as PTX
+    if newest := ptx():
         flags += ["-gencode", f"arch=compute_{newest},code=compute_{newest}"]
     stamp = folder / "flags"
     same = stamp.exists() and stamp.read_text() == repr(flags)
@@ -180,6 +189,7 @@ class BuildNative(Builder):
         if isinstance(ext, CudaExtension):
             headers = [h for h in ext.depends if Path(h).match("csrc/cuda/*.h")]
             ext.extra_objects = compile_cuda(Path(self.build_temp), headers)
+            ext.depends = [*ext.depends, *ext.extra_objects]  # other flags make others
         super().build_extension(ext)
         self.build_temp = shared
 

@@ -12,4 +12,11 @@ const char* runtime_why_not() {
   return count > 0 ? nullptr : "no device";
 }
 
+int runtime_version() { return CUDART_VERSION; }
+
+int driver_version() {
+  int version = 0;
+  return cudaDriverGetVersion(&version) == cudaSuccess ? version : 0;
+}
+
 }  // namespace pipa::cuda
