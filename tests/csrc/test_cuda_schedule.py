@@ -5,7 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 cuda = pytest.importorskip("pipa_fast._host").cuda
@@ -41,6 +41,7 @@ def met_apart(n, rows, columns, first, past, all_form, live, width):
 
 @settings(deadline=None, max_examples=40)
 @given(sizes_of_classes, st.integers(0, 40), st.sampled_from(TILES), st.booleans())
+@example([10, 30], 0, (16, 8), False)  # a class that ends in blocks 0 and 2, which meet around
 def test_each_pair_counts_once_in_a_denominator(sizes, dead, tile, all_form):
     labels, first, past, live = sorted_rows(sizes, dead)
     (rows, columns), n = tile, len(labels)
