@@ -91,10 +91,20 @@ def cuda_extension(headers: list[str], include: list[str]) -> list[Extension]:
         library_dirs=[*folders, *torch.utils.cpp_extension.library_paths()],
         depends=[*headers, *cuda_sources()],
         language="c++",
+        define_macros=[
+            ("PIPA_FAST_CUDA_ARCHS", f'"{" ".join(ARCHS)}"'),
+            ("PIPA_FAST_CUDA_PTX", f'"{ptx()}"'),
+        ],
         extra_compile_args=[*COMPILE, "-std=c++17", *TORCH_ABI],
         extra_link_args=LINK,
     )
     return [extension]
+
+
+def ptx(archs: list[str] = ARCHS) -> str:
+    """Return the architecture that comes as PTX too, for what comes later; "" for none."""
+    plain = [arch for arch in archs if not arch.endswith("a")]  # the others' has no use elsewhere
+    return max(plain, key=int, default="")
 
 
 def cuda_sources() -> list[str]:
@@ -111,9 +121,7 @@ def code_flags(source: str) -> list[str]:
     """Return for which chips nvcc compiles a unit."""
     archs = [HOPPER] if for_hopper(source) else ARCHS
     codes = [f"arch=compute_{arch},code=sm_{arch}" for arch in archs]
-    plain = [arch for arch in archs if not arch.endswith("a")]
-    if plain:  # and PTX for what comes later; that for one architecture alone has no use
-        newest = max(plain, key=int)
+    if newest := ptx(archs):
         codes.append(f"arch=compute_{newest},code=compute_{newest}")
     return [word for code in codes for word in ("-gencode", code)]
 
@@ -195,6 +203,7 @@ class BuildNative(Builder):
         if isinstance(ext, CudaExtension):
             headers = [h for h in ext.depends if Path(h).match("csrc/cuda/*.h")]
             ext.extra_objects = compile_cuda(Path(self.build_temp), headers)
+            ext.depends = [*ext.depends, *ext.extra_objects]  # other flags make others
         super().build_extension(ext)
         self.build_temp = shared
 

@@ -99,9 +99,11 @@ sections() {
         --section WarpStateStats "$PYTHON" -m bench.profile_step "$@"
 }
 
-# sanitizers: the CUDA C++ kernels under each of compute-sanitizer's tools
+# sanitizers: the CUDA C++ kernels under each of compute-sanitizer's tools; torch gives each tensor
+# memory of its own, so that what lies past one is nobody's
 sanitizers() {
     local tool op status=0
+    export PYTORCH_NO_CUDA_MEMORY_CACHING=1
     for tool in memcheck racecheck initcheck synccheck; do
         for op in pixel_contrast patch_consistency; do
             compute-sanitizer --tool "$tool" --error-exitcode 9 \

@@ -12,6 +12,7 @@
 #include "cpu/kernels.h"
 #include "cpu/rows.h"
 #include "cpu/schedule.h"
+#include "cuda/schedule.h"
 
 namespace py = pybind11;
 
@@ -79,6 +80,117 @@ std::tuple<std::vector<int32_t>, std::vector<int32_t>, std::vector<int64_t>> ord
   return {order.rows, order.start, order.labels};
 }
 
+// ---- csrc/cuda/schedule.h; ranges of columns are pairs (low, high) ----
+
+using Pair = std::pair<int, int>;
+using Ints = std::vector<int>;
+
+pipa::cuda::Range range_of(Pair pair) { return {pair.first, pair.second}; }
+Pair pair_of(pipa::cuda::Range range) { return {range.low, range.high}; }
+
+void require(bool fits, const char* what) {
+  if (!fits) throw std::invalid_argument(what);
+}
+
+void require_rows(const Ints& first, const Ints& past, int begin, int end, int live) {
+  require(0 <= begin && begin < live && begin < end, "begin must be a row that takes part");
+  require(live <= static_cast<int>(first.size()) && first.size() == past.size(),
+          "first and past must have a number for each row");
+}
+
+Pair own_range(const Ints& first, const Ints& past, bool all_form, int begin, int end, int live) {
+  require_rows(first, past, begin, end, live);
+  return pair_of(pipa::cuda::own_range(first.data(), past.data(), all_form, begin, end, live));
+}
+
+Pair shared_range(const Ints& first, const Ints& past, int begin, int end, int live) {
+  require_rows(first, past, begin, end, live);
+  return pair_of(pipa::cuda::shared_range(first.data(), past.data(), begin, end, live));
+}
+
+// Of each tile that a program of the sum apart meets: its shift and its first column.
+std::vector<Pair> apart_tiles(int rows, int columns, int block, int blocks, Pair shifts, Pair own,
+                              int live) {
+  require(columns > 0 && rows > 0 && rows % columns == 0, "rows must be a multiple of columns");
+  require(0 <= block && block < blocks, "block must be one of blocks");
+  const pipa::cuda::ApartTiles tiles = {rows,          columns, block, blocks, range_of(shifts),
+                                        range_of(own), live};
+  std::vector<Pair> result;
+  for (int i = tiles.next(0); i < tiles.end(); i = tiles.next(i + 1))
+    result.emplace_back(tiles.shift(i), tiles.column(i));
+  return result;
+}
+
+Ints key_tiles(int columns, Pair share, Pair shared) {
+  require(columns > 0, "columns must be positive");
+  Ints result;
+  auto next = [&](int column) {
+    return pipa::cuda::next_keys(column, columns, range_of(share), range_of(shared));
+  };
+  for (int column = next(share.first); column < share.second; column = next(column + columns))
+    result.push_back(column);
+  return result;
+}
+
+void bind_cuda(py::module_ m) {
+  using namespace pipa::cuda;
+  m.def("blocks_of", &blocks_of, py::arg("n"), py::arg("rows"));
+  m.def("own_range", &::own_range, py::arg("first"), py::arg("past"), py::arg("all_form"),
+        py::arg("begin"), py::arg("end"), py::arg("live"),
+        "Columns some of which do not count in the denominators of rows begin … end.");
+  m.def("shared_range", &::shared_range, py::arg("first"), py::arg("past"), py::arg("begin"),
+        py::arg("end"), py::arg("live"), "Columns of the class of each of rows begin … end.");
+  m.def(
+      "rounded",
+      [](Pair range, int unit, int live) { return pair_of(rounded(range_of(range), unit, live)); },
+      py::arg("range"), py::arg("unit"), py::arg("live"), "Whole units that a range meets.");
+  m.def(
+      "meets", [](Pair range, int begin, int end) { return range_of(range).meets(begin, end); },
+      py::arg("range"), py::arg("begin"), py::arg("end"));
+  m.def(
+      "holds", [](Pair range, int column) { return range_of(range).holds(column); },
+      py::arg("range"), py::arg("column"));
+  m.def("in_denominator", &in_denominator, py::arg("all_form"), py::arg("same"), py::arg("row"),
+        py::arg("column"), py::arg("live"));
+  m.def("is_positive", &is_positive, py::arg("same"), py::arg("row"), py::arg("column"));
+  m.def("is_negative", &is_negative, py::arg("same"), py::arg("column"), py::arg("live"));
+  m.def("past_shift", &past_shift, py::arg("blocks"));
+  m.def(
+      "shifts_of",
+      [](int program, int first, int past) { return pair_of(shifts_of(program, first, past)); },
+      py::arg("program"), py::arg("first_shift"), py::arg("past_shift"));
+  m.def("apart_tiles", &apart_tiles, py::arg("rows"), py::arg("columns"), py::arg("block"),
+        py::arg("blocks"), py::arg("shifts"), py::arg("own"), py::arg("live"),
+        "Shift and first column of each tile that a program meets, in order.");
+  m.def(
+      "slots_of",
+      [](int64_t n, int rows, int columns) {
+        const Slots slots = slots_of(n, rows, columns);
+        return Pair{slots.width, slots.count};
+      },
+      py::arg("n"), py::arg("rows"), py::arg("columns"), "Width and count of the slots.");
+  m.def("slot_of_shift", &slot_of_shift, py::arg("shift"), py::arg("first_shift"));
+  m.def("slot_of_program", &slot_of_program, py::arg("program"), py::arg("width"));
+  m.def("slot_of_part", &slot_of_part, py::arg("part"), py::arg("width"));
+  m.def(
+      "keys_of",
+      [](int split, int splits, int keys, int columns) {
+        require(splits > 0 && columns > 0, "splits and columns must be positive");
+        return pair_of(keys_of(split, splits, keys, columns));
+      },
+      py::arg("split"), py::arg("splits"), py::arg("keys"), py::arg("columns"));
+  m.def("key_tiles", &key_tiles, py::arg("columns"), py::arg("share"), py::arg("shared"),
+        "First keys of the tiles of a share that a block meets, in order.");
+  m.def("fragment_row", &fragment_row, py::arg("lane"), py::arg("band"), py::arg("half"));
+  m.def("fragment_column", &fragment_column, py::arg("lane"), py::arg("eight"), py::arg("place"));
+  m.def("swapped", &swapped, py::arg("row"), py::arg("piece"), "Offset of a piece in its row.");
+  m.def(
+      "piece_at", [](int row, int half, int pair) { return Pieces(row, half).at(pair); },
+      py::arg("row"), py::arg("half"), py::arg("pair"), "The same, as a lane finds pairs of them.");
+  m.attr("RUN") = kRun;
+  m.attr("PARTS") = kParts;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_host, m) {
@@ -95,4 +207,5 @@ PYBIND11_MODULE(_host, m) {
         "Rows sorted by label (stable), where each class starts, and the classes' labels.");
   m.attr("BLOCK_ROWS") = pipa::kBlock;
   m.attr("MAX_GROUPS") = pipa::kMaxGroups;
+  bind_cuda(m.def_submodule("cuda", "csrc/cuda/schedule.h; ranges are pairs (low, past)."));
 }

@@ -8,6 +8,7 @@ import importlib
 import importlib.metadata
 import platform
 import sys
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -15,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 import pipa_fast
-from pipa_fast.ops.backends import OPS, backends_explained
+from pipa_fast.ops.backends import OPS, backends_explained, cuda_version
 
 LIBRARIES = (
     "numpy",
@@ -79,12 +80,35 @@ def extensions() -> dict[str, str]:
             compiled = loaded.compiled()
             found["variants"] = f"{', '.join(compiled['isa'])}; best here {loaded.best_isa()}"
             found["compiler"] = compiled["compiler"]
-            if compiled["version"] != pipa_fast.__version__:
-                found["pipa_fast._host"] = (
-                    f"built for {compiled['version']}: run "
-                    "`pip install --no-build-isolation -e .` again"
-                )
+        elif module == "_CUDA":
+            compiled = loaded.compiled()
+            found |= cuda_kernels(compiled, loaded.why_not())
+        else:
+            continue
+        if compiled["version"] != pipa_fast.__version__:
+            found[f"pipa_fast.{module}"] = (
+                f"built for {compiled['version']}: run "
+                "`pip install --no-build-isolation -e .` again"
+            )
     return found
+
+
+def cuda_kernels(compiled: dict[str, Any], why_not: str) -> dict[str, str]:
+    """Return for which GPUs, numbers and rows the CUDA kernels were compiled, and by what they run.
+
+    Args:
+        compiled: what `_CUDA.compiled()` returns.
+        why_not: why their runtime finds no device, "" where it does.
+    """
+    archs = [f"sm_{arch}" for arch in compiled["archs"].split()]
+    archs += [f"PTX of {compiled['ptx']} for newer ones"] if compiled["ptx"] else []
+    runtime, driver = (cuda_version(compiled[key]) for key in ("runtime", "driver"))
+    return {
+        "CUDA architectures": ", ".join(archs),
+        "CUDA numbers": ", ".join(compiled["numbers"].split()),
+        "CUDA widths": f"rows of up to {', '.join(compiled['widths'].split())} bytes",
+        "CUDA runtime": f"{runtime}; driver {driver}" + (f": {why_not}" if why_not else ""),
+    }
 
 
 def devices() -> list[str]:

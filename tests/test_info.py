@@ -3,6 +3,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -48,6 +49,31 @@ def test_extensions_of_another_version_are_told(monkeypatch):
     assert info.extensions()["pipa_fast._host"] == "loaded"
     monkeypatch.setattr(pipa_fast, "__version__", "9.9.9")
     assert "--no-build-isolation" in info.extensions()["pipa_fast._host"]
+
+
+def test_what_the_cuda_kernels_were_compiled_for_is_told(monkeypatch):
+    compiled = {
+        "version": pipa_fast.__version__,
+        "archs": "80 90a",
+        "ptx": "",
+        "numbers": "bfloat16 tf32x3",
+        "widths": "128 256",
+        "runtime": 13000,
+        "driver": 12040,
+    }
+    module = SimpleNamespace(compiled=lambda: compiled, why_not=lambda: "driver is insufficient")
+    monkeypatch.setitem(sys.modules, "pipa_fast._CUDA", module)
+    found = info.extensions()
+    assert found["pipa_fast._CUDA"] == "loaded"
+    assert found["CUDA architectures"] == "sm_80, sm_90a"
+    assert found["CUDA numbers"] == "bfloat16, tf32x3"
+    assert found["CUDA widths"] == "rows of up to 128, 256 bytes"
+    assert found["CUDA runtime"] == "13.0; driver 12.4: driver is insufficient"
+    compiled |= {"version": "0.0.1", "ptx": "90", "driver": 0}
+    found = info.extensions()
+    assert "built for 0.0.1" in found["pipa_fast._CUDA"]
+    assert found["CUDA architectures"] == "sm_80, sm_90a, PTX of 90 for newer ones"
+    assert "driver none" in found["CUDA runtime"]
 
 
 def test_absent_library(monkeypatch):

@@ -117,7 +117,7 @@ def names_of(wheel: Path) -> set[str]:
 
 
 def assert_package_is_whole(names: set[str]) -> None:
-    for path in ["__init__.py", "py.typed", "_C.pyi", "ops/pixel_contrast.py"]:
+    for path in ["__init__.py", "py.typed", "_C.pyi", "ops/pixel_contrast.py", "ops/fastest.json"]:
         assert f"pipa_fast/{path}" in names
     sources = [p for p in (ROOT / "pipa_fast").rglob("*.py") if "__pycache__" not in p.parts]
     sources += (ROOT / "pipa_fast" / "recipes").glob("*.yaml")

@@ -10,6 +10,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -204,11 +205,26 @@ static PyObject* why_not(PyObject*, PyObject*) {
   return PyUnicode_FromString(reason ? reason : "");
 }
 
+static PyObject* compiled(PyObject*, PyObject*) {
+  std::string numbers, widths;
+  for (const char* name : pipa::cuda::kNumberNames) numbers += std::string(" ") + name;
+  for (int width : pipa::cuda::kWidths) widths += " " + std::to_string(width);
+  return Py_BuildValue("{s:s,s:s,s:s,s:s,s:s,s:i,s:i}", "version", PIPA_FAST_VERSION, "archs",
+                       PIPA_FAST_CUDA_ARCHS, "ptx", PIPA_FAST_CUDA_PTX, "numbers",
+                       numbers.c_str() + 1, "widths", widths.c_str() + 1, "runtime",
+                       pipa::cuda::runtime_version(), "driver", pipa::cuda::driver_version());
+}
+
 // Importing it loads the library, which registers the operators.
 PyMODINIT_FUNC PyInit__CUDA() {
   static PyMethodDef methods[] = {
       {"why_not", why_not, METH_NOARGS,
        "Return why the CUDA runtime that is linked in finds no device, \"\" where it does."},
+      {"compiled", compiled, METH_NOARGS,
+       "Return what was compiled, in words: version, archs and ptx (as in PIPA_FAST_CUDA_ARCHS), "
+       "numbers, widths [bytes of a row]; and the CUDA versions, 13000 for 13.0, of the runtime "
+       "and "
+       "of the driver that is here, 0 for none."},
       {nullptr, nullptr, 0, nullptr}};
   static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_CUDA", nullptr, -1, methods};
   return PyModule_Create(&module);

@@ -21,7 +21,7 @@ hopper_attend_kernel(PIPA_GRID_CONSTANT TensorMap own, PIPA_GRID_CONSTANT Tensor
   const int live = *anchors.live, keys = *anchors.live_keys, begin = block_x() * S::kRows;
   const int part = block_y() % parts * S::kPart;
   const KeyTiles<S> tiles(anchors, begin, live, keys, block_y() / parts, blocks_y() / parts);
-  const int column = tiles.next(tiles.low), high = tiles.high;
+  const int column = tiles.next(tiles.share.low), high = tiles.share.high;
   const bool any = begin < live && column < high;
   auto& memory = aligned_memory<AttendMemory<S>>();
   memory.begin();

@@ -29,32 +29,23 @@ constexpr int attend_memory() {
   return S::kOwnBytes + 2 * S::kOtherBytes;
 }
 
-// Tiles of keys low ... high that a block of anchors meets: one of `splits` shares of all.
+// Tiles of keys that this block of anchors meets: those of one of `splits` shares of all keys.
 template <class S>
 struct KeyTiles {
-  int low, high, keys;
-  Range range;  // of the keys of the anchors' classes
-  bool alike;   // all anchors are of one class
+  int keys;
+  Range share, own, shared;  // of keys; own: of the anchors' classes, shared: of each anchor's
 
   PIPA_DEVICE KeyTiles(const Anchors& anchors, int begin, int live, int keys, int split, int splits)
-      : keys(keys) {
-    const int64_t tiles = (keys + S::kColumns - 1) / S::kColumns;
-    low = static_cast<int>(tiles * split / splits) * S::kColumns;
-    high = least(static_cast<int>(tiles * (split + 1) / splits) * S::kColumns, keys);
-    const int first = least(begin, live - 1), last = least(begin + S::kRows, live) - 1;
-    range = live > 0 ? Range{anchors.first[first], anchors.past[last]} : Range{0, 0};
-    alike = live > 0 && range.low == anchors.first[last];
+      : keys(keys), share(keys_of(split, splits, keys, S::kColumns)), own{0, 0}, shared{0, 0} {
+    if (begin >= live) return;
+    own = class_range(anchors.first, anchors.past, begin, begin + S::kRows, live);
+    shared = shared_range(anchors.first, anchors.past, begin, begin + S::kRows, live);
   }
   // The first tile from `column` on that some anchor does not skip.
-  PIPA_DEVICE int next(int column) const {
-    while (alike && column < high && column >= range.low &&
-           least(column + S::kColumns, high) <= range.high)
-      column += S::kColumns;
-    return column;
-  }
+  PIPA_DEVICE int next(int column) const { return next_keys(column, S::kColumns, share, shared); }
   // Whether all of a tile counts for all anchors.
   PIPA_DEVICE bool whole(int column) const {
-    return column + S::kColumns <= keys && !range.meets(column, column + S::kColumns);
+    return column + S::kColumns <= keys && !own.meets(column, column + S::kColumns);
   }
 };
 
@@ -70,8 +61,8 @@ PIPA_DEVICE void attend_entries(float (&e)[kBands][kEights][4], float (&sums)[kB
     float value = exp2_shared_out<kByFma>(
         e[m][n][i] * anchors.scale + (anchors.shift - anchors.scale), 4 * n + i);
     if (!whole) {
-      const int k = column + 8 * n + 2 * (lane() % 4) + i % 2;
-      value = k < keys && !mine.same(m, i / 2, k) ? value : 0.0f;
+      const int k = column + fragment_column(lane(), n, i);
+      value = is_negative(mine.same(m, i / 2, k), k, keys) ? value : 0.0f;
     }
     e[m][n][i] = value;
     sums[m][i / 2] += value;
@@ -95,7 +86,7 @@ PIPA_DEVICE void store_attended(const float (&sum)[kBands][kEights][4],
     if (part == 0 && lane() % 4 == 0) z[to] = counts ? sums[m][h] : 0.0f;
     PIPA_UNROLL
     for (int n = 0; n < kEights; ++n) {
-      const int d = part + 8 * n + 2 * (lane() % 4);
+      const int d = part + fragment_column(lane(), n, 0);
       if (d >= columns) continue;
       o[to * columns + d] = counts ? sum[m][n][2 * h] : 0.0f;
       o[to * columns + d + 1] = counts ? sum[m][n][2 * h + 1] : 0.0f;
@@ -120,18 +111,18 @@ attend_kernel(Anchors anchors, int parts,
   float sum[S::kBands][S::kPart / 8][4] = {}, sums[S::kBands][2] = {};
   const LaneRows<S::kBands> mine(anchors.first, anchors.past, begin + row, live);
 
-  if (begin < live && tiles.low < tiles.high) {
+  if (begin < live && tiles.share.low < tiles.share.high) {
     auto load = [&](int column, int turn) {
       load_rows<S::kRowBytes, S::kColumns, S::kThreads>(
           others + turn * S::kOtherBytes, anchors.keys, column, keys, anchors.row_bytes);
       commit_copies();
     };
-    int column = tiles.next(tiles.low);
+    int column = tiles.next(tiles.share.low);
     load_rows<S::kRowBytes, S::kRows, S::kThreads>(own, anchors.a, begin, live, anchors.row_bytes);
-    if (column < tiles.high) load(column, 0);
-    for (int turn = 0; column < tiles.high; turn ^= 1) {
+    if (column < tiles.share.high) load(column, 0);
+    for (int turn = 0; column < tiles.share.high; turn ^= 1) {
       const int following = tiles.next(column + S::kColumns);
-      if (following < tiles.high) {
+      if (following < tiles.share.high) {
         load(following, turn ^ 1);
         wait_copies<1>();
       } else {

@@ -25,10 +25,7 @@ const char* with_launches(const PixelContrast& p, const Call& call) {
 Slots pixel_contrast_slots(int64_t n, int row_bytes, int columns) {
   const int rows = with_width(
       row_bytes, [](auto width) -> int { return Shapes<decltype(width)::value>::Sum::kRows; });
-  const int shifts = blocks_of(n, rows) / 2;
-  const int most = columns > 8 ? columns : 8;  // of a launch: what bounds the memory
-  const int width = shifts < most ? shifts : most;
-  return {width, width + blocks_of(width, kRun) + kParts};
+  return slots_of(n, rows, columns);
 }
 
 const char* pixel_contrast_denominators(const PixelContrast& problem, const Slots& slots,

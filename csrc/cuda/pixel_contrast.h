@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "cuda/limits.h"
+#include "cuda/schedule.h"
 
 namespace pipa::cuda {
 
@@ -21,11 +22,7 @@ struct PixelContrast {
   int64_t padded;    // n rounded up to kPadding
 };
 
-// Slots of [padded] floats that the sums for the denominators need, `width` of them for shifts.
-struct Slots {
-  int width;
-  int count;
-};
+// What the sums for the denominators need.
 Slots pixel_contrast_slots(int64_t n, int row_bytes, int columns);
 
 const char* pixel_contrast_denominators(const PixelContrast& problem, const Slots& slots,

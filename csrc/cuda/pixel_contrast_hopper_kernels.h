@@ -23,9 +23,11 @@ hopper_sum_apart_kernel(PIPA_GRID_CONSTANT TensorMap map, Rows rows, float* slot
 #if defined(PIPA_HOPPER)
   constexpr int kEights = S::kColumns / 8;
   const int live = *rows.live, begin = block_x() * S::kRows;
-  const ApartTiles<S> tiles(rows, block_x(), first_shift + block_y() * kRun, past_shift, live);
+  const Range shifts = shifts_of(block_y(), first_shift, past_shift);
+  if (begin >= live || shifts.low >= shifts.high) return;
+  const ApartTiles tiles = apart_tiles<S>(rows, shifts, live);
   int index = tiles.next(0);
-  if (begin >= live || index >= tiles.end()) return;
+  if (index >= tiles.end()) return;
   auto& memory = aligned_memory<SumMemory<S>>();
   memory.begin();
 
@@ -66,8 +68,8 @@ hopper_sum_apart_kernel(PIPA_GRID_CONSTANT TensorMap map, Rows rows, float* slot
     for (int i = 0; i < 4; ++i) {
       float e = exp2_shared_out<S::kByFma>(s[n][i] * rows.scale - rows.scale, 4 * n + i);
       if (ragged) {
-        const bool there = begin + row + 8 * (i / 2) + lane() / 4 < live &&
-                           column + 8 * n + 2 * (lane() % 4) + i % 2 < live;
+        const bool there = begin + row + fragment_row(lane(), 0, i / 2) < live &&
+                           column + fragment_column(lane(), n, i) < live;
         e = there ? e : 0.0f;
       }
       row_sums[0][i / 2] += e;
@@ -80,8 +82,8 @@ hopper_sum_apart_kernel(PIPA_GRID_CONSTANT TensorMap map, Rows rows, float* slot
       float sum = 0;
       PIPA_UNROLL
       for (int w = 0; w < S::kWarps; ++w) sum += partial[w * S::kColumns + thread()];
-      slots[static_cast<int64_t>(tiles.shift(index) - first_shift) * padded + column + thread()] +=
-          sum;
+      const int64_t slot = slot_of_shift(tiles.shift(index), first_shift);
+      slots[slot * padded + column + thread()] += sum;
     }
     half ^= 1;
   };
@@ -114,7 +116,8 @@ hopper_sum_apart_kernel(PIPA_GRID_CONSTANT TensorMap map, Rows rows, float* slot
   if (lane() % 4 == 0) {
     PIPA_UNROLL
     for (int h = 0; h < 2; ++h)
-      slots[(width + block_y()) * padded + begin + row + 8 * h + lane() / 4] += row_sums[0][h];
+      slots[slot_of_program(block_y(), width) * padded + begin + row +
+            fragment_row(lane(), 0, h)] += row_sums[0][h];
   }
 #endif
 }
@@ -149,7 +152,7 @@ hopper_gradient_kernel(PIPA_GRID_CONSTANT TensorMap map, Rows rows, Slopes slope
     const Range range = class_range(rows, begin, begin + S::kRows, live);
     float own_u[1][2];
     PIPA_UNROLL
-    for (int h = 0; h < 2; ++h) own_u[0][h] = slopes.u[begin + row + 8 * h + lane() / 4];
+    for (int h = 0; h < 2; ++h) own_u[0][h] = slopes.u[begin + row + fragment_row(lane(), 0, h)];
     multiply_entries<S, kNumber>(
         sum[0], memory, part, 0, live, live, next,
         [&](float (&s)[1][kEights][4], int column, int stage) {

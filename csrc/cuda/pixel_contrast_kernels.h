@@ -12,8 +12,6 @@
 
 namespace pipa::cuda {
 
-constexpr int kRun = 8;  // shifts of a program, which loads its own rows once
-
 // Sorted rows; everything is [padded] but x.
 struct Rows {
   const char* x;     // [n, row_bytes]
@@ -26,14 +24,11 @@ struct Rows {
   float scale;
 };
 
-// Columns of the classes of rows begin … end, of which the first takes part.
 PIPA_DEVICE Range class_range(const Rows& rows, int begin, int end, int live) {
-  return {rows.first[begin], rows.past[least(end, live) - 1]};
+  return class_range(rows.first, rows.past, begin, end, live);
 }
-
-// Columns among which some do not count in the denominator of rows begin … end.
 PIPA_DEVICE Range own_range(const Rows& rows, int begin, int end, int live) {
-  return rows.all_form ? Range{begin, least(end, live)} : class_range(rows, begin, end, live);
+  return own_range(rows.first, rows.past, rows.all_form, begin, end, live);
 }
 
 // Bytes of shared memory: own rows, two tiles of others, and floats beside them.
@@ -59,39 +54,15 @@ PIPA_DEVICE void load_other(const Rows& rows, char* other, int begin, int live) 
   load_rows<S::kRowBytes, S::kColumns, S::kThreads>(other, rows.x, begin, live, rows.row_bytes);
 }
 
-// Tiles of other blocks that a block meets at shifts low ... past of at most kRun, by their index.
+// The tiles that this block meets at some shifts.
 template <class S>
-struct ApartTiles {
-  static constexpr int kTiles = S::kRows / S::kColumns;  // of a shift
-  int block, blocks, live, low, high;
-  Range range;  // of columns that the block does not meet
-
-  PIPA_DEVICE ApartTiles(const Rows& rows, int block, int low, int past_shift, int live)
-      : block(block),
-        blocks(static_cast<int>((rows.n + S::kRows - 1) / S::kRows)),
-        live(live),
-        low(low),
-        high(least(low + kRun, past_shift)),
-        range(block * S::kRows < live
-                  ? own_range(rows, block * S::kRows, (block + 1) * S::kRows, live)
-                  : Range{0, 0}) {}
-  PIPA_DEVICE int end() const { return high > low ? (high - low) * kTiles : 0; }
-  PIPA_DEVICE int shift(int index) const { return low + index / kTiles; }
-  PIPA_DEVICE int other(int index) const {  // first row of the other block
-    const int at = block + shift(index);
-    return (at < blocks ? at : at - blocks) * S::kRows;
-  }
-  PIPA_DEVICE int column(int index) const { return other(index) + index % kTiles * S::kColumns; }
-  // The first tile from `index` on that is to be met.
-  PIPA_DEVICE int next(int index) const {
-    for (; index < end(); ++index) {
-      const bool met = 2 * shift(index) == blocks && block >= shift(index);  // by the other one
-      const int at = other(index);
-      if (!met && column(index) < live && !range.meets(at, least(at + S::kRows, live))) break;
-    }
-    return index;
-  }
-};
+PIPA_DEVICE ApartTiles apart_tiles(const Rows& rows, Range shifts, int live) {
+  const int begin = block_x() * S::kRows;
+  return {S::kRows,  S::kColumns,
+          block_x(), blocks_of(rows.n, S::kRows),
+          shifts,    own_range(rows, begin, begin + S::kRows, live),
+          live};
+}
 
 // Pairs of blocks that share no class, each once: block I meets I + shift, counted around, and what
 // the tile adds to the other's rows goes to that shift's slot. Program (I, p) takes kRun shifts
@@ -103,9 +74,11 @@ sum_apart_kernel(Rows rows,
                  int64_t padded, int first_shift, int width, int past_shift) {
   constexpr int kEights = S::kColumns / 8;
   const int live = *rows.live, begin = block_x() * S::kRows;
-  const ApartTiles<S> tiles(rows, block_x(), first_shift + block_y() * kRun, past_shift, live);
+  const Range shifts = shifts_of(block_y(), first_shift, past_shift);
+  if (begin >= live || shifts.low >= shifts.high) return;
+  const ApartTiles tiles = apart_tiles<S>(rows, shifts, live);
   int index = tiles.next(0);
-  if (begin >= live || index >= tiles.end()) return;
+  if (index >= tiles.end()) return;
   char* own = shared_memory();
   char* others = own + S::kOwnBytes;  // two tiles
   float* partial =
@@ -137,8 +110,8 @@ sum_apart_kernel(Rows rows,
     for (int i = 0; i < 4; ++i) {
       float e = exp2_fast(s[m][n][i] * rows.scale - rows.scale);
       if (ragged) {
-        const bool there = begin + row + 16 * m + 8 * (i / 2) + lane() / 4 < live &&
-                           column + 8 * n + 2 * (lane() % 4) + i % 2 < live;
+        const bool there = begin + row + fragment_row(lane(), m, i / 2) < live &&
+                           column + fragment_column(lane(), n, i) < live;
         e = there ? e : 0.0f;
       }
       row_sums[m][i / 2] += e;
@@ -150,7 +123,7 @@ sum_apart_kernel(Rows rows,
       float sum = 0;
       PIPA_UNROLL
       for (int w = 0; w < S::kWarps; ++w) sum += partial[w * S::kColumns + thread()];
-      const int64_t slot = tiles.shift(index) - first_shift;
+      const int64_t slot = slot_of_shift(tiles.shift(index), first_shift);
       slots[slot * padded + column + thread()] += sum;
     }
     index = following;
@@ -160,8 +133,8 @@ sum_apart_kernel(Rows rows,
     PIPA_UNROLL
     for (int m = 0; m < S::kBands; ++m) PIPA_UNROLL
     for (int h = 0; h < 2; ++h) {
-      const int64_t at = (width + block_y()) * padded + begin + row + 16 * m + 8 * h + lane() / 4;
-      slots[at] += row_sums[m][h];
+      const int64_t slot = slot_of_program(block_y(), width);
+      slots[slot * padded + begin + row + fragment_row(lane(), m, h)] += row_sums[m][h];
     }
   }
 }
@@ -190,8 +163,7 @@ sum_mixed_kernel(Rows rows,
   const Range range = kWanted == Wanted::denominator
                           ? own_range(rows, begin, begin + S::kRows, live)
                           : class_range(rows, begin, begin + S::kRows, live);
-  const Range columns = {range.low / kUnit * kUnit,
-                         least((range.high + kUnit - 1) / kUnit * kUnit, live)};
+  const Range columns = rounded(range, kUnit, live);
   float sums[S::kBands][2] = {}, slopes[S::kBands][2] = {};
   float log_z[S::kBands][2], own_z[S::kBands][2];
   if constexpr (kWanted == Wanted::positives) {
@@ -216,14 +188,14 @@ sum_mixed_kernel(Rows rows,
     for (int m = 0; m < S::kBands; ++m) PIPA_UNROLL
     for (int n = 0; n < kEights; ++n) PIPA_UNROLL
     for (int i = 0; i < 4; ++i) {
-      const int h = i / 2, at = column + 8 * n + 2 * (lane() % 4) + i % 2;
-      const bool same = mine.same(m, h, at), itself = at == mine.row[m][h];
+      const int h = i / 2, at = column + fragment_column(lane(), n, i), own_row = mine.row[m][h];
+      const bool same = mine.same(m, h, at);
       const float exponent = s[m][n][i] * rows.scale - rows.scale;
       if constexpr (kWanted == Wanted::denominator) {
-        const bool wanted = at < live && (rows.all_form ? !itself : !same);
+        const bool wanted = in_denominator(rows.all_form, same, own_row, at, live);
         sums[m][h] += wanted ? exp2_fast(exponent) : 0.0f;
       } else {
-        const bool wanted = same && !itself;
+        const bool wanted = is_positive(same, own_row, at);
         if (rows.all_form) {
           sums[m][h] += wanted ? s[m][n][i] : 0.0f;
         } else {
@@ -276,7 +248,7 @@ PIPA_DEVICE void entries(float (&s)[kBands][kEights][4], const Rows& rows, const
     for (int n = 0; n < kEights; ++n) PIPA_UNROLL
     for (int k = 0; k < 2; ++k) {
       if (kMarked) keep_loads_apart();
-      const int at = 8 * n + 2 * (lane() % 4) + k, j = column + at;
+      const int at = fragment_column(lane(), n, k), j = column + at;
       float& entry = s[m][n][2 * h + k];
       const float e = exp2_shared_out<kByFma>(entry * rows.scale - rows.scale, 4 * n + 2 * h + k);
       entry = e * (own_u[m][h] + other_u[at]);
@@ -301,13 +273,13 @@ PIPA_DEVICE void store_gradient(const float (&sum)[kBands][kEights][4], const Ro
   PIPA_UNROLL
   for (int m = 0; m < kBands; ++m) PIPA_UNROLL
   for (int h = 0; h < 2; ++h) {
-    const int64_t at = begin + 16 * m + 8 * h + lane() / 4;
+    const int64_t at = begin + fragment_row(lane(), m, h);
     if (at >= rows.n) continue;
     const bool counts = at < live;  // others may be NaN
     char* to = out + order[at] * rows.row_bytes;
     PIPA_UNROLL
     for (int n = 0; n < kEights; ++n) {
-      const int offset = (part + 8 * n + 2 * (lane() % 4)) * kBytes<kNumber>;
+      const int offset = (part + fragment_column(lane(), n, 0)) * kBytes<kNumber>;
       if (offset >= rows.row_bytes) continue;
       const float a = counts ? sum[m][n][2 * h] * *factor : 0.0f;
       const float b = counts ? sum[m][n][2 * h + 1] * *factor : 0.0f;
@@ -350,7 +322,7 @@ gradient_kernel(Rows rows, Slopes slopes,
     float own_u[S::kBands][2];
     PIPA_UNROLL
     for (int m = 0; m < S::kBands; ++m) PIPA_UNROLL
-    for (int h = 0; h < 2; ++h) own_u[m][h] = slopes.u[begin + row + 16 * m + 8 * h + lane() / 4];
+    for (int h = 0; h < 2; ++h) own_u[m][h] = slopes.u[begin + row + fragment_row(lane(), m, h)];
     load_own<S>(rows, own, begin, live);
     load(0, 0);
     int turn = 0;

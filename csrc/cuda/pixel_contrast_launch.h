@@ -46,16 +46,15 @@ struct PixelContrastLaunches {
 
   static const char* denominators(const PixelContrast& p, const Slots& slots, float* sums,
                                   void* stream) {
-    const int blocks = blocks_of(p.n, Sum::kRows), past = blocks / 2 + 1;
-    const int programs = blocks_of(slots.width, kRun);
+    const int blocks = blocks_of(p.n, Sum::kRows), past = past_shift(blocks);
     for (int first = 1; first < past; first += slots.width) {
-      const int until = first + slots.width < past ? first + slots.width : past;
+      const int until = least(first + slots.width, past);
       if (const char* wrong = sum_apart(p, sums, first, slots.width, until, stream)) return wrong;
     }
     return launch(sum_mixed_kernel<Sum, kNumber, Wanted::denominator>, blocks, kParts,
                   Sum::kThreads, mixed_memory<Sum>(), stream, rows_of(p),
-                  static_cast<const float*>(nullptr), sums + (slots.width + programs) * p.padded,
-                  p.padded);
+                  static_cast<const float*>(nullptr),
+                  sums + slot_of_part(0, slots.width) * p.padded, p.padded);
   }
 
   static const char* positives(const PixelContrast& p, const float* z, float* parts, void* stream) {

@@ -25,4 +25,11 @@ bool use_hopper() {
          major == 9 && minor == 0;
 }
 
+int runtime_version() { return CUDART_VERSION; }
+
+int driver_version() {
+  int version = 0;
+  return cudaDriverGetVersion(&version) == cudaSuccess ? version : 0;
+}
+
 }  // namespace pipa::cuda

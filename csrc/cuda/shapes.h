@@ -8,14 +8,6 @@
 
 namespace pipa::cuda {
 
-PIPA_DEVICE int least(int a, int b) { return a < b ? a : b; }
-
-// Columns low … high.
-struct Range {
-  int low, high;
-  PIPA_DEVICE bool meets(int begin, int end) const { return begin < high && end > low; }
-};
-
 // The class range and number of the two rows that a lane has of each band.
 template <int kBands>
 struct LaneRows {
@@ -28,14 +20,14 @@ struct LaneRows {
     PIPA_UNROLL
     for (int m = 0; m < kBands; ++m) PIPA_UNROLL
     for (int h = 0; h < 2; ++h) {
-      const int i = begin + 16 * m + 8 * h + lane() / 4;
+      const int i = begin + fragment_row(lane(), m, h);
       row[m][h] = i;
       first[m][h] = i < live ? first_of[i] : 0;
       past[m][h] = i < live ? past_of[i] : 0;
     }
   }
   PIPA_DEVICE bool same(int m, int h, int column) const {
-    return column >= first[m][h] && column < past[m][h];
+    return Range{first[m][h], past[m][h]}.holds(column);
   }
 };
 
@@ -94,13 +86,11 @@ constexpr bool kOccurs = kRowBytes <= 512 * kBytes<kNumber>;
 inline const char* const kTooWide = "rows have more than 512 columns";
 
 // The least of the widths that holds rows of so many bytes.
-template <class Call>
+template <int kIndex = 0, class Call>
 auto with_width(int row_bytes, const Call& call) {
-  if (row_bytes <= 128) return call(std::integral_constant<int, 128>{});
-  if (row_bytes <= 256) return call(std::integral_constant<int, 256>{});
-  if (row_bytes <= 512) return call(std::integral_constant<int, 512>{});
-  if (row_bytes <= 1024) return call(std::integral_constant<int, 1024>{});
-  return call(std::integral_constant<int, 2048>{});
+  if constexpr (kIndex + 1 < sizeof(kWidths) / sizeof(int))
+    if (row_bytes > kWidths[kIndex]) return with_width<kIndex + 1>(row_bytes, call);
+  return call(std::integral_constant<int, kWidths[kIndex]>{});
 }
 
 template <class Call>
@@ -110,7 +100,5 @@ auto with_number(Number number, const Call& call) {
   if (number == Number::tf32) return call(std::integral_constant<Number, Number::tf32>{});
   return call(std::integral_constant<Number, Number::tf32x3>{});
 }
-
-constexpr int blocks_of(int64_t n, int rows) { return static_cast<int>((n + rows - 1) / rows); }
 
 }  // namespace pipa::cuda

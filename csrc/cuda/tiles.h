@@ -8,6 +8,7 @@
 
 #include "cuda/device.h"
 #include "cuda/limits.h"
+#include "cuda/schedule.h"
 
 namespace pipa::cuda {
 
@@ -74,25 +75,6 @@ PIPA_DEVICE float exp2_shared_out(float x, int index) {
   return index % 8 < kByFma ? exp2_by_fma(x) : exp2_fast(x);
 }
 
-// Rows of kRowBytes, a multiple of 128, in pieces of 16 that are swapped within each 128 bytes, so
-// that eight rows' pieces of one column lie in different banks.
-template <int kRowBytes>
-PIPA_DEVICE int place(int row, int piece) {
-  return row * kRowBytes + (piece ^ (row & 7)) * 16;
-}
-
-// Where pairs of pieces lie that a lane reads one after another, of a row whose last three bits are
-// the lane's own: four offsets, and steps of 128 bytes that an instruction holds.
-struct Pieces {
-  int offset[4];
-
-  PIPA_DEVICE Pieces(int row, int half) {  // which of a pair's two pieces
-    PIPA_UNROLL
-    for (int i = 0; i < 4; ++i) offset[i] = ((2 * i + half) ^ (row & 7)) * 16;
-  }
-  PIPA_DEVICE int at(int pair) const { return pair / 4 * 128 + offset[pair % 4]; }
-};
-
 // Starts to copy rows first … first + kRows of x [n, row_bytes]; what is past `live`, or past a
 // row's end, becomes 0. row_bytes is a multiple of 16.
 template <int kRowBytes, int kRows, int kThreads>
@@ -105,7 +87,7 @@ PIPA_DEVICE void load_rows(char* tile, const char* x, int64_t first, int64_t liv
     const int row = index / kPieces, piece = index % kPieces;
     const bool valid = first + row < live && piece * 16 < row_bytes;
     const int64_t offset = (first + row) * row_bytes + piece * 16;
-    copy_async(tile + place<kRowBytes>(row, piece), valid ? x + offset : x, valid);
+    copy_async(tile + row * kRowBytes + swapped(row, piece), valid ? x + offset : x, valid);
   }
 }
 

@@ -2,6 +2,7 @@
 """Who computes an op: each op's table of backends, what can run here, and why the rest cannot."""
 
 import contextlib
+import functools
 import importlib
 import logging
 import os
@@ -12,6 +13,8 @@ import nvtx
 import torch
 import torch.utils._triton
 from torch import Tensor
+
+from pipa_fast.ops import _fastest
 
 # Measured on a two-core CPU, forward of an empty op with autograd: 58 us through define and
 # register_autograd, 69 us through torch.library.custom_op; without gradients 18 and 28 us.
@@ -28,6 +31,8 @@ OPS = (
 )
 MAX_DIM = 512
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+_OLD_DRIVER = "its CUDA runtime finds no device"
 
 _log = logging.getLogger("pipa_fast.ops")
 
@@ -46,6 +51,7 @@ class Problem(NamedTuple):
     dim: int = 64
     temperature: float = 0.1
     group: str = ""
+    rows: int = 0
 
 
 class Backend(NamedTuple):
@@ -96,9 +102,36 @@ def _cuda_missing() -> str:
         return f"its extension is not there ({error}); build it with PIPA_FAST_CUDA=1, see setup.py"
     if reason := _gpu_missing():
         return reason
+    compiled = extension.compiled()
     # The extension brings a CUDA runtime of its own, for which torch's driver may be too old.
-    reason = extension.why_not()
-    return f"its CUDA runtime finds no device: {reason}" if reason else ""
+    if reason := extension.why_not():
+        runtime, driver = (cuda_version(compiled[key]) for key in ("runtime", "driver"))
+        return f"{_OLD_DRIVER} (it is of CUDA {runtime}, the driver of {driver}): {reason}"
+    return _code_missing(compiled["archs"].split(), compiled["ptx"])
+
+
+def cuda_version(number: int) -> str:
+    """Return a CUDA version as people write it: 13000 is 13.0, 0 is none."""
+    return f"{number // 1000}.{number % 1000 // 10}" if number else "none"
+
+
+def _code_missing(archs: list[str], ptx: str) -> str:
+    """Return why no code that was compiled runs on this process's GPU, "" where some does.
+
+    Code for 80 runs on 8.0 and up to 8.9, for 90a on 9.0 alone; PTX on that and everything newer.
+    """
+    here = torch.cuda.get_device_capability()
+    for arch in archs:
+        made = divmod(int(arch.rstrip("a")), 10)
+        if here == made or (not arch.endswith("a") and made[0] == here[0] and made <= here):
+            return ""
+    if ptx and here >= divmod(int(ptx), 10):
+        return ""
+    known = ", ".join(f"sm_{arch}" for arch in archs) + (f" and PTX of {ptx}" if ptx else "")
+    return (
+        f"it was compiled for {known}, and this GPU has {here[0]}.{here[1]}; build it with "
+        f'PIPA_FAST_CUDA_ARCHS="{here[0]}{here[1]}"'
+    )
 
 
 @torch.compiler.assume_constant_result
@@ -162,6 +195,17 @@ def _later(module: str, what: str) -> Callable[..., Any]:
 
 
 @torch.compiler.assume_constant_result
+def _warn(reason: str) -> None:
+    """Tell of a driver that is too old: once, and also where choices are made to compile."""
+    _warn_once(reason)
+
+
+@functools.cache
+def _warn_once(reason: str) -> None:
+    _log.warning("the cuda backend is left out: %s", reason)
+
+
+@torch.compiler.assume_constant_result
 def _forced() -> str:
     return os.environ.get("PIPA_FAST_BACKEND", "")
 
@@ -169,11 +213,13 @@ def _forced() -> str:
 def choose(op: str, table: tuple[Backend, ...], problem: Problem, requested: str | None) -> str:
     """Return the name of the backend that will compute `problem`.
 
-    That is the requested one, else the one named by PIPA_FAST_BACKEND, else the table's first that
-    can. Raises ValueError, with the reason, where a named one cannot.
+    That is the requested one, else the one named by PIPA_FAST_BACKEND, else the one measured to be
+    the fastest for such rows on this GPU, else the table's first that can. Raises ValueError, with
+    the reason, where a named one cannot.
     """
     name = requested or _forced()
-    for row in table:
+    first = "" if name else _known(op, problem)
+    for row in [*(r for r in table if r.name == first), *(r for r in table if r.name != first)]:
         if name and row.name != name:
             continue
         reason = row.why_not(problem)
@@ -181,11 +227,28 @@ def choose(op: str, table: tuple[Backend, ...], problem: Problem, requested: str
             return row.name
         if name:
             raise ValueError(f"backend {name!r} cannot run {op} here: {reason}")
+        if reason.startswith(_OLD_DRIVER):
+            _warn(reason)
         if not torch.compiler.is_compiling():
             _log.debug("%s: not %s: %s", op, row.name, reason)
     known = ", ".join(repr(row.name) for row in table)
     source = "backend" if requested else "PIPA_FAST_BACKEND"
     raise ValueError(f"{source} must be one of {known} for {op}; got {name!r}")
+
+
+def _known(op: str, problem: Problem) -> str:
+    """Return the backend that is known to be the fastest for a problem, "" for none."""
+    if problem.device != "cuda":
+        return ""
+    for above, to, low, high, backend in _measured(op, str(problem.dtype).removeprefix("torch.")):
+        if above < problem.dim <= to and low <= problem.rows < high:
+            return backend
+    return ""
+
+
+@torch.compiler.assume_constant_result
+def _measured(op: str, dtype: str) -> tuple[tuple[int, int, int, int, str], ...]:
+    return _fastest.measured(op, torch.cuda.get_device_name(), dtype) if _fastest.rows() else ()
 
 
 def _table(op: str) -> tuple[Backend, ...]:

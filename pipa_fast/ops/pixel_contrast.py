@@ -75,7 +75,14 @@ def pixel_contrast(
     require(denominator in ("negatives", "all"), "denominator", denominator, '"negatives" or "all"')
     require(isinstance(ignore_index, int), "ignore_index", ignore_index, "an int")
     features, name = autocast_features(features), group_name(group)
-    problem = Problem(features.device.type, features.dtype, features.shape[1], temperature, name)
+    problem = Problem(
+        features.device.type,
+        features.dtype,
+        features.shape[1],
+        temperature,
+        name,
+        features.shape[0],
+    )
     backend = choose("pixel_contrast", BACKENDS, problem, backend)
     loss, _, _ = torch.ops.pipa_fast.pixel_contrast(
         features, labels, weights, temperature, denominator, ignore_index, name, backend

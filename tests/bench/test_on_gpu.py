@@ -4,9 +4,16 @@
 import os
 import re
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
+import pytest
+import torch
+
+from bench import profile_step
+
+NATIVE = ("pixel_contrast", "patch_consistency")
 SCRIPT = Path(__file__).parents[2] / "bench" / "on_gpu.sh"
 
 
@@ -35,6 +42,33 @@ def test_parts_that_fail_do_not_stop_it(tmp_path):
     with tarfile.open(tmp_path / "out" / "all.tar.gz") as archive:
         assert {f"./{part}.log" for part in parts} <= set(archive.getnames())
     assert (tmp_path / "out" / "mine.txt").read_text() == "kept"
+
+
+def sanitizers(folder: Path, status: int) -> tuple[int, list[str]]:
+    """Run that part with a stand-in for compute-sanitizer; return its status and the calls."""
+    text = SCRIPT.read_text()
+    function = text[text.index("sanitizers() {") : text.index("\n# full_step")]
+    stand_in(folder / "compute-sanitizer", f'echo "$@" >>"{folder}/calls"; exit {status}')
+    named = os.environ | {"PYTHON": "python", "PATH": f"{folder}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", f"{function}\nsanitizers"], env=named, timeout=60)
+    return done.returncode, (folder / "calls").read_text().splitlines()
+
+
+def test_each_tool_looks_at_both_contrasts(tmp_path, monkeypatch, capsys):
+    status, calls = sanitizers(tmp_path, 0)
+    pairs = {tuple(re.findall(r"--tool (\w+) .* bench.profile_step (\w+) ", c)[0]) for c in calls}
+    tools, ops = ("memcheck", "racecheck", "initcheck", "synccheck"), set(NATIVE)
+    assert status == 0 and pairs == {(tool, op) for tool in tools for op in ops}
+    (tmp_path / "calls").unlink()
+    status, calls = sanitizers(tmp_path, 9)
+    assert status == 1 and len(calls) == 8, "a finding does not hide the next"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for call in calls:
+        words = call.split("bench.profile_step ")[1].split()
+        monkeypatch.setattr(sys, "argv", ["profile_step", *words])
+        with pytest.raises(SystemExit):
+            profile_step.main()
+        assert "it needs a GPU" in capsys.readouterr().err  # every word was taken
 
 
 def test_it_ends_in_time(tmp_path):

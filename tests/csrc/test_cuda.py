@@ -211,7 +211,10 @@ def test_kernels_compile_and_spill_nothing(unit, chip, tmp_path):
 
 
 def test_a_fault_is_named():
-    fine = {"spills": 0, "stack": 0, "blocks": 1, "tensor_cores": "HMMA"}
+    fine = {"kernel": "k", "spills": 0, "stack": 0, "blocks": 1, "tensor_cores": "HMMA"}
     assert cuda_table.fault(fine) == ""
+    hopper = fine | {"kernel": "hopper_k"}
+    assert "not HGMMA" in cuda_table.fault(hopper)
+    assert cuda_table.fault(hopper | {"tensor_cores": "HGMMA UTMALDG"}) == ""
     for change in ({"spills": 4}, {"stack": 16}, {"blocks": 0}, {"tensor_cores": ""}):
         assert cuda_table.fault(fine | change)

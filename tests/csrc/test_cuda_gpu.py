@@ -52,6 +52,101 @@ def test_patch_consistency(n, d, dtype):
     check(dtype, loss, a, ops.patch_consistency(wide, *others, *labels), wide)
 
 
+@pytest.mark.parametrize(
+    ("n", "d", "classes"),
+    [(2400, 8, 19), (700, 64, 1), (300, 24, 1000)],  # the first in several launches
+)
+@pytest.mark.parametrize("form", ["negatives", "all"])
+def test_pixel_contrast_of_weighted_and_ignored_rows(n, d, classes, form):
+    torch.manual_seed(0)
+    x, weights = rows(n, d, torch.bfloat16), torch.rand(n, device="cuda")
+    labels = torch.randint(0, classes, (n,), device="cuda")
+    labels = labels.masked_fill(torch.rand(n, device="cuda") < 0.1, 255)
+    loss = ops.pixel_contrast(x, labels, weights=weights, denominator=form, backend="cuda")
+    wide = x.detach().double().requires_grad_()
+    given = {"weights": weights.double(), "denominator": form}
+    check(torch.bfloat16, loss, x, ops.pixel_contrast(wide, labels, **given), wide)
+
+
+def test_float32_by_single_products_where_torch_does_so(monkeypatch):
+    """TF32's own errors: 2^-11 of a row's numbers."""
+    monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32")
+    monkeypatch.setitem(BOUNDS, torch.float32, (1e-3, 5e-3))
+    test_pixel_contrast(1000, 256, "negatives", torch.float32)
+    test_patch_consistency(1000, 256, torch.float32)
+
+
+@pytest.mark.parametrize("n", [0, 50])
+def test_nothing_to_sum(n):
+    x, none = rows(n, 16, torch.float32), torch.full((n,), 255, device="cuda")
+    bank = rows(0, 16, torch.float32).detach()
+    losses = (
+        ops.pixel_contrast(x, none, backend="cuda"),
+        ops.patch_consistency(x, x.detach(), bank, none, none[:0], backend="cuda"),
+        ops.patch_consistency(x, x.detach(), x.detach(), -none, none, backend="cuda"),
+    )
+    for loss in losses:
+        assert loss == 0 and not torch.autograd.grad(loss, x)[0].any()
+
+
+def test_patch_consistency_of_weighted_anchors_whose_class_has_no_key():
+    torch.manual_seed(0)
+    a, p, k = (rows(count, 64, torch.float32) for count in (100, 100, 40))
+    labels = torch.arange(100, device="cuda") // 50, torch.ones(40, device="cuda").long()
+    weights = torch.rand(100, device="cuda")
+    others = p.detach(), k.detach()
+    loss = ops.patch_consistency(a, *others, *labels, weights=weights, backend="cuda")
+    wide = a.detach().double().requires_grad_()
+    given = (other.double() for other in others)
+    expected = ops.patch_consistency(wide, *given, *labels, weights=weights.double())
+    check(torch.float32, loss, a, expected, wide)
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_autocast_and_rows_that_are_not_contiguous(half):
+    torch.manual_seed(0)
+    x, labels = rows(200, 64, torch.float32), torch.arange(200, device="cuda") % 5
+    with torch.autocast("cuda", half):
+        loss = ops.pixel_contrast(x.detach().T.contiguous().T, labels, backend="cuda")
+    torch.testing.assert_close(loss, ops.pixel_contrast(x.to(half), labels, backend="cuda"))
+
+
+def test_compiled_and_captured():
+    """In one graph of torch.compile, and replayed as a CUDA graph: nothing waits for the host."""
+    x, labels = rows(500, 64, torch.bfloat16), torch.arange(500, device="cuda") % 5
+
+    def both():
+        loss = ops.pixel_contrast(x, labels, backend="cuda")
+        return loss, torch.autograd.grad(loss, x)[0]
+
+    expected = both()
+    compiled = torch.compile(
+        lambda x: ops.pixel_contrast(x, labels, backend="cuda"), fullgraph=True
+    )
+    assert torch.equal(compiled(x), expected[0])
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        both()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = both()
+    graph.replay()
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_operators_refuse_what_would_read_past_memory():
+    kernels, x = torch.ops.pipa_fast_cuda, torch.zeros(10, 8, device="cuda")
+    ints = torch.zeros(128, dtype=torch.int32, device="cuda")
+    good = [x, ints, ints, ints[:1], False, 1.0, 3]
+    assert kernels.pixel_contrast_denominators(*good).shape[1] == 128
+    for place, bad in ((0, x.T), (0, x.bfloat16()), (1, ints[:10]), (3, ints), (6, 4)):
+        given = [bad if i == place else argument for i, argument in enumerate(good)]
+        with pytest.raises(RuntimeError, match="must"):
+            kernels.pixel_contrast_denominators(*given)
+
+
 def test_it_repeats_bit_by_bit_on_any_stream():
     x, labels = rows(3000, 128, torch.bfloat16), torch.randint(0, 19, (3000,), device="cuda")
     found = []

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who computes, why the others do not, and that an op's files are where its table says."""
 
+import functools
+import json
 import logging
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -136,6 +139,116 @@ def test_reasons_against_triton(monkeypatch):
     assert "fixed shift" in reasons(problem=on_gpu._replace(temperature=0.02))
     assert "float64" in reasons(problem=on_gpu._replace(dtype=torch.float64))
     assert "group" in reasons(problem=on_gpu._replace(group="0"))
+
+
+def stand_in_for_cuda(monkeypatch, capability=(9, 0), why_not="", **compiled):
+    """An extension for sm_80 and sm_90, and a GPU of 8.0 or more."""
+    compiled = {"archs": "80 90", "ptx": "90", "runtime": 13000, "driver": 12040} | compiled
+    module = SimpleNamespace(why_not=lambda: why_not, compiled=lambda: compiled)
+    monkeypatch.setitem(sys.modules, "pipa_fast._CUDA", module)
+    monkeypatch.setattr(table, "_gpu_missing", lambda: "")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "GPU 1")
+
+
+def test_reasons_against_cuda(monkeypatch):
+    on_gpu = table.Problem("cuda")
+
+    def reason(problem=on_gpu, **stand_in):
+        stand_in_for_cuda(monkeypatch, **stand_in)
+        return table.cuda_why_not(problem)
+
+    assert reason() == reason(capability=(8, 9)) == reason(capability=(10, 0)) == ""
+    assert reason(archs="80 90a", ptx="") == reason(archs="100", capability=(10, 3)) == ""
+    for capability in ((9, 1), (10, 0)):
+        found = reason(archs="80 90a", ptx="", capability=capability)
+        assert "sm_80, sm_90a, and this GPU has" in found and "PIPA_FAST_CUDA_ARCHS" in found
+    assert "this GPU has 8.0" in reason(archs="86 90", capability=(8, 0))
+    found = reason(why_not="driver is insufficient")
+    assert "(it is of CUDA 13.0, the driver of 12.4): driver is insufficient" in found
+    assert "float64" in reason(on_gpu._replace(dtype=torch.float64))
+    monkeypatch.setitem(sys.modules, "pipa_fast._CUDA", None)
+    assert "PIPA_FAST_CUDA=1" in table.cuda_why_not(on_gpu)
+
+
+def two(cuda):
+    """A table whose first line says why it cannot run."""
+    lines = (("cuda", cuda), ("reference", lambda _: ""))
+    return tuple(table.Backend(name, why, table.absent, table.absent) for name, why in lines)
+
+
+@pytest.mark.parametrize("compiles", [False, True])
+def test_a_driver_that_is_too_old_is_told_once(monkeypatch, caplog, compiles):
+    stand_in_for_cuda(monkeypatch, why_not="driver is insufficient")
+    monkeypatch.setattr(table, "_warn_once", functools.cache(table._warn_once.__wrapped__))
+    lines, problem = two(table.cuda_why_not), table.Problem("cuda")
+
+    def choose(x):
+        return x if table.choose("pixel_contrast", lines, problem, None) == "reference" else -x
+
+    if compiles:
+        choose = torch.compile(choose, fullgraph=True, backend="eager")
+    for _ in range(3):
+        assert choose(torch.ones(())) == 1
+    told = [r for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(told) == 1 and "the driver of 12.4): driver is insufficient" in told[0].message
+    with pytest.raises(ValueError, match="'cuda' cannot run pixel_contrast here: its CUDA runtime"):
+        table.choose("pixel_contrast", lines, problem, "cuda")
+
+
+@pytest.fixture
+def measured(monkeypatch, tmp_path):
+    """Backends of rows by size, as made-up results have them."""
+    file = tmp_path / "fastest.json"
+    common = {"op": "pixel_contrast", "chip": "GPU 1", "dtype": "bfloat16"}
+    sizes = {(64, 1000): "cuda", (256, 1000): "cuda", (256, 2000): "triton", (256, 9000): "cuda"}
+    made = [common | {"d": d, "n": n, "backend": name} for (d, n), name in sizes.items()]
+    file.write_text(json.dumps(made[::-1]))
+    monkeypatch.setattr(table._fastest, "FILE", file)
+    for cached in (table._fastest.rows, table._fastest.measured):
+        cached.cache_clear()
+    yield
+    monkeypatch.undo()
+    for cached in (table._fastest.rows, table._fastest.measured):
+        cached.cache_clear()
+
+
+def test_the_faster_backend_of_a_size_goes_first(monkeypatch, measured):
+    stand_in_for_cuda(monkeypatch)
+    can, cannot = (lambda _: ""), (lambda _: "no")
+    bf16 = table.Problem("cuda", torch.bfloat16, 256)
+
+    def choice(problem, requested=None, cuda=can):
+        lines = tuple(
+            table.Backend(name, why_not, table.absent, table.absent)
+            for name, why_not in (("triton", can), ("cuda", cuda), ("reference", can))
+        )
+        return table.choose("pixel_contrast", lines, problem, requested)
+
+    names = [
+        choice(bf16._replace(rows=n)) for n in (499, 500, 1413, 1414, 3999, 4500, 17999, 18000)
+    ]
+    assert names == ["triton", "cuda", "cuda", *["triton"] * 2, "cuda", "cuda", "triton"]
+    widths = [choice(bf16._replace(rows=1000, dim=d)) for d in (1, 64, 65, 128, 129, 256, 257)]
+    assert widths == ["cuda", "cuda", "triton", "triton", "cuda", "cuda", "triton"]
+    here = bf16._replace(rows=1000)
+    assert choice(here, "triton") == choice(here, cuda=cannot) == "triton"
+    assert choice(here._replace(dtype=torch.float16)) == "triton"
+    assert choice(here._replace(device="cpu")) == "triton"
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "GPU 2")
+    assert choice(here) == "triton"
+
+
+def test_the_faster_backend_is_chosen_in_compiled_code(monkeypatch, measured):
+    stand_in_for_cuda(monkeypatch)
+    lines = two(lambda _: "")[::-1]
+
+    @functools.partial(torch.compile, fullgraph=True, backend="eager", dynamic=True)
+    def choose(x):
+        problem = table.Problem("cuda", torch.bfloat16, 256, 0.1, "", x.shape[0])
+        return x.sum() * (table.choose("pixel_contrast", lines, problem, None) == "cuda")
+
+    assert [int(choose(torch.ones(n))) for n in (1000, 1100, 2000, 9000)] == [1000, 1100, 0, 9000]
 
 
 def test_import_needs_no_triton():

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The algorithm of the CUDA kernels, line by line, in float64: `torch.ops.pipa_fast_cuda` on a CPU.
+
+What a program's threads do at once is one line here; what programs do one after another, in which
+order, and where each sum goes is as in csrc/cuda/*_kernels.h, for tiles of any size.
+"""
+
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+
+from pipa_fast._host import cuda
+
+
+def rows_of(x, first, past, live, all_form=False, scale=0.0, number=0) -> SimpleNamespace:
+    """The first arguments of a kernel."""
+    where = {"first": first.tolist(), "past": past.tolist(), "live": int(live)}
+    return SimpleNamespace(x=x.double(), **where, all_form=all_form, scale=scale)
+
+
+def zeros(*shape: int) -> Tensor:
+    return torch.zeros(shape, dtype=torch.float64)
+
+
+def load(x: Tensor, begin: int, count: int, live: int) -> Tensor:
+    """Rows begin … begin + count; what is past `live` is 0."""
+    tile = zeros(count, x.shape[1])
+    there = x[begin : max(begin, min(begin + count, live))]
+    tile[: len(there)] = there
+    return tile
+
+
+class Model:
+    """Blocks of `rows` meet tiles of `columns`; a program makes `part` columns of a gradient."""
+
+    def __init__(self, rows: int = 16, columns: int = 8, part: int = 16) -> None:
+        self.rows, self.columns, self.part = rows, columns, part
+
+    def _mask(
+        self, counts: Callable[..., bool], begin: int, column: int, r: SimpleNamespace
+    ) -> Tensor:
+        """Which of a tile count: counts(same class, row, column)."""
+        found = [
+            [counts(cuda.holds(own, j), i, j) for j in range(column, column + self.columns)]
+            for i in range(begin, begin + self.rows)
+            for own in [(r.first[i], r.past[i]) if i < r.live else (0, 0)]
+        ]
+        return torch.tensor(found)
+
+    def _own(self, r: SimpleNamespace, begin: int, all_form: bool = False) -> tuple[int, int]:
+        return cuda.own_range(r.first, r.past, all_form, begin, begin + self.rows, r.live)
+
+    def pixel_contrast_denominators(self, *problem) -> Tensor:
+        r, padded = rows_of(*problem), len(problem[1])
+        blocks = cuda.blocks_of(len(r.x), self.rows)
+        width, count = cuda.slots_of(len(r.x), self.rows, r.x.shape[1])
+        slots, end = zeros(count, padded), cuda.past_shift(blocks)
+        for first_shift in range(1, end, max(width, 1)):
+            for program in range(cuda.blocks_of(width, cuda.RUN)):
+                shifts = cuda.shifts_of(program, first_shift, min(first_shift + width, end))
+                own_slot = slots[cuda.slot_of_program(program, width)]
+                for block in range(blocks if shifts[0] < shifts[1] else 0):
+                    self._sum_apart(r, slots, own_slot, block, blocks, shifts, first_shift)
+        for part, begin, column, s in self._mixed(r, self.rows, r.all_form):
+            counts = lambda *at: cuda.in_denominator(r.all_form, *at, r.live)  # noqa: E731
+            e = torch.exp2(s * r.scale - r.scale).where(self._mask(counts, begin, column, r), 0)
+            slots[cuda.slot_of_part(part, width), begin : begin + self.rows] += e.sum(1)
+        return slots
+
+    def _sum_apart(self, r, slots, own_slot, block, blocks, shifts, first_shift) -> None:
+        begin, size = block * self.rows, (self.rows, self.columns)
+        if begin >= r.live:
+            return
+        own, row_sums = load(r.x, begin, self.rows, r.live), zeros(self.rows)
+        left_out = self._own(r, begin, r.all_form)
+        for shift, column in cuda.apart_tiles(*size, block, blocks, shifts, left_out, r.live):
+            e = torch.exp2(own @ load(r.x, column, self.columns, r.live).T * r.scale - r.scale)
+            e[max(0, r.live - begin) :], e[:, max(0, r.live - column) :] = 0, 0
+            slot = slots[cuda.slot_of_shift(shift, first_shift)]
+            slot[column : column + self.columns] += e.sum(0)
+            row_sums += e.sum(1)
+        own_slot[begin : begin + self.rows] += row_sums
+
+    def _mixed(self, r: SimpleNamespace, unit: int, all_form: bool) -> Iterator[tuple]:
+        """Part, block's first row, tile's first column and similarities: of blocks' own columns."""
+        for part in range(cuda.PARTS):
+            for begin in range(0, r.live, self.rows):
+                own = load(r.x, begin, self.rows, r.live)
+                low, high = cuda.rounded(self._own(r, begin, all_form), unit, r.live)
+                for column in range(low + part * self.columns, high, cuda.PARTS * self.columns):
+                    yield part, begin, column, own @ load(r.x, column, self.columns, r.live).T
+
+    def pixel_contrast_positives(self, *arguments) -> Tensor:
+        *problem, z = arguments
+        r, out = rows_of(*problem), zeros(cuda.PARTS, 2, len(z))
+        for part, begin, column, s in self._mixed(r, self.columns, False):
+            at = slice(begin, begin + self.rows)
+            exponent, own_z = s * r.scale - r.scale, z[at, None].double()
+            t = own_z.log2() - exponent
+            losses = s if r.all_form else t.clamp(min=0) + torch.log2(1 + torch.exp2(-t.abs()))
+            slopes = 1 / (own_z + torch.exp2(exponent))
+            mask = self._mask(cuda.is_positive, begin, column, r)
+            for kind, values in enumerate((losses, slopes)):
+                out[part, kind, at] += values.where(mask, 0).sum(1)
+        return out
+
+    def pixel_contrast_gradient(self, *arguments) -> Tensor:
+        *problem, z, u, pair, order, factor = arguments
+        r, out = rows_of(*problem), torch.full_like(problem[0], torch.nan).double()
+        for begin in range(0, len(r.x), self.rows):
+            own, total = load(r.x, begin, self.rows, r.live), zeros(self.rows, r.x.shape[1])
+            i = torch.arange(begin, begin + self.rows)[:, None]
+            for column in range(0, r.live if begin < r.live else 0, self.columns):
+                other = load(r.x, column, self.columns, r.live)
+                j = torch.arange(column, column + self.columns)
+                e = torch.exp2(own @ other.T * r.scale - r.scale)
+                g = e * (u[i] + u[j])
+                if cuda.meets(self._own(r, begin), column, column + self.columns):
+                    pull = pair[i] * z[i] / (z[i] + e) + pair[j] * z[j] / (z[j] + e)
+                    marked = g - pair[i] - pair[j] if r.all_form else -pull
+                    same = self._mask(lambda same, *_: same, begin, column, r)
+                    g = marked.where(same, g).where(~same | (i != j), 0)
+                for part in range(0, r.x.shape[1], self.part):
+                    total[:, part : part + self.part] += g @ other[:, part : part + self.part]
+            for row in range(begin, min(begin + self.rows, len(r.x))):
+                out[order[row]] = total[row - begin] * factor if row < r.live else 0
+        return out
+
+    def patch_consistency_sums(
+        self, a, keys, first, past, live, live_keys, scale, shift, number, splits
+    ) -> tuple[Tensor, Tensor]:
+        r, k, count = rows_of(a, first, past, live), keys.double(), int(live_keys)
+        z, o = zeros(splits, len(a)), zeros(splits, *a.shape)
+        for split in range(splits):
+            share = cuda.keys_of(split, splits, count, self.columns)
+            for begin in range(0, r.live, self.rows):
+                at = slice(begin, min(begin + self.rows, r.live))
+                own, anchors = self._own(r, begin), load(r.x, begin, self.rows, r.live)
+                shared = cuda.shared_range(r.first, r.past, begin, at.stop, r.live)
+                for column in cuda.key_tiles(self.columns, share, shared):
+                    other, end = load(k, column, self.columns, count), column + self.columns
+                    e = torch.exp2(anchors @ other.T * scale + (shift - scale))
+                    if end > count or cuda.meets(own, column, end):
+                        counts = lambda same, _, j: cuda.is_negative(same, j, count)  # noqa: E731
+                        e = e.where(self._mask(counts, begin, column, r), 0)
+                    z[split, at] += e.sum(1)[: at.stop - begin]
+                    o[split, at] += (e @ other)[: at.stop - begin]
+        return z.float(), o.float()

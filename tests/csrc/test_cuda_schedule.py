@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""csrc/cuda/schedule.h through pipa_fast._host: what the CUDA kernels compute without a GPU."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+cuda = pytest.importorskip("pipa_fast._host").cuda
+
+TILES = [(16, 8), (16, 16), (64, 16), (128, 64)]  # rows of a block, columns of a tile
+sizes_of_classes = st.lists(st.integers(1, 60), min_size=1, max_size=8)
+
+
+def sorted_rows(sizes: list[int], dead: int) -> tuple[np.ndarray, list[int], list[int], int]:
+    """Labels of sorted rows (-1: takes no part), where their classes begin and end, rows alive."""
+    ends = np.cumsum(sizes)
+    labels = np.repeat([*range(len(sizes)), -1], [*sizes, dead])
+    first = np.repeat([*(ends - sizes), ends[-1]], [*sizes, dead])
+    past = np.repeat([*ends, 0], [*sizes, dead])
+    return labels, first.tolist(), past.tolist(), int(ends[-1])
+
+
+def met_apart(n, rows, columns, first, past, all_form, live, width):
+    """What programs meet: launch, block, program, shift and first column of each tile."""
+    blocks = cuda.blocks_of(n, rows)
+    end = cuda.past_shift(blocks)
+    for first_shift in range(1, end, max(width, 1)):
+        until = min(first_shift + width, end)
+        for program in range(cuda.blocks_of(width, cuda.RUN)):
+            shifts = cuda.shifts_of(program, first_shift, until)
+            for block in range(cuda.blocks_of(live, rows)):
+                begin = block * rows
+                own = cuda.own_range(first, past, all_form, begin, begin + rows, live)
+                tiles = cuda.apart_tiles(rows, columns, block, blocks, shifts, own, live)
+                for shift, column in tiles:
+                    yield first_shift, block, program, shift, column
+
+
+@settings(deadline=None, max_examples=40)
+@given(sizes_of_classes, st.integers(0, 40), st.sampled_from(TILES), st.booleans())
+@example([10, 30], 0, (16, 8), False)  # a class that ends in blocks 0 and 2, which meet around
+def test_each_pair_counts_once_in_a_denominator(sizes, dead, tile, all_form):
+    labels, first, past, live = sorted_rows(sizes, dead)
+    (rows, columns), n = tile, len(labels)
+    seen = np.zeros((n, n), int)
+    width, _ = cuda.slots_of(n, rows, 8)
+    for _, block, _, _, column in met_apart(n, *tile, first, past, all_form, live, width):
+        own = slice(block * rows, min(block * rows + rows, live))
+        seen[own, column : min(column + columns, live)] += 1
+        seen[column : min(column + columns, live), own] += 1
+    for begin in range(0, live, rows):
+        own = cuda.own_range(first, past, all_form, begin, begin + rows, live)
+        low, high = cuda.rounded(own, rows, live)
+        for part in range(cuda.PARTS):
+            for column in range(low + part * columns, high, cuda.PARTS * columns):
+                for j in range(column, min(column + columns, n)):
+                    for i in range(begin, min(begin + rows, live)):
+                        same = cuda.holds((first[i], past[i]), j)
+                        seen[i, j] += cuda.in_denominator(all_form, same, i, j, live)
+    alive = labels >= 0
+    other = ~np.eye(n, dtype=bool) if all_form else labels[:, None] != labels
+    assert (seen == (other & alive & alive[:, None])).all()
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 60), st.integers(1, 40), st.integers(1, 20))
+def test_blocks_around_a_circle_meet_once_and_programs_do_not_share_numbers(blocks, width, odd):
+    """In several launches, and with rows past the last whole block."""
+    n = live = (blocks - 1) * 16 + min(odd, 16)
+    alone = list(range(n)), list(range(1, n + 1))  # classes of one: blocks share none
+    pairs, written = Counter(), {}
+    for launch, block, program, shift, column in met_apart(n, 16, 8, *alone, False, live, width):
+        pairs[frozenset((block, column // 16))] += 1
+        slot = cuda.slot_of_shift(shift, launch)
+        assert 0 <= slot < width
+        assert written.setdefault((launch, slot, column), (block, program)) == (block, program)
+    tiles = {
+        True: cuda.blocks_of(n, 8) - 2 * (blocks - 1),
+        False: 2,
+    }  # of the last block, of others
+    assert len(pairs) == blocks * (blocks - 1) // 2
+    for pair, count in pairs.items():
+        assert count in {tiles[block == blocks - 1] for block in pair}
+
+
+@given(st.integers(1, 10**6), st.sampled_from([16, 64, 128]), st.sampled_from([8, 64, 512]))
+def test_slots_are_each_for_one_thing(n, rows, columns):
+    width, count = cuda.slots_of(n, rows, columns)
+    programs = cuda.blocks_of(width, cuda.RUN)
+    slots = [cuda.slot_of_shift(shift, 5) for shift in range(5, 5 + width)]
+    slots += [cuda.slot_of_program(program, width) for program in range(programs)]
+    slots += [cuda.slot_of_part(part, width) for part in range(cuda.PARTS)]
+    assert slots == list(range(count))
+    assert width <= max(columns, cuda.RUN)
+    shifts = [cuda.shifts_of(program, 1, width + 1) for program in range(programs)]
+    assert [s for low, high in shifts for s in range(low, high)] == list(range(1, width + 1))
+
+
+@settings(deadline=None, max_examples=60)
+@given(sizes_of_classes, st.integers(0, 20), st.sampled_from(TILES), st.integers(0, 10**6))
+def test_positives_of_a_block_lie_in_its_classes(sizes, dead, tile, at):
+    labels, first, past, live = sorted_rows(sizes, dead)
+    rows, columns = tile
+    begin = at % live // rows * rows
+    low, high = cuda.rounded(
+        cuda.own_range(first, past, False, begin, begin + rows, live), columns, live
+    )
+    for i in range(begin, min(begin + rows, live)):
+        found = [
+            j
+            for j in range(low, high)
+            if cuda.is_positive(cuda.holds((first[i], past[i]), j), i, j)
+        ]
+        assert found == [j for j in np.flatnonzero(labels == labels[i]) if j != i]
+
+
+@given(st.integers(0, 3000), st.sampled_from([16, 32, 64]), st.integers(1, 64))
+def test_shares_hold_each_key_once(keys, columns, splits):
+    shares = [cuda.keys_of(split, splits, keys, columns) for split in range(splits)]
+    assert [k for low, high in shares for k in range(low, high)] == list(range(keys))
+    assert all(low % columns == 0 for low, _ in shares)
+    tiles = [-(-(high - low) // columns) for low, high in shares]
+    assert max(tiles) - min(tiles) <= 1
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.tuples(st.integers(0, 20), st.integers(0, 40)), min_size=1, max_size=6),
+    st.sampled_from([8, 16]),
+    st.integers(1, 4),
+)
+def test_a_tile_of_keys_is_skipped_where_no_anchor_wants_it(sizes, columns, splits):
+    """Classes of anchors without keys, and of keys without anchors, included."""
+    anchors = np.repeat(range(len(sizes)), [count for count, _ in sizes])
+    labels = np.repeat(range(len(sizes)), [count for _, count in sizes])
+    first, past = (np.searchsorted(labels, anchors, side).tolist() for side in ("left", "right"))
+    for begin in range(0, len(anchors), 16):
+        shared = cuda.shared_range(first, past, begin, begin + 16, len(anchors))
+        mine = set(anchors[begin : begin + 16])
+        for split in range(splits):
+            share = cuda.keys_of(split, splits, len(labels), columns)
+            wanted = [
+                column
+                for column in range(*share, columns)
+                if len(mine | set(labels[column : min(column + columns, share[1])])) > 1
+            ]
+            assert cuda.key_tiles(columns, share, shared) == wanted
+
+
+@given(st.integers(0, 50), st.integers(0, 50), st.integers(0, 50), st.integers(1, 50))
+def test_ranges(low, size, begin, length):
+    own, tile = range(low, low + size), range(begin, begin + length)
+    assert [k for k in range(120) if cuda.holds((low, low + size), k)] == list(own)
+    if size:
+        met = cuda.meets((low, low + size), begin, begin + length)
+        assert met == bool(set(own) & set(tile))
+    assert cuda.is_negative(False, begin, begin) is False
+    assert cuda.is_negative(False, begin, begin + 1) and not cuda.is_negative(True, begin, 99)
+
+
+def test_pieces_are_swapped_within_a_line_and_eight_rows_use_all_banks():
+    for row in range(16):
+        for line in range(16):
+            pieces = range(8 * line, 8 * line + 8)
+            offsets = [cuda.swapped(row, piece) for piece in pieces]
+            assert sorted(offsets) == [16 * piece for piece in pieces]
+            for half in (0, 1):
+                found = [cuda.piece_at(row, half, pair) for pair in range(4 * line, 4 * line + 4)]
+                assert found == offsets[half::2]
+    for piece in range(128):  # of 128 bytes: all 32 banks
+        banks = {cuda.swapped(row, piece) % 128 // 16 for row in range(8, 16)}
+        assert len(banks) == 8
+
+
+def test_lanes_hold_each_place_of_a_fragment_once():
+    """As PTX lays out the result of mma.m16n8: pairs of columns, rows eight apart."""
+    places = [
+        (cuda.fragment_row(lane, 1, i // 2) - 16, cuda.fragment_column(lane, 2, i) - 16)
+        for lane in range(32)
+        for i in range(4)
+    ]
+    assert sorted(places) == [(row, column) for row in range(16) for column in range(8)]
+    assert places[4 * 5 : 4 * 6] == [(1, 2), (1, 3), (9, 2), (9, 3)]  # lane 5
+
+
+def test_impossible_questions_are_refused():
+    with pytest.raises(ValueError, match="begin"):
+        cuda.own_range([0], [1], False, 1, 2, 1)
+    with pytest.raises(ValueError, match="first and past"):
+        cuda.own_range([0], [1], False, 0, 2, 2)
+    with pytest.raises(ValueError, match="multiple"):
+        cuda.apart_tiles(16, 7, 0, 1, (1, 1), (0, 1), 1)
