@@ -207,10 +207,10 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         "",
         "Compiled, not yet run on a GPU; nothing spills, and nothing is kept in local memory.",
         "`columns`: of the widest rows that a kernel takes. `blocks`: how many a multiprocessor",
-        "holds. `hopper_` kernels, of wgmma and bulk copies of tensors, take 16-bit numbers on sm_90;",
-        "the environment's `PIPA_FAST_HOPPER=0` leaves them to the others. Their registers are those",
-        "at the start: threads that multiply go on with 240, and those that copy with 24. Written by",
-        "`python -m bench.cuda_table --markdown docs/cuda.md`.",
+        "holds. `hopper_` kernels, of wgmma and bulk copies of tensors, take 16-bit numbers on",
+        "sm_90; the environment's `PIPA_FAST_HOPPER=0` leaves them to the others. Their registers",
+        "are those at the start: threads that multiply go on with 240, those that copy with 24.",
+        "Written by `python -m bench.cuda_table --markdown docs/cuda.md`.",
         "",
         "| kernel | chip | number | columns | tile | threads | registers | shared KiB | blocks |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -238,7 +238,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown := sorted(set(args.units) - set(units())):
         parser.error(f"no unit {', '.join(unknown)}; there are {', '.join(units())}")
     tasks = [
-        (unit, chip) for chip in args.chips for unit in units(chip) if unit in (args.units or units())
+        (unit, chip)
+        for chip in args.chips
+        for unit in units(chip)
+        if unit in (args.units or units())
     ]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
         made = pool.map(lambda task: compile_unit(task[0], task[1], Path(folder)), tasks)

@@ -35,7 +35,9 @@ def test_parts_that_fail_do_not_stop_it(tmp_path):
     (tmp_path / "out" / "mine.txt").write_text("kept")
     summary = run(tmp_path / "out", fails)
     statuses = dict(re.findall(r"^\| (\w+) \| (\d+) \|", summary, re.MULTILINE))
-    parts = set(re.findall(r"^(?:\w+=0 )?(?:part|bench) (\w+) \d", SCRIPT.read_text(), re.MULTILINE))
+    parts = set(
+        re.findall(r"^(?:\w+=0 )?(?:part|bench) (\w+) \d", SCRIPT.read_text(), re.MULTILINE)
+    )
     assert statuses.keys() == parts and {"build", "tests", "ncu", "pixel_contrast"} <= parts
     assert statuses["build"] == "0" and statuses["tests"] == "7"
     assert re.search(r"^commit \w+", summary, re.MULTILINE)
