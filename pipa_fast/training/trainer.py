@@ -27,7 +27,7 @@ from pipa_fast.training import checkpoint
 from pipa_fast.training.config import Config, to_dict
 from pipa_fast.training.distributed import World
 from pipa_fast.training.logging import RunLog
-from pipa_fast.training.optimizer import build_optimizer
+from pipa_fast.training.optimizer import build_optimizer, clip_gradients, find_apex
 from pipa_fast.training.schedule import learning_rate_factor
 from pipa_fast.uda.objectives import build_objectives
 from pipa_fast.uda.step import AdaptationStep
@@ -59,7 +59,8 @@ class Trainer:
             self.teacher = Teacher(self.network, ceiling=config.adaptation.ema_alpha)
         objectives = build_objectives(config.adaptation, model, self.network)
         self.objectives = nn.ModuleList(objectives).to(world.device)
-        self.optimizer = build_optimizer(self.network, config.optimizer)
+        self.apex = find_apex(world.device)
+        self.optimizer = build_optimizer(self.network, config.optimizer, self.apex)
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.dtype = _autocast_dtype(config.precision, world.device)
         self.scaler = torch.amp.GradScaler(
@@ -215,10 +216,10 @@ class Trainer:
         clip = self.config.optimizer.clip
         if clip is not None:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.network.parameters(), clip)
+            clip_gradients(self.network.parameters(), clip, self.apex)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()  # sets them to None; apex's takes no argument
 
     def _log(self, log: RunLog, losses: dict[str, Tensor]) -> None:
         """Every `log_every` steps, read the losses back, check and record their mean over ranks."""
