@@ -9,14 +9,14 @@ python -m bench patch_consistency --peers none --json rows.json --plot rows.png
 python -m bench --save                                   # bench/results/DEVICE/OP.json and .png
 python -m bench step --recipe streets_pipa               # a whole training step and its parts
 python -m bench loading --recipe gta2cs_daformer_pipa    # the images of its steps
+python -m bench bandwidth --save                         # how fast memory is
+python -m bench roofline                                 # results beside products and memory
 
 A contender is checked against float64 before it is timed. bench/results/README.md tells the
 columns of the rows; `python -m bench.plot` draws them again.
 """
 
 import argparse
-import json
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -26,16 +26,21 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from bench import loading, step, tables
+from bench import bandwidth, loading, roofline, step, tables
 from bench.contenders import contenders
 from bench.harness import Effort, measure
 from bench.machine import cap_memory, machine
 from bench.plot import plot
 from bench.problem import DTYPES, OPS, Settings
+from bench.rows import results_folder, write
 
-RESULTS = Path(__file__).parent / "results"
-APART = {"step": step.main, "loading": loading.main}
-"""What has settings of its own: a whole training step, and the loading of its images."""
+APART = {
+    "step": step.main,
+    "loading": loading.main,
+    "bandwidth": bandwidth.main,
+    "roofline": roofline.main,
+}
+"""What has settings of its own: a training step, the loading of its images, memory, a picture."""
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -139,18 +144,6 @@ def run(op: str, args: argparse.Namespace, console: Console) -> list[dict[str, A
     return rows
 
 
-def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows as JSON lines."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def result_path(op: str, device: str, cpu_flags: str = "") -> Path:
-    """Return where `--save` puts an op's rows: processors of one name may differ in their flags."""
-    name = " ".join([device, *cpu_flags.split()[-1:]])
-    return RESULTS / re.sub(r"[^\w.-]+", "_", name).strip("_") / f"{op}.json"
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     words = sys.argv[1:] if argv is None else list(argv)
@@ -171,8 +164,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             found = run(op, args, console)
             rows += found
             if args.save:
-                flags = "" if torch.device(args.device).type == "cuda" else where["cpu_flags"]
-                path = result_path(op, where["device"], flags)
+                gpu = torch.device(args.device).type == "cuda"
+                path = results_folder(where, gpu=gpu) / f"{op}.json"
                 write(path, found)
                 plot(found, path.with_suffix(".png"))
                 console.print(f"-> {path} and .png")

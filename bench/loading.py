@@ -16,7 +16,6 @@ import contextlib
 import copy
 import dataclasses
 import itertools
-import json
 import math
 import multiprocessing
 import os
@@ -42,6 +41,7 @@ from torch import Tensor
 
 from bench.harness import Clock
 from bench.machine import device_name, machine
+from bench.rows import write
 from pipa_fast.data import crops, files, loader
 from pipa_fast.data.augmentation import BLUR_WIDTH, STRONG, gaussian_blur
 from pipa_fast.data.datasets import LAYOUTS, build_dataset
@@ -358,9 +358,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for line in remarks(rows, about, batch, args.step_ms):
         console.print(line, highlight=False)
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
         rows = [where | {"op": "loading", "recipe": args.recipe} | about | row for row in rows]
-        args.json.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write(args.json, rows)
 
 
 if __name__ == "__main__":

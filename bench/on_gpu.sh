@@ -8,16 +8,13 @@
 # A part that fails or runs out of its time is written down, and the next begins. The exit status is
 # 0 when every part succeeded. bench/results/README.md tells how to read what it leaves.
 set -uo pipefail
-cd "$(dirname "$0")/.." || exit 1
+# shellcheck source=bench/environment.sh
+source "$(dirname "$0")/environment.sh"
 
 results=${1:-${OUT:-runs/on_gpu}}
 mkdir -p "$results" || exit 1
 results=$(cd "$results" && pwd)
 out=$(mktemp -d)
-if [ -z "${PYTHON:-}" ]; then
-    if [ -x .venv/bin/python ]; then PYTHON=.venv/bin/python; else PYTHON=python3; fi
-fi
-export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 summary=$out/summary.md
 
 # All of it in one archive; beside that lies what people look at first. Also when it is stopped.
@@ -87,18 +84,6 @@ bench() {
         --json "$out/$name.json" --plot "$out/$name.png"
 }
 
-sections() {
-    command -v ncu >/dev/null || {
-        echo "ncu is not installed"
-        return 1
-    }
-    # one forward and backward after another has compiled and warmed everything
-    ncu --target-processes application-only --profile-from-start off --launch-count 12 \
-        --section SpeedOfLight --section Occupancy --section LaunchStats \
-        --section MemoryWorkloadAnalysis --section ComputeWorkloadAnalysis \
-        --section WarpStateStats "$PYTHON" -m bench.profile_step "$@"
-}
-
 # sanitizers: the CUDA C++ kernels under each of compute-sanitizer's tools; torch gives each tensor
 # memory of its own, so that what lies past one is nobody's
 sanitizers() {
@@ -107,7 +92,7 @@ sanitizers() {
     for tool in memcheck racecheck initcheck synccheck; do
         for op in pixel_contrast patch_consistency; do
             compute-sanitizer --tool "$tool" --error-exitcode 9 \
-                "$PYTHON" -m bench.profile_step "$op" 1100 64 --backend cuda || status=1
+                "$PYTHON" -m bench.profile_kernel "$op" 1100 64 --backend cuda || status=1
         done
     done
     return "$status"
@@ -127,7 +112,7 @@ full_step() {
     rm -rf "$out/data"
     return "$status"
 }
-export -f sections sanitizers full_step
+export -f sanitizers full_step
 export PYTHON out results
 
 {
@@ -164,7 +149,7 @@ bench pixel_contrast_peers 110 pixel_contrast "${half[@]}" --seconds 4 \
 bench pixel_contrast_eager 25 pixel_contrast "${half[@]}" --seconds 1 \
     --peers eager chunked --sizes 1024 4096 65536 131072
 bench patch_consistency 35 patch_consistency --dtypes bfloat16 --dims 128 256 --seconds 2
-part ncu 50 bash -c 'sections pixel_contrast 16384 256'
+part ncu 50 bench/profile.sh kernel pixel_contrast 16384 256 --tool nsight --output "$out"
 part sanitizers 60 bash -c sanitizers
 part precision 40 "$PYTHON" -m bench.precision --device cuda --output "$out/precision.md"
 bench widths 30 pixel_contrast --dtypes bfloat16 --dims 64 128 512 --seconds 1.5 \

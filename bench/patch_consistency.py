@@ -43,3 +43,11 @@ def problem(s: Settings) -> Problem:
         # while it goes forward, so that its backward is a multiplication.
         passes={"forward": 1, "backward": 1, "both": 2},
     )
+
+
+def traffic(n: int, m: int, d: int, size: int) -> int:
+    """Return the least that a forward and backward move [bytes], in numbers of `size` bytes.
+
+    Anchors, positives, keys and labels in, the anchors' gradient out.
+    """
+    return (3 * n + m) * d * size + 8 * (n + m)

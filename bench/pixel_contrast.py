@@ -34,3 +34,11 @@ def problem(s: Settings) -> Problem:
         # one product for the sums; S once more and G X for the gradient of a symmetric matrix
         passes={"forward": 1, "backward": 2, "both": 3},
     )
+
+
+def traffic(n: int, m: int, d: int, size: int) -> int:
+    """Return the least that a forward and backward move [bytes]: rows and labels in, gradient out.
+
+    `size` is that of a number [bytes].
+    """
+    return 2 * n * d * size + 8 * n

@@ -5,10 +5,11 @@ python -m bench.plot bench/results/DEVICE/pixel_contrast.json --output picture.p
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from bench.rows import load
 
 # Name: colour, marker. Ours are blue and thick.
 STYLES = {
@@ -128,7 +129,7 @@ def draw(
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     mark_without_memory(axes, rows)
     sizes = sorted({row["n"] for row in rows})
-    axes.set_xticks(sizes, [f"{n // 1024}k" if n % 1024 == 0 else str(n) for n in sizes])
+    axes.set_xticks(sizes, [size_text(n) for n in sizes])
     axes.minorticks_off()
     axes.set_xlim(sizes[0] / 1.3, sizes[-1] * 1.3)
     axes.grid(True, which="major", color="#e4e4e4", linewidth=0.7)
@@ -137,6 +138,11 @@ def draw(
     axes.tick_params(labelsize=9)
     axes.set_ylabel(label, fontsize=9.5)
     axes.set_title(title, fontsize=10.5, loc="left")
+
+
+def size_text(n: int) -> str:
+    """Return a number of rows as text, in units of 1024 where it is a multiple."""
+    return f"{n // 1024}k" if n % 1024 == 0 else str(n)
 
 
 def slope(axes: Any, power: int, text: str) -> None:
@@ -173,11 +179,6 @@ def mark_without_memory(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
             colour = STYLES.get(name, OTHER)[0]
             axes.plot([n], [0.97 - 0.08 * level], color=colour, **style, **place)
     axes.plot([], [], color="#555", label="out of memory", **style)
-
-
-def load(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """Return the rows of files that `--json` or `--save` wrote."""
-    return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ SIZES, DIMS   default sizes n and d; what they count is told in the file
 VARIANTS      forms of the op worth timing, the first by default; ("",) where there is one
 problem(s)    the `Problem` of `Settings` s
 OURS          only where OP is no op of `pipa_fast.ops`: our functions for it, by name
+traffic(…)    only where useful work is counted: the bytes it needs, for `python -m bench roofline`
 
 and `bench/peers/OP.py` gives PEERS, what it is compared with. Nothing else is needed.
 """

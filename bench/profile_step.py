@@ -1,41 +1,55 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One forward and backward of an op on a GPU between the profiler's marks, for Nsight Compute.
+"""Training steps of a recipe between a profiler's marks; `bench/profile.sh step` calls it.
 
-ncu --profile-from-start off python -m bench.profile_step pixel_contrast 16384 256
+nsys profile --capture-range cudaProfilerApi python -m bench.profile_step --recipe streets_pipa
+python -m bench.profile_step --trace runs/profile/step.json.gz -- --data.num_workers 1
+
+What follows `--` changes settings of the recipe. Steps are those of the middle of the run, when
+every term counts; loading their batches is in the profile, and so is whatever the host waits for.
 """
 
 import argparse
+import tempfile
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
 
-import torch
-
-from bench.contenders import backends, find
-from bench.harness import step
-from bench.problem import DTYPES, OPS, Settings, make
+from bench.profiled import profiled
+from bench.step import Contender
+from pipa_fast.training.config import load, read_recipe
 
 
-def main() -> None:
-    """Run it twice before, so that nothing is compiled or loaded inside the marks."""
-    parser = argparse.ArgumentParser(prog="python -m bench.profile_step", description=__doc__)
-    parser.add_argument("op", choices=OPS)
-    parser.add_argument("n", type=int)
-    parser.add_argument("d", type=int)
-    parser.add_argument("--dtype", choices=list(DTYPES), default="bfloat16")
-    parser.add_argument("--backend", help="default: the best that runs here")
-    args = parser.parse_args()
-    if not torch.cuda.is_available():
-        parser.error("it needs a GPU")
-    device = torch.device("cuda")
-    name = args.backend or backends(args.op, device)[0]
-    problem = make(Settings(op=args.op, n=args.n, d=args.d, device="cuda", dtype=args.dtype))
-    function = find(args.op, device, name).make()
-    for _ in range(2):
-        step(problem, function)
-    torch.cuda.synchronize()
-    torch.cuda.profiler.start()
-    step(problem, function)
-    torch.cuda.synchronize()
-    torch.cuda.profiler.stop()
-    print(f"{name}: {args.op}, {args.n} x {args.d}, {args.dtype}")
+def main(argv: Sequence[str] | None = None) -> None:
+    """Take steps that warm up, then some between the marks."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.profile_step",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--recipe", default="streets_pipa", help="recipe name or YAML file")
+    add("--steps", type=int, default=3, help="between the marks")
+    add("--warmup", type=int, default=2, help="steps before them")
+    add("--trace", type=Path, help="by torch.profiler, into this .json or .json.gz")
+    add("settings", nargs="*", help="settings of the recipe, after --")
+    args = parser.parse_args(argv)
+    if args.steps < 1 or args.warmup < 0:
+        parser.error(f"--steps must be 1 or more, --warmup 0; got {args.steps}, {args.warmup}")
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            config = load(read_recipe(args.recipe), [*args.settings, "--run.dir", folder])
+        except ValueError as error:
+            parser.error(str(error))
+        trainer = Contender("ours", config, nullcontext, reads=False).trainer
+        device, batches = trainer.world.device, trainer._batches()
+        if device.type != "cuda" and args.trace is None:
+            parser.error("without --trace it is for Nsight and needs a GPU")
+        for _ in range(args.warmup):
+            trainer._train_step(next(batches))
+        with profiled(device, args.trace):
+            for _ in range(args.steps):
+                trainer._train_step(next(batches))
+    print(f"{args.recipe}: {args.steps} steps on {device}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ was there when the part began. Without other contenders, memory is also that of 
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -31,6 +30,7 @@ from rich.table import Table
 from bench.machine import machine
 from bench.memory import end_mark, start_mark
 from bench.peers.step import lineage
+from bench.rows import write
 from bench.step_parts import STEP, memory_of, parts_of
 from pipa_fast.data.batch import Batch
 from pipa_fast.training import distributed
@@ -192,8 +192,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         gigabytes = steps[0]["process_bytes"] / 1e9
         console.print(f"memory, weights and all: at most {gigabytes:.1f} GB", highlight=False)
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write(args.json, rows)
 
 
 if __name__ == "__main__":

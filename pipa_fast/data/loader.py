@@ -22,6 +22,7 @@ from pipa_fast.data.files import Box, resize_label, resized_part
 from pipa_fast.data.random import generator
 from pipa_fast.data.rare_classes import Images, RareClassSampler
 from pipa_fast.data.statistics import known_counts
+from pipa_fast.trace import trace_range, traced
 
 
 @dataclass(kw_only=True)
@@ -138,6 +139,7 @@ class TrainingSet(Dataset):
                 min_pixels=config.min_pixels,
             )
 
+    @traced("load")
     def __getitem__(self, slot: tuple[int, int]) -> dict[str, Any]:
         """Return a slot's entries of a Batch, as numpy arrays; images are uint8 [h, w, 3]."""
         iteration, index = slot
@@ -292,5 +294,8 @@ def batches(
         # From pinned memory a batch is copied while the host goes on.
         pin_memory=torch.device(device).type == "cuda",
     )
-    for packed in loader:
-        yield unpacked(packed, device)
+    waiting = iter(loader)
+    for _ in range(len(loader)):
+        with trace_range("data"):
+            batch = unpacked(next(waiting), device)
+        yield batch

@@ -22,5 +22,5 @@ class ProjectionHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return float32 [B, dim, h, w] of features [B, C, h, w], each cell of unit length."""
         # In half precision, squares of small features underflow and rows lose their unit length.
-        with trace_range("projection"):
+        with trace_range("projection", features):
             return F.normalize(self.layers(features).float(), dim=1)

@@ -6,15 +6,15 @@ import functools
 import importlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import nvtx
 import torch
 import torch.utils._triton
 from torch import Tensor
 
 from pipa_fast.ops import _fastest
+from pipa_fast.trace import launch_range
 
 # Measured on a two-core CPU, forward of an empty op with autograd: 58 us through define and
 # register_autograd, 69 us through torch.library.custom_op; without gradients 18 and 28 us.
@@ -283,18 +283,11 @@ def has_triton() -> bool:
     return torch.utils._triton.has_triton()
 
 
-@contextlib.contextmanager
-def _kernel_range(name: str, device: torch.device) -> Iterator[None]:
-    """Name a kernel's work for Nsight, and keep autocast from casting inside it.
-
-    torch.profiler shows ops by their own names. (Its record_function costs 12 us, this 1 us.)
-    """
-    with nvtx.annotate(name, domain="pipa_fast"):
-        if torch.is_autocast_enabled(device.type):
-            with torch.autocast(device.type, enabled=False):
-                yield
-        else:
-            yield
+def _without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which autocast casts nothing: a kernel's inputs have their dtypes."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()
 
 
 def implement(op: str, table: tuple[Backend, ...]) -> None:
@@ -309,10 +302,12 @@ def implement(op: str, table: tuple[Backend, ...]) -> None:
 
 
 def _caller(name: str, table: tuple[Backend, ...], what: str) -> Callable[..., Any]:
+    launch = f"op:{name}"
+
     def call(first: Tensor, *rest: Any) -> Any:
         *settings, backend = rest
         row = next(row for row in table if row.name == backend)
-        with _kernel_range(name, first.device):
+        with launch_range(launch, first, *settings), _without_autocast(first.device):
             return getattr(row, what)(first, *settings)
 
     return call

@@ -8,8 +8,10 @@ from torch import Tensor
 
 from pipa_fast.checks import require
 from pipa_fast.ops._checks import check_count, check_integer, check_rank, check_share
+from pipa_fast.trace import traced
 
 
+@traced("op:downscale_labels")
 def downscale_labels(
     labels: Tensor,
     *,

@@ -6,8 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipa_fast.ops._checks import check_float, check_rank, integers
+from pipa_fast.trace import traced
 
 
+@traced("op:gather_pixels")
 def gather_pixels(features: Tensor, index: Tensor, *, normalize: bool = True) -> Tensor:
     """Take the pixels at `index`, each divided by its L2 norm.
 

@@ -9,8 +9,10 @@ from torch import Tensor
 from pipa_fast.checks import require
 from pipa_fast.ops._checks import check_count, check_integer, check_rank, check_shape, is_count
 from pipa_fast.ops._random import position_hash, spread
+from pipa_fast.trace import traced
 
 
+@traced("op:overlap_pairs")
 def overlap_pairs(
     boxes: Tensor,
     flips: Tensor,

@@ -7,8 +7,10 @@ from torch import Tensor
 
 from pipa_fast.ops._checks import check_count, check_integer, check_rank, check_share, integers
 from pipa_fast.ops._random import first_true, position_hash, spread
+from pipa_fast.trace import traced
 
 
+@traced("op:sample_anchors")
 def sample_anchors(
     labels: Tensor,
     predictions: Tensor,

@@ -22,12 +22,12 @@ from pipa_fast.data.loader import TrainingSet, batches
 from pipa_fast.evaluation.classes import scored_classes
 from pipa_fast.evaluation.inference import EvalResult, evaluate
 from pipa_fast.models import build_network
-from pipa_fast.trace import trace_range
+from pipa_fast.trace import trace_range, traced
 from pipa_fast.training import checkpoint
 from pipa_fast.training.config import Config, to_dict
 from pipa_fast.training.distributed import World
 from pipa_fast.training.logging import RunLog
-from pipa_fast.training.optimizer import build_optimizer
+from pipa_fast.training.optimizer import build_optimizer, clip_gradients, find_apex
 from pipa_fast.training.schedule import learning_rate_factor
 from pipa_fast.uda.objectives import build_objectives
 from pipa_fast.uda.step import AdaptationStep
@@ -59,7 +59,8 @@ class Trainer:
             self.teacher = Teacher(self.network, ceiling=config.adaptation.ema_alpha)
         objectives = build_objectives(config.adaptation, model, self.network)
         self.objectives = nn.ModuleList(objectives).to(world.device)
-        self.optimizer = build_optimizer(self.network, config.optimizer)
+        self.apex = find_apex(world.device)
+        self.optimizer = build_optimizer(self.network, config.optimizer, self.apex)
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.dtype = _autocast_dtype(config.precision, world.device)
         self.scaler = torch.amp.GradScaler(
@@ -201,18 +202,24 @@ class Trainer:
         for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = lr * factor
         self.network.train()
-        losses = self.step(batch, self.iteration, scale=self.scaler.scale)
-        with trace_range("optimizer"):
-            if config.optimizer.clip is not None:
-                self.scaler.unscale_(self.optimizer)
-                nn.utils.clip_grad_norm_(self.network.parameters(), config.optimizer.clip)
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            self.optimizer.zero_grad(set_to_none=True)
-        if self.teacher is not None:
-            with trace_range("ema"):
-                self.teacher.update(self.network, self.iteration + 1)
+        with trace_range("step", batch.target_image):
+            losses = self.step(batch, self.iteration, scale=self.scaler.scale)
+            with trace_range("optimizer"):
+                self._optimize()
+            if self.teacher is not None:
+                with trace_range("ema"):
+                    self.teacher.update(self.network, self.iteration + 1)
         return losses
+
+    def _optimize(self) -> None:
+        """Let the optimizer take its step and drop the gradients."""
+        clip = self.config.optimizer.clip
+        if clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            clip_gradients(self.network.parameters(), clip, self.apex)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()  # sets them to None; apex's takes no argument
 
     def _log(self, log: RunLog, losses: dict[str, Tensor]) -> None:
         """Every `log_every` steps, read the losses back, check and record their mean over ranks."""
@@ -231,6 +238,7 @@ class Trainer:
         images = steps * self.config.data.batch_size * self.world.size
         log.train(self.iteration, named, self.optimizer.param_groups[0]["lr"], images / seconds)
 
+    @traced("evaluate")
     def _evaluate(self, dataset: Any, log: RunLog) -> EvalResult:
         result = evaluate(
             self.network,
@@ -246,6 +254,7 @@ class Trainer:
         log.evaluated(self.iteration, result)
         return result
 
+    @traced("save")
     def _save(self) -> None:
         if self.world.is_main:
             checkpoint.save(self.run_dir, self.state(), self.iteration, keep=self.config.run.keep)

@@ -84,16 +84,17 @@ class AdaptationStep:
         values: dict[str, Tensor] = {}
         for group in groups:
             mine = [o for o in active if o.group == group]
+            seen = batch.target_crops if group == "patch" else batch.target_image
             with self._reduce_only(last=group == groups[-1]):
-                with trace_range(f"forward:{group}"), self.autocast():
+                with trace_range(f"forward:{group}", seen), self.autocast():
                     outputs = self.make[group](batch, iteration, mine, last=group == groups[-1])
                 total = torch.zeros((), device=batch.source_image.device)
                 for objective in mine:
-                    with trace_range(f"objective:{objective.name}"):
+                    with trace_range(f"objective:{objective.name}", outputs.labels):
                         value = objective(outputs)
                     values[objective.name] = value.detach()
                     total = total + objective.weight_at(iteration) * value
-                with trace_range(f"backward:{group}"):
+                with trace_range(f"backward:{group}", seen):
                     scale(total).backward()
         self._forget_idle({name for o in active for name in o.embed})
         return values
@@ -135,7 +136,7 @@ class AdaptationStep:
     ) -> Outputs:
         embed = tuple(dict.fromkeys(name for o in objectives for name in o.embed))
         touch = last and isinstance(self.student, DistributedDataParallel)
-        with trace_range(f"student:{group}"):
+        with trace_range(f"student:{group}", images):
             return self.student(images, embed=embed, touch=touch, **how)
 
     def _window(self, group: str, iteration: int, images: Tensor) -> Window | None:
@@ -181,7 +182,7 @@ class AdaptationStep:
     def _teach(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the teacher's labels and confidence [B, H, W], and the confident share []."""
         assert self.teacher is not None, "checked when the step was built"
-        with trace_range("teacher"), torch.no_grad():
+        with trace_range("teacher", images), torch.no_grad():
             logits = self.teacher(images)
             size = (images.shape[-2], images.shape[-1])
             return pseudo_labels(logits, size=size, threshold=self.config.mixed.threshold)
@@ -203,7 +204,7 @@ class AdaptationStep:
         self, batch: Batch, iteration: int, objectives: list[Objective], *, last: bool
     ) -> StepOutputs:
         taught = self._target(batch)
-        with trace_range("mix"), torch.no_grad():
+        with trace_range("mix", batch.target_image), torch.no_grad():
             mask = class_masks(
                 batch.source_label,
                 seed=self.seed,
@@ -228,7 +229,7 @@ class AdaptationStep:
         self, batch: Batch, iteration: int, objectives: list[Objective], *, last: bool
     ) -> StepOutputs:
         config, taught = self.config.masked, self._target(batch)
-        with trace_range("mask"), torch.no_grad():
+        with trace_range("mask", batch.target_image), torch.no_grad():
             images = batch.target_image
             if config.augment:
                 images = self._strong(batch, images, "masked")
@@ -271,7 +272,7 @@ class AdaptationStep:
         views = crops
         if config.augment:
             index = torch.cat((2 * batch.index, 2 * batch.index + 1))
-            with trace_range("augment crops"):
+            with trace_range("augment crops", crops):
                 views = strong_augment(
                     crops,
                     seed=self.seed,
