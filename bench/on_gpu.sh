@@ -21,7 +21,8 @@ summary=$out/summary.md
 collect() {
     tar -C "$out" -czf "$results/all.tar.gz" .
     local file
-    for file in summary.md precision.md ncu.log {pixel_contrast,patch_consistency}.{json,png}; do
+    for file in summary.md precision.md ncu.log bandwidth.json roofline.png \
+        {pixel_contrast,patch_consistency}.{json,png}; do
         [ ! -e "$out/$file" ] || cp "$out/$file" "$results/"
     done
     rm -rf "$out"
@@ -164,6 +165,9 @@ bench small 25 sample_anchors gather_pixels overlap_pairs downscale_labels teach
 part step 40 "$PYTHON" -m bench step --recipe streets_pipa --json "$results/step_streets_pipa.json"
 part step_daformer 90 bash -c 'full_step gta2cs_daformer_pipa'
 part step_hrda 90 bash -c 'full_step gta2cs_hrda_pipa'
+part bandwidth 15 "$PYTHON" -m bench bandwidth --device cuda --seconds 2 --json "$out/bandwidth.json"
+part roofline 15 "$PYTHON" -m bench roofline "$out"/{pixel_contrast,patch_consistency,bandwidth}.json \
+    --output "$out/roofline.png"
 part plot 15 "$PYTHON" -m bench.plot --output "$out/pixel_contrast.png" \
     "$out"/pixel_contrast.json "$out"/pixel_contrast_peers.json "$out"/pixel_contrast_eager.json
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import profile_step
+from bench import profile_kernel
 
 NATIVE = ("pixel_contrast", "patch_consistency")
 SCRIPT = Path(__file__).parents[2] / "bench" / "on_gpu.sh"
@@ -58,7 +58,7 @@ def sanitizers(folder: Path, status: int) -> tuple[int, list[str]]:
 
 def test_each_tool_looks_at_both_contrasts(tmp_path, monkeypatch, capsys):
     status, calls = sanitizers(tmp_path, 0)
-    pairs = {tuple(re.findall(r"--tool (\w+) .* bench.profile_step (\w+) ", c)[0]) for c in calls}
+    pairs = {tuple(re.findall(r"--tool (\w+) .* bench.profile_kernel (\w+) ", c)[0]) for c in calls}
     tools, ops = ("memcheck", "racecheck", "initcheck", "synccheck"), set(NATIVE)
     assert status == 0 and pairs == {(tool, op) for tool in tools for op in ops}
     (tmp_path / "calls").unlink()
@@ -66,10 +66,10 @@ def test_each_tool_looks_at_both_contrasts(tmp_path, monkeypatch, capsys):
     assert status == 1 and len(calls) == 8, "a finding does not hide the next"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for call in calls:
-        words = call.split("bench.profile_step ")[1].split()
-        monkeypatch.setattr(sys, "argv", ["profile_step", *words])
+        words = call.split("bench.profile_kernel ")[1].split()
+        monkeypatch.setattr(sys, "argv", ["profile_kernel", *words])
         with pytest.raises(SystemExit):
-            profile_step.main()
+            profile_kernel.main()
         assert "it needs a GPU" in capsys.readouterr().err  # every word was taken
 
 

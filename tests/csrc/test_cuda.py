@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bench import cuda_table
 from pipa_fast.ops import _patch_consistency_cuda as patch
 from pipa_fast.ops import _pixel_contrast_cuda as pixel
 from pipa_fast.ops.backends import Problem, cuda_why_not
@@ -190,31 +189,3 @@ def test_why_cuda_cannot_run():
     if not torch.cuda.is_available():
         reason = cuda_why_not(problem._replace(device="cuda"))
         assert "PIPA_FAST_CUDA=1" in reason or "no GPU" in reason
-
-
-needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
-
-
-@needs_nvcc
-@pytest.mark.parametrize(
-    ("unit", "chip"),
-    [("patch_consistency_512", 80), ("pixel_contrast_hopper_256", 90)]
-    + [
-        pytest.param(unit, chip, marks=pytest.mark.slow)
-        for chip in cuda_table.CHIPS
-        for unit in cuda_table.units(chip)
-    ],
-)
-def test_kernels_compile_and_spill_nothing(unit, chip, tmp_path):
-    rows = cuda_table.compile_unit(unit, chip, tmp_path)
-    assert rows and [row for row in rows if row["fault"]] == []
-
-
-def test_a_fault_is_named():
-    fine = {"kernel": "k", "spills": 0, "stack": 0, "blocks": 1, "tensor_cores": "HMMA"}
-    assert cuda_table.fault(fine) == ""
-    hopper = fine | {"kernel": "hopper_k"}
-    assert "not HGMMA" in cuda_table.fault(hopper)
-    assert cuda_table.fault(hopper | {"tensor_cores": "HGMMA UTMALDG"}) == ""
-    for change in ({"spills": 4}, {"stack": 16}, {"blocks": 0}, {"tensor_cores": ""}):
-        assert cuda_table.fault(fine | change)
