@@ -13,8 +13,8 @@ namespace pipa::cuda {
 
 // kGroups warpgroups of 64 rows meet tiles of kColumns, which wait in kStages buffers. kPart: as in
 // Shape. kByFma: of eight exponentials, those that multiply-adds compute. The unit for exponentials
-// does 16 a cycle, and the tensor cores 4,096 multiply-adds: rows of up to 256 16-bit numbers are
-// multiplied before their exponentials are done.
+// does 16 a cycle, and the tensor cores 2,048 multiply-adds: a product of rows of 128 numbers takes
+// as long as its exponentials.
 template <int kRowBytes_, int kGroups_, int kColumns_, int kStages_, int kPart_ = 0,
           int kByFma_ = 0>
 struct HopperShape {
@@ -42,7 +42,7 @@ struct HopperShapes<128> {
 template <>
 struct HopperShapes<256> {
   using Sum = HopperShape<256, 2, 128, 4, 0, 2>;
-  using Gradient = HopperShape<256, 2, 64, 4, 128, 2>;
+  using Gradient = HopperShape<256, 2, 64, 4, 128>;
 };
 template <>
 struct HopperShapes<512> {
