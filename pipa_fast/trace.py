@@ -14,7 +14,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import nvtx
 from torch import Tensor
@@ -26,7 +26,8 @@ NOTHING = contextlib.nullcontext()
 # A tool for NVTX is there when the process starts or not at all.
 NSIGHT = nvtx.enabled() and isinstance(nvtx.get_domain(DOMAIN), nvtx.Domain)
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 
 def trace_range(name: str, *values: Any) -> AbstractContextManager[None]:
@@ -47,16 +48,18 @@ def launch_range(name: str, *values: Any) -> AbstractContextManager[None]:
     return _range(name, values, profiled=False) if NSIGHT else NOTHING
 
 
-def traced(name: str) -> Callable[[Function], Function]:
+def traced(
+    name: str,
+) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
     """Return a decorator that puts each call of a function into a range, its tensors as values."""
 
-    def decorate(function: Function) -> Function:
+    def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
         @functools.wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
+        def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
             with trace_range(name, *args, *kwargs.values()):
                 return function(*args, **kwargs)
 
-        return call  # type: ignore[return-value]
+        return call
 
     return decorate
 

@@ -220,7 +220,15 @@ PIPA_DEVICE void multiply_entries(float (&sum)[S::kPart / 8][4], Memory& memory,
   if constexpr (S::kAhead) {
     float s1[1][kEights][4];
     int last = -1;  // stage that the product under way reads
-    auto step = [&](auto& now, auto& then, int following) {
+    // False at the last tile.
+    auto step = [&](auto& now, auto& then) {
+      const int following = next(column + S::kColumns);
+      if (following >= high) {
+        entries(now, column, turn.stage);
+        wait_products<0>();
+        start_sum(now[0]);
+        return false;
+      }
       start(then[0], following, turn.after());
       entries(now, column, turn.stage);
       wait_products<1>();  // all but the similarities
@@ -230,25 +238,9 @@ PIPA_DEVICE void multiply_entries(float (&sum)[S::kPart / 8][4], Memory& memory,
       pin(then[0]);
       last = turn.stage;
       column = following, turn = turn.after();
+      return true;
     };
-    auto finish = [&](auto& now) {
-      entries(now, column, turn.stage);
-      wait_products<0>();
-      start_sum(now[0]);
-    };
-    for (;;) {
-      int following = next(column + S::kColumns);
-      if (following >= high) {
-        finish(s0);
-        break;
-      }
-      step(s0, s1, following);
-      following = next(column + S::kColumns);
-      if (following >= high) {
-        finish(s1);
-        break;
-      }
-      step(s1, s0, following);
+    while (step(s0, s1) && step(s1, s0)) {
     }
   } else {
     for (;;) {

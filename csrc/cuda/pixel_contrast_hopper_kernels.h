@@ -23,9 +23,7 @@ hopper_sum_apart_kernel(PIPA_GRID_CONSTANT TensorMap map, Rows rows, float* slot
 #if defined(PIPA_HOPPER)
   constexpr int kEights = S::kColumns / 8;
   const int live = *rows.live, begin = block_x() * S::kRows;
-  const Range shifts = shifts_of(block_y(), first_shift, past_shift);
-  if (begin >= live || shifts.low >= shifts.high) return;
-  const ApartTiles tiles = apart_tiles<S>(rows, shifts, live);
+  const ApartTiles tiles = apart_tiles<S>(rows, first_shift, past_shift, live);
   int index = tiles.next(0);
   if (index >= tiles.end()) return;
   auto& memory = aligned_memory<SumMemory<S>>();
@@ -87,30 +85,23 @@ hopper_sum_apart_kernel(PIPA_GRID_CONSTANT TensorMap map, Rows rows, float* slot
     }
     half ^= 1;
   };
+  // The next tile's products run while this one's exponentials are summed. False at the last tile.
+  auto step = [&](auto& now, auto& then) {
+    const int following = tiles.next(index + 1);
+    if (following >= tiles.end()) {
+      wait_products<0>();
+      add(now);
+      return false;
+    }
+    start(then, turn.after());
+    wait_products<1>();
+    add(now);
+    index = following, turn = turn.after();
+    return true;
+  };
   barrier_wait(&memory.own_here, 0);
   start(s0, turn);
-  for (;;) {  // the next tile's products run while this one's exponentials are summed
-    int following = tiles.next(index + 1);
-    if (following >= tiles.end()) {
-      wait_products<0>();
-      add(s0);
-      break;
-    }
-    start(s1, turn.after());
-    wait_products<1>();
-    add(s0);
-    index = following, turn = turn.after();
-
-    following = tiles.next(index + 1);
-    if (following >= tiles.end()) {
-      wait_products<0>();
-      add(s1);
-      break;
-    }
-    start(s0, turn.after());
-    wait_products<1>();
-    add(s1);
-    index = following, turn = turn.after();
+  while (step(s0, s1) && step(s1, s0)) {
   }
   add_lanes_of_rows(row_sums);
   if (lane() % 4 == 0) {

@@ -54,13 +54,18 @@ PIPA_DEVICE void load_other(const Rows& rows, char* other, int begin, int live) 
   load_rows<S::kRowBytes, S::kColumns, S::kThreads>(other, rows.x, begin, live, rows.row_bytes);
 }
 
-// The tiles that this block meets at some shifts.
+// The tiles that this program meets in a launch: none where its rows take no part.
 template <class S>
-PIPA_DEVICE ApartTiles apart_tiles(const Rows& rows, Range shifts, int live) {
-  const int begin = block_x() * S::kRows;
-  return {S::kRows,  S::kColumns,
-          block_x(), blocks_of(rows.n, S::kRows),
-          shifts,    own_range(rows, begin, begin + S::kRows, live),
+PIPA_DEVICE ApartTiles apart_tiles(const Rows& rows, int first_shift, int past_shift, int live) {
+  const int begin = block_x() * S::kRows, blocks = blocks_of(rows.n, S::kRows);
+  const Range none = {0, 0};
+  if (begin >= live) return {S::kRows, S::kColumns, block_x(), blocks, none, none, live};
+  return {S::kRows,
+          S::kColumns,
+          block_x(),
+          blocks,
+          shifts_of(block_y(), first_shift, past_shift),
+          own_range(rows, begin, begin + S::kRows, live),
           live};
 }
 
@@ -74,9 +79,7 @@ sum_apart_kernel(Rows rows,
                  int64_t padded, int first_shift, int width, int past_shift) {
   constexpr int kEights = S::kColumns / 8;
   const int live = *rows.live, begin = block_x() * S::kRows;
-  const Range shifts = shifts_of(block_y(), first_shift, past_shift);
-  if (begin >= live || shifts.low >= shifts.high) return;
-  const ApartTiles tiles = apart_tiles<S>(rows, shifts, live);
+  const ApartTiles tiles = apart_tiles<S>(rows, first_shift, past_shift, live);
   int index = tiles.next(0);
   if (index >= tiles.end()) return;
   char* own = shared_memory();

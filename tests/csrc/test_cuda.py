@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CUDA C++ kernels without a GPU: run on a CPU instruction by instruction, and compiled."""
-
-import shutil
+"""The CUDA C++ kernels without a GPU: run on a CPU instruction by instruction."""
 
 import pytest
 import torch
@@ -12,24 +10,14 @@ from pipa_fast.ops import _pixel_contrast_cuda as pixel
 from pipa_fast.ops.backends import Problem, cuda_why_not
 from pipa_fast.reference import patch_consistency as reference_patch
 from pipa_fast.reference import pixel_contrast as reference_pixel
-from tests.csrc.cuda_emulated import Emulated, build
 
 # dtype or precision: relative errors of loss and gradient, given the same rounded rows
 BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
 BOUNDS = {BF16: (1e-6, 4e-3), F16: (1e-6, 5e-4), F32: (1e-6, 1e-6), "tf32": (2e-5, 1e-3)}
 
 
-@pytest.fixture(scope="session")
-def kernels(tmp_path_factory):
-    if shutil.which("c++") is None:
-        pytest.skip("there is no C++ compiler")
-    return Emulated(build(tmp_path_factory.getbasetemp().parent))
-
-
-@pytest.fixture(autouse=True, params=["sm_80", "sm_90a"])
-def emulated(kernels, monkeypatch, request):
-    """Every test on either chip; Hopper has kernels of its own for 16-bit numbers."""
-    kernels.library.set_hopper(request.param == "sm_90a")
+@pytest.fixture(autouse=True)
+def emulated(kernels, monkeypatch):
     monkeypatch.setattr(pixel, "KERNELS", kernels)
     monkeypatch.setattr(patch, "KERNELS", kernels)
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The CUDA kernels' algorithm against float64, and the kernels' partial sums against it."""
 
-import shutil
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +11,6 @@ from pipa_fast.ops import _patch_consistency_cuda as patch
 from pipa_fast.ops import _pixel_contrast_cuda as pixel
 from pipa_fast.reference import patch_consistency as reference_patch
 from pipa_fast.reference import pixel_contrast as reference_pixel
-from tests.csrc.cuda_emulated import Emulated, build
 from tests.csrc.cuda_model import Model
 
 SIZES = [1, 2, 15, 16, 17, 83]  # around a block of 16 rows, and several
@@ -75,14 +72,6 @@ def test_patch_consistency(n, m, kind, splits, monkeypatch):
     case = unit_rows(n), unit_rows(n), unit_rows(m), *labels, None, 0.1, ""
     for found, expected in zip(patch.forward(*case), reference_patch.forward(*case), strict=True):
         close(found, expected)
-
-
-@pytest.fixture(scope="module")
-def kernels(tmp_path_factory):
-    """The kernels themselves, on a CPU."""
-    if shutil.which("c++") is None:
-        pytest.skip("there is no C++ compiler")
-    return Emulated(build(tmp_path_factory.getbasetemp().parent))
 
 
 @pytest.mark.parametrize(("mine", "keys"), [([0, 1], [1]), ([0, 1], [0]), ([0, 1, 2], [0, 0, 2])])
