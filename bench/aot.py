@@ -33,6 +33,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipa_fast.reference.pixel_contrast import Rows, Settings
+
 CHIPS = (80, 89, 90)
 DIMS = (64, 128, 256, 512)
 # What a column of the table is called: the features' dtype, and torch's precision of products.
@@ -90,9 +92,23 @@ def _pixel_contrast(dim: int, dtype: torch.dtype) -> None:
     for n in (1024, 8192):  # few rows, and many
         x, labels = F.normalize(torch.randn(n, dim), dim=1).to(dtype), torch.arange(n) % 16
         for denominator in ("negatives", "all"):
-            settings = (0.1, denominator, 255, "")
+            settings = (0.1, denominator, 255)
             _, z, u = kernels.forward(x, labels, None, *settings)
             kernels.backward(torch.ones(()), x, labels, None, z, u, *settings)
+    _pixel_contrast_ranks(dim, dtype)
+
+
+def _pixel_contrast_ranks(dim: int, dtype: torch.dtype) -> None:
+    """Rows that are their own keys, and keys of other ranks."""
+    kernels = import_module("pipa_fast.kernels._pixel_contrast_ranks")
+    x, labels = F.normalize(torch.randn(1024, dim), dim=1).to(dtype), torch.arange(1024) % 16
+    rows = Rows(x, labels, *torch.rand(3, 1024))
+    for keys in (None, rows):
+        for denominator in ("negatives", "all"):
+            settings = Settings(0.1, denominator, 255)
+            kernels.denominators(rows, keys, settings)
+            kernels.positives(rows, keys, settings)
+            kernels.pulls(rows, keys, settings)
 
 
 def _patch_consistency(dim: int, dtype: torch.dtype) -> None:
@@ -101,8 +117,8 @@ def _patch_consistency(dim: int, dtype: torch.dtype) -> None:
     rows = [torch.randn(count, dim).to(dtype) for count in (n, n, m)]
     labels = [torch.arange(count) % 16 for count in (n, m)]
     for temperature in (0.1, 0.05):  # float16 holds e as it is, and relative to the largest
-        kernels.forward(*rows, *labels, torch.ones(n), temperature, "")
-    kernels.forward(*rows, *labels, None, 0.1, "")
+        kernels.forward(*rows, *labels, torch.ones(n), temperature)
+    kernels.forward(*rows, *labels, None, 0.1)
 
 
 def _upsampled_cross_entropy(dim: int, dtype: torch.dtype) -> None:

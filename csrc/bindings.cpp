@@ -15,6 +15,7 @@
 #include "cpu/packed.h"
 #include "cpu/patch_consistency.h"
 #include "cpu/pixel_contrast.h"
+#include "cpu/pixel_contrast_ranks.h"
 #include "cpu/pseudo_labels.h"
 #include "cpu/upsampled_cross_entropy.h"
 
@@ -141,6 +142,83 @@ Tensor pixel_contrast_backward(Tensor grad, Tensor x, Tensor labels, std::option
   return grad_x;
 }
 
+// Rows, and the keys that they meet: those of other ranks, or none for the rows themselves.
+struct RankedRows {
+  pipa::Isa isa;
+  pipa::PixelContrast rows;
+  std::optional<pipa::OtherRanks> others;
+  Tensor scratch;
+
+  RankedRows(const Tensor& x, const Tensor& labels, const std::optional<Tensor>& keys,
+             const std::optional<Tensor>& key_labels, double temperature, bool all_form,
+             int64_t ignore_index, const std::string& name)
+      : isa(choose(name)),
+        rows(pixel_problem(x, labels, std::nullopt, temperature, all_form, ignore_index)) {
+    STD_TORCH_CHECK(keys.has_value() == key_labels.has_value(), "keys and key_labels go together");
+    if (keys) {
+      const pipa::Matrix matrix_of_keys = matrix(*keys, "keys");
+      STD_TORCH_CHECK(
+          matrix_of_keys.columns == rows.x.columns && matrix_of_keys.dtype == rows.x.dtype,
+          "keys must have the columns and the dtype of x");
+      others = {matrix_of_keys, labels_of(*key_labels, matrix_of_keys.rows, "key_labels"), {}};
+    }
+    scratch =
+        floats({pipa::pixel_contrast_ranks_scratch(rows.x, others ? &others->x : nullptr, isa)});
+  }
+
+  const pipa::OtherRanks* keys() const { return others ? &*others : nullptr; }
+};
+
+Tensor pixel_contrast_denominators(Tensor x, Tensor labels, std::optional<Tensor> keys,
+                                   std::optional<Tensor> key_labels, double temperature,
+                                   bool all_form, int64_t ignore_index, std::string isa) {
+  RankedRows problem(x, labels, keys, key_labels, temperature, all_form, ignore_index, isa);
+  Tensor z = floats({problem.rows.x.rows});
+  pipa::pixel_contrast_denominators(problem.rows, problem.keys(), problem.isa, threads(),
+                                    problem.scratch.mutable_data_ptr<float>(),
+                                    z.mutable_data_ptr<float>());
+  return z;
+}
+
+std::tuple<Tensor, Tensor> pixel_contrast_positives(Tensor x, Tensor labels, Tensor z,
+                                                    std::optional<Tensor> keys,
+                                                    std::optional<Tensor> key_labels,
+                                                    double temperature, bool all_form,
+                                                    int64_t ignore_index, std::string isa) {
+  RankedRows problem(x, labels, keys, key_labels, temperature, all_form, ignore_index, isa);
+  const int64_t n = problem.rows.x.rows;
+  Tensor losses = floats({n}), slopes = floats({n});
+  pipa::pixel_contrast_positives(problem.rows, problem.keys(), problem.isa, threads(),
+                                 problem.scratch.mutable_data_ptr<float>(), floats_of(z, n, "z"),
+                                 losses.mutable_data_ptr<float>(),
+                                 slopes.mutable_data_ptr<float>());
+  return {losses, slopes};
+}
+
+pipa::SavedRows saved_rows(const Tensor& saved, int64_t rows, const char* name) {
+  STD_TORCH_CHECK(saved.is_cpu() && saved.dim() == 2 && saved.is_contiguous() &&
+                      saved.size(0) == 3 && saved.size(1) == rows &&
+                      saved.scalar_type() == ScalarType::Float,
+                  name, " must be a contiguous CPU tensor [3, ", rows, "] of float32");
+  const float* values = saved.const_data_ptr<float>();
+  return {values, values + rows, values + 2 * rows};
+}
+
+Tensor pixel_contrast_pulls(Tensor x, Tensor labels, Tensor saved, std::optional<Tensor> keys,
+                            std::optional<Tensor> key_labels, std::optional<Tensor> key_saved,
+                            double temperature, bool all_form, int64_t ignore_index,
+                            std::string isa) {
+  RankedRows problem(x, labels, keys, key_labels, temperature, all_form, ignore_index, isa);
+  STD_TORCH_CHECK(keys.has_value() == key_saved.has_value(), "keys and key_saved go together");
+  if (keys) problem.others->saved = saved_rows(*key_saved, problem.others->x.rows, "key_saved");
+  const int64_t n = problem.rows.x.rows;
+  Tensor pulls = floats({n, problem.rows.x.columns});
+  pipa::pixel_contrast_pulls(problem.rows, problem.keys(), problem.isa, threads(),
+                             problem.scratch.mutable_data_ptr<float>(),
+                             saved_rows(saved, n, "saved"), pulls.mutable_data_ptr<float>());
+  return pulls;
+}
+
 std::tuple<Tensor, Tensor> patch_consistency_forward(Tensor anchors, Tensor positives, Tensor bank,
                                                      Tensor anchor_labels, Tensor bank_labels,
                                                      std::optional<Tensor> weights,
@@ -251,6 +329,17 @@ STABLE_TORCH_LIBRARY(pipa_fast_cpu, m) {
       "pixel_contrast_backward(Tensor grad, Tensor x, Tensor labels, Tensor? weights, Tensor z, "
       "Tensor u, float temperature, bool all_form, int ignore_index, str isa) -> Tensor");
   m.def(
+      "pixel_contrast_denominators(Tensor x, Tensor labels, Tensor? keys, Tensor? key_labels, "
+      "float temperature, bool all_form, int ignore_index, str isa) -> Tensor");
+  m.def(
+      "pixel_contrast_positives(Tensor x, Tensor labels, Tensor z, Tensor? keys, "
+      "Tensor? key_labels, float temperature, bool all_form, int ignore_index, str isa) "
+      "-> (Tensor losses, Tensor slopes)");
+  m.def(
+      "pixel_contrast_pulls(Tensor x, Tensor labels, Tensor saved, Tensor? keys, "
+      "Tensor? key_labels, Tensor? key_saved, float temperature, bool all_form, "
+      "int ignore_index, str isa) -> Tensor");
+  m.def(
       "patch_consistency_forward(Tensor anchors, Tensor positives, Tensor bank, "
       "Tensor anchor_labels, Tensor bank_labels, Tensor? weights, float temperature, str isa) "
       "-> (Tensor loss, Tensor dx)");
@@ -265,6 +354,9 @@ STABLE_TORCH_LIBRARY(pipa_fast_cpu, m) {
 STABLE_TORCH_LIBRARY_IMPL(pipa_fast_cpu, CPU, m) {
   m.impl("pixel_contrast_forward", TORCH_BOX(&pixel_contrast_forward));
   m.impl("pixel_contrast_backward", TORCH_BOX(&pixel_contrast_backward));
+  m.impl("pixel_contrast_denominators", TORCH_BOX(&pixel_contrast_denominators));
+  m.impl("pixel_contrast_positives", TORCH_BOX(&pixel_contrast_positives));
+  m.impl("pixel_contrast_pulls", TORCH_BOX(&pixel_contrast_pulls));
   m.impl("patch_consistency_forward", TORCH_BOX(&patch_consistency_forward));
   m.impl("upsampled_cross_entropy_forward", TORCH_BOX(&upsampled_cross_entropy_forward));
   m.impl("pseudo_labels", TORCH_BOX(&pseudo_labels));

@@ -321,7 +321,6 @@ def forward(
     bank_labels: Tensor,  # [M] int64, negative: no key
     weights: Tensor | None,  # [N] fp32
     temperature: float,
-    group: str,  # "": one rank's rows
 ) -> tuple[Tensor, Tensor]:
     """Return the loss [] and its slope dL/danchors [N, D] in float32."""
     n, dim = anchors.shape

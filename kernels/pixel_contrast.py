@@ -50,11 +50,15 @@ def _sort(
     weights: Tensor | None,
     ignore_index: int,
     saved: tuple[Tensor, Tensor] | None = None,
+    counting: bool = True,
 ) -> Rows:
-    """Sort rows by class. With what the forward pass saved, weights are scaled for its gradient."""
+    """Sort rows by class, where they are few by counting, which is one launch.
+
+    With what the forward pass saved, weights are scaled for its gradient.
+    """
     n, d = features.shape
     depth, padded = padded_depth(d), triton.cdiv(n, ALIGNED_ROWS) * ALIGNED_ROWS
-    few = n <= FEW_ROWS
+    few = counting and n <= FEW_ROWS
     if few:
         keys, dead_key, order = labels.contiguous(), ignore_index, labels.new_empty(n)
     else:
@@ -90,10 +94,8 @@ def forward(
     temperature: float,
     denominator: str,
     ignore_index: int,
-    group: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the loss [], Z [N], and u [N] times the sum of the anchors' weights."""
-    assert not group
     n, all_form = features.shape[0], denominator == "all"
     z, u = features.new_empty((2, n), dtype=torch.float32)
     if n == 0:
@@ -215,10 +217,8 @@ def backward(
     temperature: float,
     denominator: str,
     ignore_index: int,
-    group: str,
 ) -> Tensor:
     """Return dL/dfeatures [N, D]."""
-    assert not group
     (n, d), all_form = features.shape, denominator == "all"
     out = features.new_empty((n, d))
     if n == 0:

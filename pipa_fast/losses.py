@@ -20,7 +20,7 @@ from pipa_fast.ops._checks import (
     check_temperature,
     group_name,
 )
-from pipa_fast.reference._ranks import gather_rows, place, sum_over_ranks
+from pipa_fast.ops._ranks import gather_rows, place, sum_over_ranks
 
 
 def resize_nearest(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -193,7 +193,6 @@ class PixelContrastLoss(nn.Module):
         (every_label, every_prediction), first = gather_rows(
             group_name(group), labels, labels if predictions is None else predictions
         )
-        assert every_label is not None and every_prediction is not None
         index, anchor_labels = ops.sample_anchors(
             every_label,
             every_prediction,
@@ -352,7 +351,6 @@ class PatchConsistencyLoss(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return matching cells [num_pairs] of both views, -1 where they are another rank's."""
         (every_box, every_flip), first = gather_rows(group_name(group), boxes, flips)
-        assert every_box is not None and every_flip is not None
         a, b = ops.overlap_pairs(
             every_box, every_flip, crop_size=size, stride=1, num_pairs=self.num_pairs, seed=seed
         )

@@ -52,23 +52,26 @@ struct Kernels {
                int32_t* pairs,  // as Block::pairs, or null
                void* panels);   // as Block::panels, or null
 
-  // Adds each row's sum of e over keys that differ; the second block's too unless it is the first.
+  // The three below add what pairs of rows of two blocks give the first one, and the second one too
+  // where its results are not null. Both may be one block: a row is then no pair with itself.
+
+  // Adds each row's sum of e over keys that differ.
   void (*sum)(const Scores& scores, const Block& a, const Block& b,
               double* sums_a,   // [kBlock]
-              double* sums_b);  // [kBlock], null on the diagonal
+              double* sums_b);  // [kBlock] or null
 
-  // Adds softplus(log z - s) and its derivative over keys that agree, for both blocks.
+  // Adds softplus(log z - s) and its derivative over keys that agree.
   void (*positives)(const Scores& scores, const Block& a, const Block& b,
                     const float* log_z_a,  // [kBlock] log2 of z
-                    const float* log_z_b,  // [kBlock]
+                    const float* log_z_b,  // [kBlock], read where loss_b is not null
                     double* loss_a,        // [kBlock, 2] loss and derivative
-                    double* loss_b);       // [kBlock, 2], null on the diagonal
+                    double* loss_b);       // [kBlock, 2] or null
 
-  // Adds G x, where G is the gradient by the scores, for both blocks.
+  // Adds G x, where G is the gradient by the scores.
   void (*gradient)(const Scores& scores, const Block& a, const Block& b, const RowValues& values_a,
                    const RowValues& values_b,
                    float* gradient_a,   // as Block::rows
-                   float* gradient_b);  // as gradient_a, null on the diagonal
+                   float* gradient_b);  // as gradient_a, or null
 
   // Adds each anchor's sum of e, and of e times key, over the bank's keys that differ.
   void (*attend)(const Scores& scores,

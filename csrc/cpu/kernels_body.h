@@ -271,8 +271,9 @@ struct PositiveSums {
 // Rolled, from memory: it needs more registers than the accumulators leave.
 PIPA_INLINE void positive_tile(const float* t,  // [R, W] scores
                                const Block& a, const Block& b, const float* log_z_a,
-                               const float* log_z_b, int i0, int j0, bool diagonal,
+                               const float* log_z_b, int i0, int j0, bool both,
                                PositiveSums* sums) {
+  const bool diagonal = a.rows == b.rows;
 #pragma GCC unroll 1
   for (int i = i0; i < i0 + R; ++i)
 #pragma GCC unroll 1
@@ -284,7 +285,7 @@ PIPA_INLINE void positive_tile(const float* t,  // [R, W] scores
       softplus(log_z_a[i] - score, &loss, &derivative);
       sums->row_loss[i] += only(loss, positive);
       sums->row_derivative[i] += only(derivative, positive);
-      if (diagonal) continue;
+      if (!both) continue;
       softplus(load(log_z_b + j) - score, &loss, &derivative);
       sums->column_loss[j / V] += only(loss, positive);
       sums->column_derivative[j / V] += only(derivative, positive);
@@ -309,7 +310,7 @@ PIPA_TARGET static void positives(const Scores& scores, const Block& a, const Bl
       if (kind_of(a.keys + i, b.keys + j) == Kind::apart) continue;
       const Tile c = cosines(a, b, i, j, scores.depth);
       store_scores(c, scores.scale, t, W);
-      positive_tile(t, a, b, log_z_a, log_z_b, i, j, loss_b == nullptr, &sums);
+      positive_tile(t, a, b, log_z_a, log_z_b, i, j, loss_b != nullptr, &sums);
     }
   for (int i = 0; i < kBlock; ++i) {
     loss_a[2 * i] += add_lanes(sums.row_loss[i]);
@@ -336,7 +337,8 @@ PIPA_INLINE void gradient_tile(Tile c, float scale, const float* u_a, const floa
 // As gradient_tile, and -(w_i z_i / (z_i + e) + w_j z_j / (z_j + e)) where keys agree.
 PIPA_INLINE void mixed_gradient_tile(float* g,  // [R, kBlock] scores, overwritten
                                      const Block& a, const Block& b, const RowValues& values_a,
-                                     const RowValues& values_b, int i0, int j0, bool diagonal) {
+                                     const RowValues& values_b, int i0, int j0) {
+  const bool diagonal = a.rows == b.rows;
 #pragma GCC unroll 1
   for (int i = i0; i < i0 + R; ++i, g += kBlock)
 #pragma GCC unroll 1
@@ -355,7 +357,6 @@ PIPA_TARGET static void gradient(const Scores& scores, const Block& a, const Blo
                                  const RowValues& values_a, const RowValues& values_b,
                                  float* gradient_a, float* gradient_b) {
   alignas(64) float g[kBlock * kBlock];
-  const bool diagonal = gradient_b == nullptr;
   for (int j = 0; j < kBlock; j += W)
     for (int i = 0; i < kBlock; i += R) {
       const Tile c = cosines(a, b, i, j, scores.depth);
@@ -364,11 +365,11 @@ PIPA_TARGET static void gradient(const Scores& scores, const Block& a, const Blo
         gradient_tile(c, scores.scale, values_a.u + i, values_b.u + j, tile);
       } else {
         store_scores(c, scores.scale, tile, kBlock);
-        mixed_gradient_tile(tile, a, b, values_a, values_b, i, j, diagonal);
+        mixed_gradient_tile(tile, a, b, values_a, values_b, i, j);
       }
     }
   update<kBlock, kBlock, 1>(g, b.rows, scores.depth, gradient_a);
-  if (!diagonal) update<kBlock, 1, kBlock>(g, a.rows, scores.depth, gradient_b);
+  if (gradient_b) update<kBlock, 1, kBlock>(g, a.rows, scores.depth, gradient_b);
 }
 
 template <bool MIXED>

@@ -37,13 +37,6 @@ struct Scratch {
         sums(arena->take<double>(anchors.blocks * kBlock)) {}
 };
 
-// One value per class of the anchors; -1 where no anchor has the label: it differs from all.
-int32_t class_of(const ClassOrder& order, int64_t label) {
-  const auto at = std::lower_bound(order.labels.begin(), order.labels.end(), label);
-  if (at == order.labels.end() || *at != label) return -1;
-  return static_cast<int32_t>(at - order.labels.begin());
-}
-
 void pack_anchors(const PatchConsistency& problem, const ClassOrder& order, const Kernels& kernels,
                   const Parallel& parallel, const Packed& anchors) {
   const int64_t live = static_cast<int64_t>(order.rows.size());

@@ -77,6 +77,12 @@ void store_row(void* data, Dtype dtype, int64_t columns, int64_t row, const floa
     for (int64_t i = 0; i < columns; ++i) out[i] = to_half(values[i]);
 }
 
+int32_t class_of(const ClassOrder& order, int64_t label) {
+  const auto at = std::lower_bound(order.labels.begin(), order.labels.end(), label);
+  if (at == order.labels.end() || *at != label) return -1;
+  return static_cast<int32_t>(at - order.labels.begin());
+}
+
 ClassOrder sort_by_class(std::vector<int32_t> rows, const int64_t* labels) {
   ClassOrder order;
   if (!rows.empty()) {

@@ -39,6 +39,9 @@ template <class Keep>
 ClassOrder order_by_class(const int64_t* labels,  // [n]
                           int64_t n, const Keep& keep);
 
+// Which of the classes has a label; -1 where none has: it differs from all.
+int32_t class_of(const ClassOrder& order, int64_t label);
+
 ClassOrder sort_by_class(std::vector<int32_t> rows,  // [L] rows that take part
                          const int64_t* labels);     // [n]
 

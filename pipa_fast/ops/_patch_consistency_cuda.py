@@ -33,10 +33,8 @@ def forward(
     bank_labels: Tensor,  # [M] int64, negative: no key
     weights: Tensor | None,  # [N]
     temperature: float,
-    group: str,
 ) -> tuple[Tensor, Tensor]:
     """Return the loss [] and its slope dL/danchors [N, D] float32."""
-    assert not group
     n, d = anchors.shape
     if n == 0:
         return anchors.new_zeros((), dtype=torch.float32), anchors.new_zeros((0, d)).float()

@@ -65,10 +65,8 @@ def forward(
     temperature: float,
     denominator: str,
     ignore_index: int,
-    group: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the loss [], Z [N], and u [N] times the sum of the anchors' weights."""
-    assert not group
     if features.shape[0] == 0:
         nothing = features.new_zeros(0, dtype=torch.float32)
         return nothing.sum(), nothing, nothing.clone()
@@ -101,10 +99,8 @@ def backward(
     temperature: float,
     denominator: str,
     ignore_index: int,
-    group: str,
 ) -> Tensor:
     """Return dL/dfeatures [N, D]."""
-    assert not group
     n, d = features.shape
     if n == 0:
         return features.new_empty((n, d))

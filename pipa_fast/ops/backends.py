@@ -163,8 +163,6 @@ def _kernel_why_not(problem: Problem) -> str:
             f"its exponentials keep a fixed shift, safe while 2/temperature <= 80; temperature "
             f"is {problem.temperature}"
         )
-    if problem.group:
-        return "it computes one rank's rows, and a group is given"
     return ""
 
 
@@ -176,16 +174,16 @@ def absent(*_: Any) -> Any:
 def triton_backend(op: str) -> Backend:
     """Return the line of an op's table for kernels/OP.py, imported when it is first called."""
     module = f"pipa_fast.kernels.{op}"
-    return Backend("triton", triton_why_not, _later(module, "forward"), _later(module, "backward"))
+    return Backend("triton", triton_why_not, later(module, "forward"), later(module, "backward"))
 
 
 def cuda_backend(op: str) -> Backend:
     """Return the line of an op's table for csrc/cuda/OP.cu, imported when it is first called."""
     module = f"pipa_fast.ops._{op}_cuda"
-    return Backend("cuda", cuda_why_not, _later(module, "forward"), _later(module, "backward"))
+    return Backend("cuda", cuda_why_not, later(module, "forward"), later(module, "backward"))
 
 
-def _later(module: str, what: str) -> Callable[..., Any]:
+def later(module: str, what: str) -> Callable[..., Any]:
     """Return a function that calls the one that a module has, which it imports when called."""
 
     def call(*arguments: Any) -> Any:

@@ -18,6 +18,7 @@ from pipa_fast.ops._checks import (
     integers,
     pixel_weights,
 )
+from pipa_fast.ops._ranks import counts_of_ranks, gather_padded, place, sum_over_ranks
 from pipa_fast.ops.backends import (
     LIBRARY,
     Backend,
@@ -118,7 +119,6 @@ def _cpu_forward(
     bank_labels: Tensor,
     weights: Tensor | None,
     temperature: float,
-    group: str,
 ) -> tuple[Tensor, Tensor]:
     return torch.ops.pipa_fast_cpu.patch_consistency_forward(
         anchors.contiguous(),
@@ -142,11 +142,47 @@ def _cuda_why_not(problem: Problem) -> str:
     return cuda_why_not(problem)
 
 
-BACKENDS = (
-    triton_backend("patch_consistency")._replace(backward=reference.backward),
-    cuda_backend("patch_consistency")._replace(why_not=_cuda_why_not, backward=reference.backward),
-    Backend("cpu", cpu_why_not, _cpu_forward, reference.backward),
-    Backend("reference", reference_why_not, reference.forward, reference.backward),
+def _over_ranks(backend: Backend) -> Backend:
+    """Return a backend that takes groups too: the bank is that of all ranks, and so is Σw."""
+
+    def forward(
+        anchors: Tensor,
+        positives: Tensor,
+        bank: Tensor,
+        anchor_labels: Tensor,
+        bank_labels: Tensor,
+        weights: Tensor | None,
+        temperature: float,
+        group: str,
+    ) -> tuple[Tensor, ...]:
+        if not group:
+            return backend.forward(
+                anchors, positives, bank, anchor_labels, bank_labels, weights, temperature
+            )
+        counts = counts_of_ranks(group, bank)
+        keys = gather_padded(group, bank, counts).flatten(0, 1)
+        key_labels = gather_padded(group, bank_labels, counts, -1).flatten()
+        loss, slope = backend.forward(
+            anchors, positives, keys, anchor_labels, key_labels, weights, temperature
+        )
+        ones = torch.ones_like(anchor_labels, dtype=torch.float64)
+        weight = torch.where(anchor_labels < 0, 0, ones if weights is None else weights).sum()
+        total = sum_over_ranks(weight.double(), group)
+        share = weight / torch.where(total > 0, total, 1)
+        mean = sum_over_ranks(loss * share, group)
+        return mean.to(loss.dtype), slope * (share * place(group)[1]).to(slope.dtype)
+
+    return backend._replace(forward=forward, backward=reference.backward)
+
+
+BACKENDS = tuple(
+    _over_ranks(backend)
+    for backend in (
+        triton_backend("patch_consistency"),
+        cuda_backend("patch_consistency")._replace(why_not=_cuda_why_not),
+        Backend("cpu", cpu_why_not, _cpu_forward, reference.backward),
+        Backend("reference", reference_why_not, reference.forward, reference.backward),
+    )
 )
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pixel contrast: embeddings of one class attract each other and repel those of other classes."""
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -8,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pipa_fast.checks import require
+from pipa_fast.ops import _pixel_contrast_cpu as cpu
 from pipa_fast.ops._checks import (
     check_rows,
     check_temperature,
@@ -15,6 +17,7 @@ from pipa_fast.ops._checks import (
     integers,
     pixel_weights,
 )
+from pipa_fast.ops._pixel_contrast_ranks import Pairs, factor_of_z, over_ranks
 from pipa_fast.ops.backends import (
     LIBRARY,
     Backend,
@@ -24,6 +27,7 @@ from pipa_fast.ops.backends import (
     cpu_why_not,
     cuda_backend,
     implement,
+    later,
     reference_why_not,
     refuse_second_derivative,
     triton_backend,
@@ -105,57 +109,31 @@ LIBRARY.define(
 )
 
 
-def _cpu_forward(
-    features: Tensor,
-    labels: Tensor,
-    weights: Tensor | None,
-    temperature: float,
-    denominator: str,
-    ignore_index: int,
-    group: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.ops.pipa_fast_cpu.pixel_contrast_forward(
-        features.contiguous(),
-        labels.contiguous(),
-        None if weights is None else weights.contiguous(),
-        temperature,
-        denominator == "all",
-        ignore_index,
-        "",
-    )
-
-
-def _cpu_backward(
-    grad: Tensor,
-    features: Tensor,
-    labels: Tensor,
-    weights: Tensor | None,
-    z: Tensor,
-    u: Tensor,
-    temperature: float,
-    denominator: str,
-    ignore_index: int,
-    group: str,
-) -> Tensor:
-    return torch.ops.pipa_fast_cpu.pixel_contrast_backward(
-        grad,
-        features.contiguous(),
-        labels.contiguous(),
-        None if weights is None else weights.contiguous(),
-        z,
-        u,
-        temperature,
-        denominator == "all",
-        ignore_index,
-        "",
-    )
-
-
+_TRITON_RANKS = "pipa_fast.kernels._pixel_contrast_ranks"
+_TRITON_PAIRS = Pairs(
+    later(_TRITON_RANKS, "denominators"),
+    torch.add,
+    later(_TRITON_RANKS, "positives"),
+    factor_of_z,
+    later(_TRITON_RANKS, "pulls"),
+    empty=0,
+)
+_REFERENCE_PAIRS = Pairs(
+    reference.denominators,
+    torch.logaddexp,
+    reference.positives,
+    lambda w, slopes, _: w * slopes,
+    reference.pulls,
+    empty=-math.inf,
+)
 BACKENDS = (
-    triton_backend("pixel_contrast"),
-    cuda_backend("pixel_contrast"),
-    Backend("cpu", cpu_why_not, _cpu_forward, _cpu_backward),
-    Backend("reference", reference_why_not, reference.forward, reference.backward),
+    over_ranks(triton_backend("pixel_contrast"), _TRITON_PAIRS),
+    over_ranks(cuda_backend("pixel_contrast"), None),
+    over_ranks(Backend("cpu", cpu_why_not, cpu.forward, cpu.backward), cpu.pairs()),
+    over_ranks(
+        Backend("reference", reference_why_not, reference.forward, reference.backward),
+        _REFERENCE_PAIRS,
+    ),
 )
 
 

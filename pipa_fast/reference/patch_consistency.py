@@ -7,14 +7,12 @@ With e_i = exp((a_i·p_i - 1)/τ), and Z_i = Σ exp((a_i·k - 1)/τ) over keys o
     ∂L/∂a_i = w_i/Σw · Z_i/(Z_i + e_i) · (O_i/Z_i - p_i)/τ,   O_i = Σ exp((a_i·k - 1)/τ) k
 
 PiPa (arXiv 2211.07609), equation 4. Everything is kept as logarithms, which makes any temperature
-safe. Over a group, the bank is that of all ranks, and so is Σw.
+safe.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from pipa_fast.reference._ranks import gather_rows, place, sum_over_ranks
 
 ELEMENTS = 2**25  # of each temporary matrix: 128 MB in float32
 
@@ -27,23 +25,20 @@ def forward(
     bank_labels: Tensor,  # [M] int64, negative: no key
     weights: Tensor | None,  # [N]
     temperature: float,
-    group: str,
 ) -> tuple[Tensor, Tensor]:
-    """Return the loss [] of the group and its slope dL/danchors [N, D], times the ranks."""
+    """Return the loss [] and its slope dL/danchors [N, D]."""
     dtype = torch.promote_types(anchors.dtype, torch.float32)
-    (keys, key_labels), _ = gather_rows(group, bank, bank_labels)
-    assert keys is not None and key_labels is not None
-    a, p, k = anchors.to(dtype), positives.to(dtype), keys.to(dtype)
+    a, p, k = anchors.to(dtype), positives.to(dtype), bank.to(dtype)
     weight = torch.ones_like(a[:, 0]) if weights is None else weights.to(dtype)
     weight = weight.masked_fill(anchor_labels < 0, 0)
-    total = sum_over_ranks(weight.sum(), group)
+    total = weight.sum()
     weight = weight / torch.where(total > 0, total, 1)
     loss = a.new_zeros(())
     slope = torch.empty_like(a, memory_format=torch.contiguous_format)
     height = max(1, ELEMENTS // max(1, k.shape[0]))
     for start in range(0, a.shape[0], height):
         rows = slice(start, start + height)
-        skipped = (anchor_labels[rows, None] == key_labels) | (key_labels < 0)
+        skipped = (anchor_labels[rows, None] == bank_labels) | (bank_labels < 0)
         s = ((a[rows] @ k.T - 1) / temperature).masked_fill(skipped, -torch.inf)
         log_z = s.logsumexp(1)
         margin = ((a[rows] * p[rows]).sum(1) - 1) / temperature - log_z
@@ -52,7 +47,7 @@ def forward(
         mean = (s - log_z[:, None]).exp().masked_fill(skipped, 0) @ k
         pull = weight[rows] * torch.sigmoid(-margin) / temperature
         slope[rows] = pull[:, None] * (mean - p[rows])
-    return sum_over_ranks(loss, group), slope * place(group)[1]
+    return loss, slope
 
 
 def backward(grad: Tensor, anchors: Tensor, slope: Tensor) -> Tensor:

@@ -9,8 +9,9 @@ sum to one over the anchors with a non-empty P_i:
     all:       ℓ_ij = log Z_i - s_ij,            Z_i = Σ exp(s_ij) over every other row
 
 PiPa (arXiv 2211.07609), equation 2; "negatives" is the form of its released code. Everything is
-kept as logarithms, which makes any temperature safe. Over a group, a rank's rows meet the rows of
-all ranks. Only as many rows at a time are compared as fit in ELEMENTS.
+kept as logarithms, which makes any temperature safe. Only as many rows at a time are compared as
+fit in ELEMENTS. Where the rows are some of many, as on one of several ranks, `denominators`,
+`positives` and `pulls` are what pairs with some of the others add.
 """
 
 from collections.abc import Iterator
@@ -20,15 +21,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipa_fast.reference._ranks import gather_rows, place, sum_over_ranks
-
 ELEMENTS = 2**25  # of each temporary matrix: 128 MB in float32
+
+
+class Settings(NamedTuple):
+    """How rows are contrasted, as ops.pixel_contrast has it."""
+
+    temperature: float
+    denominator: str
+    ignore_index: int
+
+
+class Rows(NamedTuple):
+    """Rows [N, D] and what is known of each [N]."""
+
+    x: Tensor
+    labels: Tensor
+    w: Tensor  # a_i / |P_i|
+    z: Tensor | None = None  # here log Z; kernels keep Z
+    u: Tensor | None = None  # here u Z; kernels keep u
 
 
 class Block(NamedTuple):
     """Some rows against all keys."""
 
-    rows: slice  # which of this rank's rows
+    rows: slice
     similarity: Tensor  # [R, M] (x_i·x_j - 1)/τ
     positive: Tensor  # [R, M] bool: j in P_i
     summed: Tensor  # [R, M] bool: j counts in Z_i
@@ -50,25 +67,87 @@ def anchor_weights(
 
 
 def _blocks(
-    x: Tensor,
-    labels: Tensor,
-    keys: Tensor,
-    key_labels: Tensor,
-    offset: int,
-    temperature: float,
-    denominator: str,
-    ignore_index: int,
+    x: Tensor, labels: Tensor, keys: Tensor | None, key_labels: Tensor, settings: Settings
 ) -> Iterator[Block]:
-    height = max(1, ELEMENTS // max(1, keys.shape[0]))
-    column = torch.arange(keys.shape[0], device=x.device)
+    temperature, denominator, ignore_index = settings
+    others = x if keys is None else keys
+    height = max(1, ELEMENTS // max(1, others.shape[0]))
+    column = torch.arange(others.shape[0], device=x.device)
     for start in range(0, x.shape[0], height):
         rows = slice(start, min(start + height, x.shape[0]))
-        row_labels = labels[rows, None]
-        other = column != column[offset + start : offset + rows.stop, None]
-        both = (row_labels != ignore_index) & (key_labels != ignore_index) & other
-        same = row_labels == key_labels
+        both = (labels[rows, None] != ignore_index) & (key_labels != ignore_index)
+        if keys is None:
+            both &= column != column[rows, None]
+        same = labels[rows, None] == key_labels
         summed = both & ~same if denominator == "negatives" else both
-        yield Block(rows, (x[rows] @ keys.T - 1) / temperature, both & same, summed)
+        yield Block(rows, (x[rows] @ others.T - 1) / temperature, both & same, summed)
+
+
+def _blocks_of(rows: Rows, keys: Rows | None, settings: Settings) -> Iterator[Block]:
+    x, labels = _wide(rows.x), rows.labels
+    if keys is None:
+        return _blocks(x, labels, None, labels, settings)
+    return _blocks(x, labels, _wide(keys.x), keys.labels, settings)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _log_z(block: Block) -> Tensor:
+    return block.similarity.masked_fill(~block.summed, -torch.inf).logsumexp(1)
+
+
+def _positives(block: Block, z: Tensor, denominator: str) -> tuple[Tensor, Tensor]:
+    """Return each row's sums over its positives of ℓ_ij and of ∂ℓ_ij/∂log Z_i [R]."""
+    s, z = block.similarity, z[:, None]
+    if denominator == "all":
+        term, slope = z - s, torch.ones_like(s)
+    else:
+        # softplus itself is off by 2e-9 where its argument is large
+        term, slope = -F.logsigmoid(s - z), torch.sigmoid(z - s)
+    losses, slopes = (t.masked_fill(~block.positive, 0).sum(1) for t in (term, slope))
+    return losses, slopes
+
+
+def denominators(rows: Rows, keys: Rows | None, settings: Settings) -> Tensor:
+    """Return log Σ e_ij [N] over the keys that count in Z; None are the rows themselves."""
+    found = [_log_z(block) for block in _blocks_of(rows, keys, settings)]
+    return torch.cat([_wide(rows.x).new_empty(0), *found])
+
+
+def positives(rows: Rows, keys: Rows | None, settings: Settings) -> tuple[Tensor, Tensor]:
+    """Return the sums of losses of positives among the keys, and of their slopes by log Z [N]."""
+    assert rows.z is not None
+    sums = torch.zeros_like(rows.z), torch.zeros_like(rows.z)
+    for block in _blocks_of(rows, keys, settings):
+        found = _positives(block, rows.z[block.rows], settings.denominator)
+        for out, values in zip(sums, found, strict=True):
+            out[block.rows] = values
+    return sums
+
+
+def pulls(rows: Rows, keys: Rows | None, settings: Settings) -> Tensor:
+    """Return G X [N, D] over the keys.
+
+    G is symmetric: a row is differentiated as an anchor and as what others are compared with.
+    """
+    others = rows if keys is None else keys
+    assert rows.z is not None and rows.u is not None
+    assert others.z is not None and others.u is not None
+    x, gradient = _wide(others.x), torch.zeros_like(_wide(rows.x))
+    for block in _blocks_of(rows, keys, settings):
+        s = block.similarity
+        z, u, w = (t[block.rows, None] for t in (rows.z, rows.u, rows.w))
+        push = u * (s - z).exp() + others.u * (s - others.z).exp()
+        if settings.denominator == "negatives":
+            pull = w * torch.sigmoid(z - s) + others.w * torch.sigmoid(others.z - s)
+        else:
+            pull = w + others.w
+        # masked_fill, not a product: what is masked may be infinite
+        g = push.masked_fill(~block.summed, 0) - pull.masked_fill(~block.positive, 0)
+        gradient[block.rows] = g @ x
+    return gradient
 
 
 def forward(
@@ -78,32 +157,18 @@ def forward(
     temperature: float,
     denominator: str,
     ignore_index: int,
-    group: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the loss [], log Z [N] and u Z [N]: the group's loss, this rank's rows."""
-    dtype = torch.promote_types(features.dtype, torch.float32)
-    (keys, key_labels, key_weights), offset = gather_rows(group, features, labels, weights)
-    assert keys is not None and key_labels is not None
-    share, positives = anchor_weights(key_labels, key_weights, ignore_index, dtype)
-    x, own = features.to(dtype), slice(offset, offset + features.shape[0])
-    loss = x.new_zeros(())
-    log_z, u = x.new_empty(x.shape[0]), share[own].clone()
-    for block in _blocks(
-        x, labels, keys.to(dtype), key_labels, offset, temperature, denominator, ignore_index
-    ):
-        s, rows = block.similarity, block.rows
-        z = s.masked_fill(~block.summed, -torch.inf).logsumexp(1)
-        log_z[rows] = z
-        pair = share[own][rows] / positives[own][rows].clamp(min=1)
-        if denominator == "negatives":
-            # softplus itself is off by 2e-9 where its argument is large
-            term = -F.logsigmoid(s - z[:, None])
-            sigma = torch.sigmoid(z[:, None] - s)
-            u[rows] = pair * sigma.masked_fill(~block.positive, 0).sum(1)
-        else:
-            term = z[:, None] - s
-        loss += (pair * term.masked_fill(~block.positive, 0).sum(1)).sum()
-    return sum_over_ranks(loss, group), log_z, u
+    """Return the loss [], log Z [N] and u Z [N]."""
+    x, settings = _wide(features), Settings(temperature, denominator, ignore_index)
+    share, positives = anchor_weights(labels, weights, ignore_index, x.dtype)
+    w = share / positives.clamp(min=1)
+    loss, log_z, u = x.new_zeros(()), x.new_empty(x.shape[0]), torch.empty_like(share)
+    for block in _blocks(x, labels, None, labels, settings):
+        log_z[block.rows] = z = _log_z(block)
+        losses, slopes = _positives(block, z, denominator)
+        loss += (w[block.rows] * losses).sum()
+        u[block.rows] = w[block.rows] * slopes
+    return loss, log_z, u
 
 
 def backward(
@@ -116,33 +181,9 @@ def backward(
     temperature: float,
     denominator: str,
     ignore_index: int,
-    group: str,
 ) -> Tensor:
-    """Return dL/dfeatures [N, D], times the number of ranks, so that DDP's mean is exact.
-
-    The gradient is G X/τ with a symmetric G. A row is differentiated as an anchor and as what
-    other anchors, remote ones too, are compared with.
-    """
-    dtype = log_z.dtype
-    gathered, offset = gather_rows(group, features, labels, weights, log_z, u)
-    keys, key_labels, key_weights, key_z, key_u = gathered
-    assert keys is not None and key_labels is not None and key_z is not None and key_u is not None
-    share, positives = anchor_weights(key_labels, key_weights, ignore_index, dtype)
-    pair = share / positives.clamp(min=1)
-    x, keys, own = features.to(dtype), keys.to(dtype), slice(offset, offset + features.shape[0])
-    gradient = torch.empty_like(x, memory_format=torch.contiguous_format)
-    for block in _blocks(
-        x, labels, keys, key_labels, offset, temperature, denominator, ignore_index
-    ):
-        s, rows = block.similarity, block.rows
-        z, w = log_z[rows, None], pair[own][rows, None]
-        push = u[rows, None] * (s - z).exp() + key_u * (s - key_z).exp()
-        if denominator == "negatives":
-            pull = w * torch.sigmoid(z - s) + pair * torch.sigmoid(key_z - s)
-        else:
-            pull = w + pair
-        # masked_fill, not a product: what is masked may be infinite
-        g = push.masked_fill(~block.summed, 0) - pull.masked_fill(~block.positive, 0)
-        gradient[rows] = g @ keys
-    scale = grad.to(dtype) * (place(group)[1] / temperature)
-    return (gradient * scale).to(features.dtype)
+    """Return dL/dfeatures [N, D]."""
+    share, positives = anchor_weights(labels, weights, ignore_index, log_z.dtype)
+    rows = Rows(features, labels, share / positives.clamp(min=1), log_z, u)
+    gradient = pulls(rows, None, Settings(temperature, denominator, ignore_index))
+    return (gradient * (grad.to(log_z.dtype) / temperature)).to(features.dtype)

@@ -22,6 +22,7 @@
 #include "cpu/isa.h"
 #include "cpu/patch_consistency.h"
 #include "cpu/pixel_contrast.h"
+#include "cpu/pixel_contrast_ranks.h"
 #include "cpu/pseudo_labels.h"
 #include "cpu/upsampled_cross_entropy.h"
 
@@ -241,6 +242,62 @@ void pixel_contrast(Caller* caller) {
     call_pixel_contrast(caller, 150, 12, dtype, Labels::few, Values::hostile);
 }
 
+// Rows with themselves, or with keys of other ranks.
+void run_ranks(const pipa::PixelContrast& rows, const pipa::OtherRanks* others,
+               const pipa::SavedRows& saved, Isa isa, const Parallel& parallel, Results* results) {
+  const int64_t n = rows.x.rows;
+  const int64_t floats =
+      pipa::pixel_contrast_ranks_scratch(rows.x, others ? &others->x : nullptr, isa);
+  std::vector<float> z = unwritten<float>(n), losses = unwritten<float>(n),
+                     slopes = unwritten<float>(n), pulls = unwritten<float>(n * rows.x.columns);
+  Scratch first(floats), second(floats), third(floats);
+  pipa::pixel_contrast_denominators(rows, others, isa, parallel, first.data(), z.data());
+  pipa::pixel_contrast_positives(rows, others, isa, parallel, second.data(), saved.z, losses.data(),
+                                 slopes.data());
+  pipa::pixel_contrast_pulls(rows, others, isa, parallel, third.data(), saved, pulls.data());
+  for (const std::vector<float>* output : {&z, &losses, &slopes, &pulls}) results->add(*output);
+}
+
+struct SavedValues {
+  std::vector<float> z, u, w;
+
+  explicit SavedValues(int64_t rows) : z(rows), u(rows), w(rows) {
+    for (int64_t i = 0; i < rows; ++i) {
+      z[i] = 1 + uniform();
+      u[i] = uniform();
+      w[i] = uniform();
+    }
+  }
+
+  pipa::SavedRows view() const { return {z.data(), u.data(), w.data()}; }
+};
+
+void call_ranks(Caller* caller, int64_t n, int64_t m, int64_t d, Dtype dtype, Labels kind,
+                Values values) {
+  const Features x(n, d, dtype, values, true), keys(m, d, dtype, values, true);
+  const std::vector<int64_t> labels = draw_labels(n, kind, kIgnore),
+                             key_labels = draw_labels(m, kind, kIgnore);
+  const SavedValues saved(n), key_saved(m);
+  const pipa::OtherRanks others{keys.matrix, key_labels.data(), key_saved.view()};
+  for (bool all_form : {false, true})
+    for (const pipa::OtherRanks* met : {&others, static_cast<const pipa::OtherRanks*>(nullptr)}) {
+      const pipa::PixelContrast rows{x.matrix, labels.data(), nullptr, 0.1, all_form, kIgnore};
+      caller->call(values, [&](const Parallel& parallel, Results* results) {
+        run_ranks(rows, met, saved.view(), caller->isa, parallel, results);
+      });
+    }
+}
+
+void pixel_contrast_ranks(Caller* caller) {
+  constexpr int64_t kShapes[][3] = {{0, 9, 8},    {1, 0, 5},      {1, 1, 1},     {97, 64, 24},
+                                    {96, 97, 33}, {70, 193, 512}, {300, 500, 17}};
+  for (const auto& [n, m, d] : kShapes)
+    for (Dtype dtype : kDtypes) call_ranks(caller, n, m, d, dtype, Labels::few, Values::usual);
+  for (Labels kind : {Labels::one, Labels::alone, Labels::far})
+    call_ranks(caller, 120, 400, 12, Dtype::float32, kind, Values::usual);
+  call_ranks(caller, 120, 150, 12, Dtype::float32, Labels::few, Values::hostile);
+}
+
 void call_patch_consistency(Caller* caller, int64_t n, int64_t m, int64_t d, Dtype dtype,
                             Labels kind, Values values) {
   const Features anchors(n, d, dtype, values, true), positives(n, d, dtype, values, true),
@@ -378,6 +435,7 @@ struct Op {
 };
 
 constexpr Op kOps[] = {{"pixel_contrast", pixel_contrast},
+                       {"pixel_contrast_ranks", pixel_contrast_ranks},
                        {"patch_consistency", patch_consistency},
                        {"upsampled_cross_entropy", upsampled_cross_entropy},
                        {"pseudo_labels", pseudo_labels}};

@@ -109,7 +109,7 @@ def test_nothing_to_contrast():
 def test_any_label_may_be_ignored(label):
     x, labels, *_ = pixel_case(60, 16, F32, "all")
     settings = None, 0.1, "all"
-    expected = both_ways(reference_pixel, x.double(), labels, *settings, 255, "")
+    expected = both_ways(reference_pixel, x.double(), labels, *settings, 255)
     marked = labels.where(labels != 255, label)
     marked = marked.where(labels == 255, labels + 1)
     loss, gradient = both_ways(pixel, x, marked, *settings, label, "")
@@ -126,9 +126,9 @@ def test_rows_that_take_no_part_may_be_anything():
 
     a, p, k = (unit_rows(rows, 128, F16) for rows in (90, 90, 150))
     labels = torch.randint(-1, 4, (90,)), torch.randint(-1, 4, (150,))
-    expected = patch.forward(a, p, k, *labels, None, 0.1, "")
+    expected = patch.forward(a, p, k, *labels, None, 0.1)
     k[labels[1] == -1] = torch.nan
-    loss, slope = patch.forward(a, p, k, *labels, None, 0.1, "")
+    loss, slope = patch.forward(a, p, k, *labels, None, 0.1)
     assert torch.equal(loss, expected[0]) and torch.equal(slope, expected[1])
 
 

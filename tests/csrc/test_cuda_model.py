@@ -35,7 +35,7 @@ def close(found, expected):
 
 def check_pixel_contrast(model, monkeypatch, x, labels, weights, form):
     monkeypatch.setattr(pixel, "KERNELS", model)
-    settings, grad = (0.1, form, 255, ""), x.new_ones(())
+    settings, grad = (0.1, form, 255), x.new_ones(())
     loss, *saved = pixel.forward(x, labels, weights, *settings)
     gradient = pixel.backward(grad, x, labels, weights, *saved, *settings)
     loss_64, *saved = reference_pixel.forward(x, labels, weights, *settings)
@@ -69,7 +69,7 @@ def test_patch_consistency(n, m, kind, splits, monkeypatch):
     monkeypatch.setattr(patch, "PROGRAMS", 10**6)
     monkeypatch.setattr(patch, "MAX_SPLITS", splits)
     labels = [made.masked_fill(made == 255, -1) for made in (LABELS[kind](n), LABELS[kind](m))]
-    case = unit_rows(n), unit_rows(n), unit_rows(m), *labels, None, 0.1, ""
+    case = unit_rows(n), unit_rows(n), unit_rows(m), *labels, None, 0.1
     for found, expected in zip(patch.forward(*case), reference_patch.forward(*case), strict=True):
         close(found, expected)
 
@@ -81,7 +81,7 @@ def test_keys_of_one_class_are_met_by_anchors_whose_class_has_none(
     monkeypatch.setattr(patch, "KERNELS", kernels)
     torch.manual_seed(0)
     rows = [unit_rows(count) for count in (len(mine), len(mine), len(keys))]
-    settings = torch.tensor(mine), torch.tensor(keys), None, 0.1, ""
+    settings = torch.tensor(mine), torch.tensor(keys), None, 0.1
     loss, _ = patch.forward(*(r.float() for r in rows), *settings)
     expected, _ = reference_patch.forward(*rows, *settings)
     torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=0)

@@ -10,7 +10,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 DRIVER = ROOT / "tests/csrc/sanitize_driver.cpp"
-OPS = ["pixel_contrast", "patch_consistency", "upsampled_cross_entropy", "pseudo_labels"]
+OPS = [
+    "pixel_contrast",
+    "pixel_contrast_ranks",
+    "patch_consistency",
+    "upsampled_cross_entropy",
+    "pseudo_labels",
+]
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ def problem(device, n, m, d, classes=4, dtype=torch.float32):
 
 
 def check(arguments, weights=None, temperature=0.1):
-    loss, slope = kernels.forward(*arguments, weights, temperature, "")
+    loss, slope = kernels.forward(*arguments, weights, temperature)
     expected, gradient = truth(*arguments, weights, temperature)
     tolerance = TOLERANCE[arguments[0].dtype]
     assert loss.dtype == slope.dtype == torch.float32
@@ -130,7 +130,7 @@ def test_any_temperature_that_a_fixed_shift_carries(device, small_tiles, tempera
     for sign in (1, -1):  # easy pairs, or negatives nearer than the positive
         keys = F.normalize(-sign * torch.ones(40, 8) + 0.02 * torch.randn(40, 8), dim=1)
         rows = [t.to(device, dtype) for t in (anchors, sign * anchors, keys)]
-        loss, slope = kernels.forward(*rows, *labels, None, temperature, "")
+        loss, slope = kernels.forward(*rows, *labels, None, temperature)
         expected, gradient = truth(*rows, *labels, None, temperature)
         torch.testing.assert_close(loss.double(), expected, rtol=3e-5, atol=0)
         assert (slope.double() - gradient).norm() <= 10 * TOLERANCE[dtype] * gradient.norm()
@@ -146,7 +146,7 @@ def test_programs_that_share_anchors_add_in_order(device, small_tiles, monkeypat
     single = None
     for programs in (1, 6, 1000):
         monkeypatch.setattr(kernels, "PROGRAMS", programs)
-        once, again = (kernels.forward(*arguments, None, 0.1, "") for _ in range(2))
+        once, again = (kernels.forward(*arguments, None, 0.1) for _ in range(2))
         assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
         single = single or once
         torch.testing.assert_close(once, single, rtol=1e-5, atol=1e-7)
@@ -157,10 +157,10 @@ def test_any_layout_of_memory(device, small_tiles):
     strided = [
         t.T.contiguous().T if t.dim() == 2 else t[:, None].expand(-1, 2)[:, 0] for t in arguments
     ]
-    expected = kernels.forward(*arguments, None, 0.1, "")
+    expected = kernels.forward(*arguments, None, 0.1)
     assert all(
         torch.equal(a, b)
-        for a, b in zip(kernels.forward(*strided, None, 0.1, ""), expected, strict=True)
+        for a, b in zip(kernels.forward(*strided, None, 0.1), expected, strict=True)
     )
 
 
@@ -169,7 +169,7 @@ def test_nan_is_not_hidden(device, small_tiles):
         arguments = problem(device, 20, 40, 16)
         arguments[3].fill_(0), arguments[4].fill_(1)
         arguments[which][7, 3] = torch.nan
-        loss, slope = kernels.forward(*arguments, None, 0.1, "")
+        loss, slope = kernels.forward(*arguments, None, 0.1)
         assert loss.isnan() and slope.isnan().any()
 
 
@@ -178,7 +178,7 @@ def test_memory_does_not_grow_with_the_bank(device, host_bytes):
     for m in (1000, 300_000):
         arguments = [*problem(device, n, 1, d)[:2], torch.empty(m, d, device=device)]
         labels = [torch.zeros(k, dtype=torch.int64, device=device) for k in (n, m)]
-        total = host_bytes(kernels.forward, *arguments, *labels, None, 0.05, "")
+        total = host_bytes(kernels.forward, *arguments, *labels, None, 0.05)
         # the slope itself, 3 · N · D floats, and the order of labels
         assert total <= 4 * 4 * n * d + 64 * n + 20 * m + 4096
 
@@ -186,7 +186,7 @@ def test_memory_does_not_grow_with_the_bank(device, host_bytes):
 def test_host_waits_for_no_value(device, needs_no_value):
     for dtype in (torch.float32, torch.float16):
         arguments = problem(device, 30, 50, 24, dtype=dtype)
-        needs_no_value(kernels.forward, *arguments, torch.rand(30, device=device), 0.05, "")
+        needs_no_value(kernels.forward, *arguments, torch.rand(30, device=device), 0.05)
 
 
 def test_every_chip_has_tiles():

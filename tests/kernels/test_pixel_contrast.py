@@ -91,7 +91,7 @@ def run(device, x, labels, weights, temperature, form, grad=1.0):
     """Loss, gradient, z and u of the kernels."""
     x, labels = x.to(device), labels.to(device)
     weights = None if weights is None else weights.to(device)
-    settings = (temperature, form, IGNORE, "")
+    settings = (temperature, form, IGNORE)
     loss, z, u = pixel_contrast.forward(x, labels, weights, *settings)
     grad = torch.tensor(grad, device=device)
     gradient = pixel_contrast.backward(grad, x, labels, weights, z, u, *settings)
@@ -320,7 +320,7 @@ def test_number_of_launches(device, cut, monkeypatch, path, form, forward, backw
 
     monkeypatch.setattr(_launch, "launch", count)
     x, labels = unit_rows(150, 16).to(device), LAYOUTS["even"](150).to(device)
-    settings, grad = (0.1, form, IGNORE, ""), torch.ones((), device=device)
+    settings, grad = (0.1, form, IGNORE), torch.ones((), device=device)
     with Counted() as operators:
         _, z, u = pixel_contrast.forward(x, labels, None, *settings)
     assert (len(launched), len(operators.names)) == forward, operators.names

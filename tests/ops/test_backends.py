@@ -109,7 +109,6 @@ def test_automatic_choice(monkeypatch, caplog):
     assert chosen(monkeypatch, rows(), LABELS, temperature=0.025) == "cpu"
     with pytest.raises(ValueError, match="'cpu' cannot run .*fixed shift"):
         ops.pixel_contrast(rows(), LABELS, backend="cpu", temperature=0.02)
-    assert "a group is given" in table.cpu_why_not(table.Problem(group="0"))
 
 
 def test_without_the_extension(monkeypatch):
@@ -138,7 +137,6 @@ def test_reasons_against_triton(monkeypatch):
     assert "no driver" in reasons(driver=False)
     assert "fixed shift" in reasons(problem=on_gpu._replace(temperature=0.02))
     assert "float64" in reasons(problem=on_gpu._replace(dtype=torch.float64))
-    assert "group" in reasons(problem=on_gpu._replace(group="0"))
 
 
 def stand_in_for_cuda(monkeypatch, capability=(9, 0), why_not="", **compiled):
