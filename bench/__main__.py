@@ -9,6 +9,7 @@ python -m bench patch_consistency --peers none --json rows.json --plot rows.png
 python -m bench --save                                   # bench/results/DEVICE/OP.json and .png
 python -m bench step --recipe streets_pipa               # a whole training step and its parts
 python -m bench loading --recipe gta2cs_daformer_pipa    # the images of its steps
+python -m bench scaling                                  # cross-rank contrast by processes
 python -m bench bandwidth --save                         # how fast memory is
 python -m bench roofline                                 # results beside products and memory
 
@@ -26,7 +27,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from bench import bandwidth, loading, roofline, step, tables
+from bench import bandwidth, loading, roofline, scaling, step, tables
 from bench.contenders import contenders
 from bench.harness import Effort, measure
 from bench.machine import cap_memory, machine
@@ -37,6 +38,7 @@ from bench.rows import results_folder, write
 APART = {
     "step": step.main,
     "loading": loading.main,
+    "scaling": scaling.main,
     "bandwidth": bandwidth.main,
     "roofline": roofline.main,
 }
