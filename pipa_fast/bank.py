@@ -79,7 +79,7 @@ class FeatureBank(nn.Module):
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        for name, value in self._state().items():
+        for name, value in self.state().items():
             destination[prefix + name] = value.clone()
 
     def _load_from_state_dict(
@@ -92,7 +92,7 @@ class FeatureBank(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        for name, own in self._state().items():
+        for name, own in self.state().items():
             given = state_dict.get(prefix + name)
             if given is None:
                 missing_keys.append(prefix + name)
@@ -102,8 +102,9 @@ class FeatureBank(nn.Module):
                 )
             else:
                 own.copy_(given)
-        expected = {prefix + name for name in self._state()}
+        expected = {prefix + name for name in self.state()}
         unexpected_keys += [k for k in state_dict if k.startswith(prefix) and k not in expected]
 
-    def _state(self) -> dict[str, Tensor]:
+    def state(self) -> dict[str, Tensor]:
+        """Return what the bank holds by name, as it lies: to write there changes the bank."""
         return {"keys": self.keys, "labels": self.labels, "pointer": self._pointer}

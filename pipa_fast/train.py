@@ -7,6 +7,7 @@ torchrun --standalone --nproc-per-node 2 -m pipa_fast.train --config streets_pip
 
 import logging
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,15 @@ from pipa_fast.evaluation.runs import read_run
 from pipa_fast.models import build_network
 from pipa_fast.training import checkpoint, distributed
 from pipa_fast.training.config import Config, parse
-from pipa_fast.training.trainer import Interrupted, Trainer
+from pipa_fast.training.trainer import Interrupted, RankLost, Trainer
+
+# How the process ends; 130 where it was asked to stop and has saved its state.
+STATUSES: dict[type[Exception], int] = {
+    ValueError: 2,
+    FloatingPointError: 3,
+    RankLost: 4,
+    OSError: 5,
+}
 
 
 def report(trainer: Trainer) -> Path:
@@ -69,7 +78,7 @@ def main() -> int:
     """Run the command line; return the process's exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     config = parse()
-    world = distributed.start(config.device)
+    world = distributed.start(config.device, timedelta(seconds=config.run.timeout))
     try:
         run(config, world)
     except Interrupted as stop:
@@ -80,9 +89,9 @@ def main() -> int:
                 file=sys.stderr,
             )
         return 130
-    except ValueError as error:
+    except tuple(STATUSES) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return next(status for kind, status in STATUSES.items() if isinstance(error, kind))
     finally:
         distributed.end()
     return 0

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints: written whole or not at all, verified before use, loadable without running code."""
 
+import copy
 import hashlib
 import json
 import logging
 import os
 import pickle
 import textwrap
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,14 @@ import yaml
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from pipa_fast.data.batch import Batch
 from pipa_fast.models import SegmentationNetwork, build_network
 from pipa_fast.training.config import Config, read_settings, to_dict
 
 logger = logging.getLogger(__name__)
 EXPORTED = "model.safetensors"
 SETTINGS = "config.yaml"
+STATUS = "status.json"
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -71,6 +75,64 @@ def save(run_dir: Path, state: dict[str, Any], iteration: int, *, keep: int = 2)
         old.with_suffix(".json").unlink(missing_ok=True)
         old.unlink(missing_ok=True)
     return path
+
+
+class Writer:
+    """Writes checkpoints in a thread while training goes on, one at a time, in order.
+
+    An error of the thread is raised by the next call: at the latest by `wait`, which a run calls
+    before it ends.
+    """
+
+    def __init__(self) -> None:
+        self.thread: threading.Thread | None = None
+        self.error: BaseException | None = None
+
+    def save(self, run_dir: Path, state: dict[str, Any], iteration: int, *, keep: int) -> None:
+        """Copy the state to the host and begin to write it, once the one before is written.
+
+        Raises:
+            OSError: the one before could not be written.
+        """
+        self.wait()
+        arguments = (run_dir, _copied(state), iteration, keep)
+        self.thread = threading.Thread(target=self._write, args=arguments, name="checkpoint")
+        self.thread.start()
+
+    def wait(self) -> None:
+        """Wait until what was begun is written.
+
+        Raises:
+            OSError: it could not be; the file and what to do are named.
+        """
+        if self.thread is not None:
+            self.thread.join()
+        self.thread, error, self.error = None, self.error, None
+        if error is not None:
+            raise error
+
+    def _write(self, run_dir: Path, state: dict[str, Any], iteration: int, keep: int) -> None:
+        try:
+            save(run_dir, state, iteration, keep=keep)
+        except (OSError, RuntimeError) as error:  # torch's writer raises the second for the first
+            self.error = OSError(
+                f"the checkpoint of step {iteration} could not be written to {run_dir}: {error}; "
+                "those before it are as they were. Make room there, or give another --run.dir, and "
+                "resume"
+            )
+
+
+def _copied(value: Any) -> Any:
+    """Return a copy of a state on the host, of which nothing is the next step's to change."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        made = copy.copy(value)  # with what a state dict carries beside its entries
+        made.update((key, _copied(entry)) for key, entry in value.items())
+        return made
+    if isinstance(value, list | tuple):
+        return type(value)(_copied(entry) for entry in value)
+    return value
 
 
 def found(run_dir: Path) -> list[Path]:
@@ -150,6 +212,20 @@ def write_settings(run_dir: Path, config: Config, *, note: str = "") -> None:
     """Write `config.yaml`: a run's settings, below the note, of one line, as a comment."""
     text = yaml.safe_dump(to_dict(config), sort_keys=False)
     write_atomically(run_dir / SETTINGS, (f"# {note}\n{text}" if note else text).encode())
+
+
+def write_status(run_dir: Path, state: str, iteration: int, reason: str = "") -> None:
+    """Write `status.json`: "running", "finished", "stopped" or "failed", at which step, and why."""
+    status = {"state": state, "iteration": iteration, "reason": reason}
+    write_atomically(run_dir / STATUS, (json.dumps(status, indent=2) + "\n").encode())
+
+
+def write_batch(run_dir: Path, batch: Batch, iteration: int, rank: int) -> Path:
+    """Write a rank's batch for study, as `torch.load(path, weights_only=True)` reads it."""
+    path = run_dir / f"batch-step{iteration}-rank{rank}.pt"
+    tensors = {name: value.cpu() for name, value in batch._asdict().items()}
+    torch.save(tensors, path)
+    return path
 
 
 def write_results(run_dir: Path, results: dict[str, Any]) -> None:

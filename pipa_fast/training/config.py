@@ -72,12 +72,18 @@ class RunConfig:
     checkpoint_every: int = 1000
     keep: int = 2
     """Checkpoints kept."""
+    bad_steps: int = 20
+    """Steps in a row without a finite gradient after which the run ends, when losses are logged.
+    Each is left out, and nothing of it stays."""
+    timeout: float = 600.0
+    """How long ranks wait for one that does not come before the run ends [s]."""
     report: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("log_every", "eval_every", "checkpoint_every", "keep"):
+        for name in ("log_every", "eval_every", "checkpoint_every", "keep", "bad_steps"):
             value = getattr(self, name)
             require(value > 0, f"run.{name}", value, "a positive count")
+        require(self.timeout > 0, "run.timeout", self.timeout, "a positive time [s]")
         fine = self.stop_after is None or self.stop_after > 0
         require(fine, "run.stop_after", self.stop_after, "a positive count, or null")
 

@@ -24,8 +24,11 @@ from pipa_fast.evaluation.inference import EvalResult, evaluate
 from pipa_fast.models import build_network
 from pipa_fast.trace import trace_range, traced
 from pipa_fast.training import checkpoint
-from pipa_fast.training.config import Config, to_dict
+from pipa_fast.training.config import Config, merge, to_dict
 from pipa_fast.training.distributed import World
+from pipa_fast.training.guard import StepGuard
+from pipa_fast.training.heartbeat import Heartbeat
+from pipa_fast.training.lock import lock_run
 from pipa_fast.training.logging import RunLog
 from pipa_fast.training.optimizer import build_optimizer, clip_gradients, find_apex
 from pipa_fast.training.schedule import learning_rate_factor
@@ -41,6 +44,10 @@ HARMLESS = ("run", "device", "data.num_workers")
 
 class Interrupted(Exception):
     """A run was asked to stop and has saved its state."""
+
+
+class RankLost(Exception):
+    """A rank did not come to where the others wait."""
 
 
 class Trainer:
@@ -78,9 +85,14 @@ class Trainer:
             autocast=functools.partial(_autocast, world.device.type, self.dtype),
             group=world.group,
         )
+        self.guard = StepGuard([self.network, self.objectives], self.optimizer)
+        self.writer = checkpoint.Writer()
+        self.heartbeat = Heartbeat(world.rank, world.size)
         self.iteration = 0
         self.clock = 0.0  # when the losses were last logged
-        self.stop_asked = False
+        self.stop_asked = ""  # by which signal
+        self.dropped = 0  # steps, when losses were last logged
+        self.resumed_from = world.size  # ranks
 
     def state(self) -> dict[str, Any]:
         """Return everything that the next step depends on, besides the settings."""
@@ -93,19 +105,25 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "config": to_dict(self.config),
+            "ranks": self.world.size,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over a checkpoint's state.
+        """Take over a checkpoint's state, of as many ranks or of another number of them.
 
         Raises:
             ValueError: the checkpoint is of other settings; their differences are named.
         """
-        differences = _differences(state["config"], to_dict(self.config))
+        old, new = state["config"], to_dict(self.config)
+        ranks = state.get("ranks", self.world.size)  # not in those of 0.1
+        old = merge(old, {"data": {"batch_size": old["data"]["batch_size"] * ranks}})
+        new = merge(new, {"data": {"batch_size": new["data"]["batch_size"] * self.world.size}})
+        differences = _differences(old, new)
         if differences:
             raise ValueError(
                 f"{self.run_dir} holds a run of other settings ({'; '.join(differences)}); give "
-                "the same, another --run.name, or --run.resume never"
+                "the same, another --run.name, or --run.resume never. data.batch_size is of all "
+                "ranks here"
             )
         self.network.load_state_dict(state["student"])
         if self.teacher is not None:
@@ -114,14 +132,40 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.iteration = state["iteration"]
+        self.resumed_from = ranks
 
     def run(self) -> EvalResult:
         """Train to the end and return the last evaluation.
 
         Raises:
-            Interrupted: Ctrl-C or SIGTERM; the state is saved.
-            FloatingPointError: a loss is not finite.
+            Interrupted: Ctrl-C, SIGTERM or SIGUSR1; the state is saved.
+            FloatingPointError: no gradient was finite for `run.bad_steps` steps.
+            RankLost: another rank did not come within `run.timeout`; where each stands is told.
+            ValueError: another job has the run's folder; a checkpoint is of other settings.
+            OSError: a file cannot be written.
         """
+        with contextlib.ExitStack() as held:
+            held.callback(self.heartbeat.stop)
+            if self.world.is_main:
+                held.enter_context(lock_run(self.run_dir))
+            try:
+                return self._run()
+            except (FloatingPointError, OSError) as error:
+                self._tell_failed(error)
+                raise
+            except (RuntimeError, dist.DistError) as error:
+                # gloo's and NCCL's errors have no type of their own; others are not ours to hide.
+                if self.world.size == 1 or not _waited_in_vain(error):
+                    raise
+                lost = RankLost(f"{self.heartbeat.explain()} ({_first_line(error)})")
+                self._tell_failed(lost)
+                raise lost from error
+
+    def _tell_failed(self, error: Exception) -> None:
+        with contextlib.suppress(OSError):  # the folder itself may be what failed
+            self._tell("failed", str(error))
+
+    def _run(self) -> EvalResult:
         config = self.config
         if config.run.resume == "auto":
             state = checkpoint.load_newest(self.run_dir)
@@ -139,7 +183,7 @@ class Trainer:
         result: EvalResult | None = None
         with log, self._stop_on_signal():
             if self.iteration:
-                log.say(f"resumed {self.run_dir} at step {self.iteration}")
+                log.say(f"resumed {self.run_dir} at step {self.iteration}{self._other_ranks()}")
             elif kept is not None:
                 log.say(f"starting anew in {self.run_dir}; the earlier run is now {kept}")
             for objective in self.step.objectives:
@@ -149,24 +193,45 @@ class Trainer:
                         f"the run ends at {config.iterations}"
                     )
             self.clock = time.perf_counter()
+            self._tell("running")
+            self.heartbeat.at("loading", self.iteration + 1)
             for batch in self._batches():
+                self.heartbeat.at("training", self.iteration + 1)
                 losses = self._train_step(batch)
                 self.iteration += 1
                 log.advance()
-                self._log(log, losses)
+                self._log(log, losses, batch)
                 done = self.iteration == config.iterations
                 if done or self.iteration % config.run.eval_every == 0:
                     result = self._evaluate(validation, log)
                 slot_over = not done and self.iteration == config.run.stop_after
                 if self._must_stop() or slot_over:
                     self._save()
+                    self.writer.wait()
+                    why = self.stop_asked or ("run.stop_after" if slot_over else "another rank")
+                    self._tell("stopped", f"asked by {why}; --run.resume auto goes on")
                     raise Interrupted(f"stopped after step {self.iteration}")
                 if done or self.iteration % config.run.checkpoint_every == 0:
                     self._save()
+                self.heartbeat.at("loading", self.iteration + 1)
+            self.writer.wait()
             if result is None:  # resumed at the last step
                 result = self._evaluate(validation, log)
         self._finish(result)
+        self._tell("finished")
         return result
+
+    def _tell(self, state: str, reason: str = "") -> None:
+        if self.world.is_main:
+            checkpoint.write_status(self.run_dir, state, self.iteration, reason)
+
+    def _other_ranks(self) -> str:
+        if self.resumed_from == self.world.size:
+            return ""
+        return (
+            f" on {self.world.size} ranks instead of {self.resumed_from}: every step sees the same "
+            "images as before, and what is drawn for each rank (dropout) is drawn anew"
+        )
 
     def _batches(self) -> Iterator[Batch]:
         config = self.config
@@ -202,6 +267,7 @@ class Trainer:
         for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = lr * factor
         self.network.train()
+        self.guard.begin()
         with trace_range("step", batch.target_image):
             losses = self.step(batch, self.iteration, scale=self.scaler.scale)
             with trace_range("optimizer"):
@@ -216,12 +282,13 @@ class Trainer:
         clip = self.config.optimizer.clip
         if clip is not None:
             self.scaler.unscale_(self.optimizer)
+        self.guard.look()
+        if clip is not None:
             clip_gradients(self.network.parameters(), clip, self.apex)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        self.guard.step(self.scaler)
         self.optimizer.zero_grad()  # sets them to None; apex's takes no argument
 
-    def _log(self, log: RunLog, losses: dict[str, Tensor]) -> None:
+    def _log(self, log: RunLog, losses: dict[str, Tensor], batch: Batch) -> None:
         """Every `log_every` steps, read the losses back, check and record their mean over ranks."""
         if self.iteration % self.config.run.log_every:
             return
@@ -232,14 +299,27 @@ class Trainer:
             dist.all_reduce(values)
             values /= self.world.size
         named = dict(zip(losses, values.tolist(), strict=True))
-        if not torch.isfinite(values).all():
-            raise FloatingPointError(f"step {self.iteration}: a loss is not finite: {named}")
+        dropped, in_a_row = self.guard.counts()
+        if in_a_row >= self.config.run.bad_steps:
+            path = checkpoint.write_batch(self.run_dir, batch, self.iteration, self.world.rank)
+            raise FloatingPointError(
+                f"step {self.iteration}: no gradient was finite for {in_a_row} steps, of which "
+                f"nothing was kept; losses are {named}. The batch is in {path}; lower optimizer.lr "
+                "or choose --precision fp32, and resume"
+            )
+        if dropped > self.dropped:
+            log.say(
+                f"step {self.iteration:6d}  {dropped - self.dropped} steps left out: a gradient "
+                "was not finite"
+            )
+        self.dropped = dropped
         steps = self.config.run.log_every
         images = steps * self.config.data.batch_size * self.world.size
         log.train(self.iteration, named, self.optimizer.param_groups[0]["lr"], images / seconds)
 
     @traced("evaluate")
     def _evaluate(self, dataset: Any, log: RunLog) -> EvalResult:
+        self.heartbeat.at("evaluation", self.iteration)
         result = evaluate(
             self.network,
             dataset,
@@ -256,8 +336,10 @@ class Trainer:
 
     @traced("save")
     def _save(self) -> None:
+        self.heartbeat.at("saving", self.iteration)
         if self.world.is_main:
-            checkpoint.save(self.run_dir, self.state(), self.iteration, keep=self.config.run.keep)
+            keep = self.config.run.keep
+            self.writer.save(self.run_dir, self.state(), self.iteration, keep=keep)
 
     def _finish(self, result: EvalResult) -> None:
         """Write the exported network and `results.json`."""
@@ -276,16 +358,17 @@ class Trainer:
 
     @contextlib.contextmanager
     def _stop_on_signal(self) -> Iterator[None]:
-        """Let the first SIGINT or SIGTERM ask for a stop; a second one acts at once."""
+        """Let the first SIGINT, SIGTERM or SIGUSR1 ask for a stop; a second one acts at once."""
 
-        before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+        asks = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+        before = {n: signal.getsignal(n) for n in asks}
 
         def restore() -> None:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-        def ask(_number: int, _frame: object) -> None:
-            self.stop_asked = True
+        def ask(number: int, _frame: object) -> None:
+            self.stop_asked = signal.Signals(number).name
             restore()
 
         for number in before:
@@ -298,10 +381,10 @@ class Trainer:
     def _must_stop(self) -> bool:
         """Whether some rank was asked to stop; all ranks answer alike at the same step."""
         if self.world.size == 1:
-            return self.stop_asked
+            return bool(self.stop_asked)
         if self.iteration % STOP_EVERY:
             return False
-        flag = torch.tensor(float(self.stop_asked))  # on the host: no GPU is waited for
+        flag = torch.tensor(float(bool(self.stop_asked)))  # on the host: no GPU is waited for
         dist.all_reduce(flag, dist.ReduceOp.MAX)
         return bool(flag.item())
 
@@ -338,6 +421,17 @@ def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 
 def _autocast(device: str, dtype: torch.dtype | None) -> contextlib.AbstractContextManager:
     return torch.autocast(device, dtype) if dtype is not None else contextlib.nullcontext()
+
+
+def _waited_in_vain(error: BaseException) -> bool:
+    """Return whether a collective failed since a rank did not come, or went."""
+    text = str(error)
+    known = ("Timed out", "timeout", "Connection closed by peer", "Connection reset", "Broken pipe")
+    return isinstance(error, dist.DistError) or any(words in text for words in known)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:200]
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
