@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipa_fast.reference._ranks import gather_rows, place, sum_over_ranks
+from pipa_fast.reference._rows import told
 
 ELEMENTS = 2**25  # of each temporary matrix: 128 MB in float32
 
@@ -33,9 +34,12 @@ def forward(
     dtype = torch.promote_types(anchors.dtype, torch.float32)
     (keys, key_labels), _ = gather_rows(group, bank, bank_labels)
     assert keys is not None and key_labels is not None
-    a, p, k = anchors.to(dtype), positives.to(dtype), keys.to(dtype)
+    a, p, k = (told(rows.to(dtype)) for rows in (anchors, positives, keys))
     weight = torch.ones_like(a[:, 0]) if weights is None else weights.to(dtype)
     weight = weight.masked_fill(anchor_labels < 0, 0)
+    # Who has no say may hold anything, and 0 · nan would be nan.
+    uncounted, absent = (weight == 0)[:, None], (key_labels < 0)[:, None]
+    a, p, k = a.masked_fill(uncounted, 0), p.masked_fill(uncounted, 0), k.masked_fill(absent, 0)
     total = sum_over_ranks(weight.sum(), group)
     weight = weight / torch.where(total > 0, total, 1)
     loss = a.new_zeros(())

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipa_fast.reference._ranks import gather_rows, place, sum_over_ranks
+from pipa_fast.reference._rows import told
 
 ELEMENTS = 2**25  # of each temporary matrix: 128 MB in float32
 
@@ -82,6 +83,7 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the loss [], log Z [N] and u Z [N]: the group's loss, this rank's rows."""
     dtype = torch.promote_types(features.dtype, torch.float32)
+    features = told(features)
     (keys, key_labels, key_weights), offset = gather_rows(group, features, labels, weights)
     assert keys is not None and key_labels is not None
     share, positives = anchor_weights(key_labels, key_weights, ignore_index, dtype)
@@ -130,6 +132,7 @@ def backward(
     share, positives = anchor_weights(key_labels, key_weights, ignore_index, dtype)
     pair = share / positives.clamp(min=1)
     x, keys, own = features.to(dtype), keys.to(dtype), slice(offset, offset + features.shape[0])
+    keys = keys.masked_fill((key_labels == ignore_index)[:, None], 0)  # 0 · nan would be nan
     gradient = torch.empty_like(x, memory_format=torch.contiguous_format)
     for block in _blocks(
         x, labels, keys, key_labels, offset, temperature, denominator, ignore_index
