@@ -67,12 +67,11 @@ MEMORIES = ("resident", "children_resident", "allocated")
 
 
 class Mallinfo(ctypes.Structure):
-    """What glibc's mallinfo2 returns, all in bytes or counts."""
+    """What glibc's mallinfo2 returns: ten words, of which two are bytes in use."""
 
     _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in ("arena", "free_chunks", "fast_chunks", "mmapped_chunks", "mmapped")
-        + ("unused", "fast", "used", "free", "releasable")
+        (f"word_{place}", ctypes.c_size_t) if name is None else (name, ctypes.c_size_t)
+        for place, name in enumerate([None] * 4 + ["mmapped", None, None, "used", None, None])
     ]
 
 
