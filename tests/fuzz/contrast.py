@@ -14,7 +14,7 @@ from tests.fuzz.compare import assert_gradient, assert_value, refused, ways
 
 BAD = {"nan": torch.nan, "inf": torch.inf, "-inf": -torch.inf}
 ROWS = ("random", "random", "near", "zero")
-bad = st.sampled_from(("", "", "", *BAD))
+bad = st.sampled_from((*[""] * 9, *BAD))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ pixels = st.builds(
     rows=st.sampled_from(ROWS),
     layout=s.layouts,
     labels=st.sampled_from(s.LABEL_KINDS),
-    label_dtype=st.sampled_from(s.INTEGERS),
+    label_dtype=s.integers,
     label_layout=s.layouts,
     ignore_index=st.sampled_from(s.IGNORED),
     weights=st.sampled_from(s.WEIGHT_KINDS),
@@ -231,7 +231,7 @@ patches = st.builds(
     same=st.sampled_from(("", "", "", "positives", "bank", "positives bank")),
     layouts=st.tuples(s.layouts, s.layouts, s.layouts),
     labels=st.tuples(*[st.sampled_from(s.LABEL_KINDS)] * 2),
-    label_dtype=st.sampled_from(s.INTEGERS),
+    label_dtype=s.integers,
     label_layout=s.layouts,
     weights=st.sampled_from(s.WEIGHT_KINDS),
     temperature=st.sampled_from(s.TEMPERATURES),

@@ -40,7 +40,7 @@ pushes = st.builds(
     counts=st.lists(st.integers(0, 12), max_size=5).map(tuple),
     dtype=st.sampled_from(BANK_DTYPES),
     layout=s.layouts,
-    label_dtype=st.sampled_from(s.INTEGERS),
+    label_dtype=s.integers,
     labels=st.sampled_from(s.LABEL_KINDS),
     wrong=s.maybe(
         s.wrong_tensors(
@@ -111,7 +111,7 @@ common = {
     "full": st.tuples(st.integers(1, 12), st.integers(1, 12)),
     "dtype": s.floats,
     "layout": s.layouts,
-    "label_dtype": st.sampled_from(s.INTEGERS),
+    "label_dtype": s.integers,
     "seed": s.seeds,
 }
 MAP_WRONG = {**s.NO_INTEGERS, **s.ELSEWHERE, "an axis more": s.NO_SHAPE["an axis more"]}

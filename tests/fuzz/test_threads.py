@@ -3,6 +3,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -59,27 +60,14 @@ def test_eight_threads_at_once(way, intra_op):
     with maps.by_way(way if way in ("cpu", "reference") else ""):
         every = list(calls(way))
         alone = [bits(call()) for call in every]
-        wrong: list[str] = []
         start = threading.Barrier(THREADS)
 
-        def work(first: int) -> None:
+        def work(first: int) -> list[str]:
             torch.set_num_threads(intra_op)  # OpenMP's is each thread's own
             start.wait()
-            for i in range(REPEATS * len(every)):
-                at = (first + i) % len(every)
-                if bits(every[at]()) != alone[at]:
-                    wrong.append(f"thread {first}, call {at}")
+            turns = [(first + i) % len(every) for i in range(REPEATS * len(every))]
+            return [f"call {at}" for at in turns if bits(every[at]()) != alone[at]]
 
-        def guarded(first: int) -> None:
-            try:
-                work(first)
-            except BaseException as error:  # which a thread would keep to itself
-                wrong.append(repr(error))
-                raise
-
-        workers = [threading.Thread(target=guarded, args=(k,)) for k in range(THREADS)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-    assert not wrong, wrong[:10]
+        with ThreadPoolExecutor(THREADS) as pool:
+            wrong = [list(found) for found in pool.map(work, range(THREADS))]
+    assert not any(wrong), wrong
