@@ -38,11 +38,12 @@ REQUIRE = $(BIN)/python -c 'import pathlib, tomllib; \
     p = tomllib.loads(pathlib.Path("pyproject.toml").read_text()); print(*$(1), sep="\n")'
 
 .PHONY: help setup train ablation bench test test-all test-tiles format clean sanitize sanitize-build lint \
-    lint-format lint-ruff lint-types lint-clang lint-spelling
+    lint-format lint-ruff lint-types lint-clang lint-spelling fuzz soak audit
 
 help:
 	@sed -n 's/^# \{0,1\}//; 2,8p' Makefile
-	@echo "targets: setup train ablation bench test test-all test-tiles sanitize lint format clean"
+	@echo "targets: setup train ablation bench test test-all test-tiles sanitize lint format clean" \
+	    "fuzz soak audit"
 
 # ---- environment and build ----
 
@@ -107,6 +108,14 @@ test-all: setup $(VENV)/.dev
 test-tiles: setup $(VENV)/.dev
 	$(TEST) -m tiles $(ARGS)
 
+# Other cases each time; `make test` runs 2,000 that stay the same.
+FUZZ ?= 100000
+fuzz: setup $(VENV)/.dev
+	$(TEST) tests/fuzz --fuzz $(FUZZ) --fuzz-anew $(ARGS)
+
+soak: setup
+	OMP_NUM_THREADS=1 $(RUN) bench.soak --save $(ARGS)
+
 # ---- sanitizers ----
 
 # GCC's, whose runtimes Python is started with.
@@ -142,7 +151,7 @@ sanitize: sanitize-build $(SANITIZE)/driver-thread $(SANITIZE)/driver-memory
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(SANITIZE)/lib:$(CURDIR) \
 	$(TEST) -o pythonpath= --capture=sys --max-worker-restart=0 -m "not slow" \
-	    tests/csrc tests/ops \
+	    tests/csrc tests/ops tests/fuzz \
 	    --ignore tests/csrc/test_memory.py --ignore tests/csrc/test_sanitize_driver.py \
 	    --ignore tests/csrc/test_cuda_table.py $(ARGS)
 
@@ -164,6 +173,14 @@ lint-clang: $(VENV)/.dev
 
 lint-spelling: $(VENV)/.dev
 	$(BIN)/codespell
+
+# Known vulnerabilities of what is installed, where the advisories can be reached; and, anywhere,
+# whether that is what constraints.txt pins.
+audit: $(VENV)/.dev
+	@[ -x build/audit/bin/pip-audit ] || { $(BIN)/python -m venv build/audit && \
+	    build/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit; } || \
+	    echo "pip-audit cannot be installed here" >&2
+	$(RUN) bench.audit $(PINS) --pip-audit build/audit/bin/pip-audit $(ARGS)
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix-only --quiet .

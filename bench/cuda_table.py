@@ -100,7 +100,8 @@ def compile_unit(unit: str, chip: int, folder: Path) -> list[dict[str, Any]]:
 
 def demangled(symbols: Sequence[str]) -> list[str]:
     """Return C++ names of symbols, as written in the source."""
-    done = subprocess.run(["c++filt"], input="\n".join(symbols), capture_output=True, text=True)
+    program = shutil.which("c++filt") or "c++filt"
+    done = subprocess.run([program], input="\n".join(symbols), capture_output=True, text=True)
     return done.stdout.split("\n")[: len(symbols)]
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipa_fast.checks import require
-from pipa_fast.ops._checks import check_float, check_shape, integers
+from pipa_fast.ops._checks import check_float, check_rank, check_shape, integers
 
 
 class FeatureBank(nn.Module):
@@ -52,6 +52,7 @@ class FeatureBank(nn.Module):
         or device that does not fit.
         """
         check_float("keys", keys)
+        check_rank("labels", labels, "N")
         check_shape("keys", keys, (labels.shape[0], self.dim))
         labels = integers("labels", labels, keys, (keys.shape[0],))
         require(keys.device == self._keys.device, "keys", str(keys.device), "on the bank's device")

@@ -3,6 +3,7 @@
 
 import difflib
 from collections.abc import Iterable
+from pathlib import PurePath
 from typing import Any
 
 
@@ -10,6 +11,13 @@ def require(ok: bool, argument: str, value: Any, expected: str) -> None:
     """Raise a ValueError that names the argument, what was expected and what came."""
     if not ok:
         raise ValueError(f"{argument} must be {expected}; got {value!r}")
+
+
+def is_below(name: str) -> bool:
+    """Whether a path leads below the folder that it is joined to, and nowhere else."""
+    path = PurePath(name)
+    leads_out = path.is_absolute() or ".." in path.parts or "\0" in name
+    return bool(path.parts) and not leads_out
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -391,6 +391,8 @@ def _check_views(
 ) -> None:
     check_rank("view_a", view_a, "B D h w")
     check_float("view_a", view_a)
+    require(0 not in view_a.shape[2:], "view_a", tuple(view_a.shape), "[B, D, h, w], h, w > 0")
+    check_float("view_b", view_b)
     check_shape("view_b", view_b, tuple(view_a.shape))
     for name, given in zip(
         ("labels_a", "labels_b", "confidence_a", "confidence_b"), maps, strict=True

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
+from pipa_fast.checks import is_below, require
 from pipa_fast.data.labels import NUM_CLASSES
 from pipa_fast.evaluation.command_line import (
     add_inference_arguments,
@@ -138,7 +139,12 @@ def paint(image: np.ndarray, labels: np.ndarray, options: argparse.Namespace) ->
 
 
 def write(name: str, image: np.ndarray, labels: np.ndarray, options: argparse.Namespace) -> None:
-    """Write what the options ask for of one picture."""
+    """Write what the options ask for of one picture.
+
+    Raises:
+        ValueError: a name that leads out of the folder to write to.
+    """
+    require(is_below(name), "name", name, f"of a file below {options.out}")
     path = options.out / f"{name}_overlay.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(paint(image, labels, options)).save(path)

@@ -17,6 +17,22 @@ if not torch.cuda.is_available():
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--fuzz", type=int, default=2000, help="cases of tests/fuzz, of all ops")
+    parser.addoption("--fuzz-anew", action="store_true", help="draw other cases each time")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Tell how many cases tests/fuzz has run, of each op and in all."""
+    reports = [r for found in terminalreporter.stats.values() for r in found]
+    calls = [r for r in reports if getattr(r, "when", "") == "call"]
+    counts = [value for r in calls for key, value in r.user_properties if key == "fuzz"]
+    for name, count in counts:
+        terminalreporter.write_line(f"fuzz: {count:7d} cases of {name}")
+    if counts:
+        terminalreporter.write_line(f"fuzz: {sum(n for _, n in counts):7d} cases in all")
+
+
 @pytest.fixture(autouse=True)
 def seeds():
     """Every test draws the same numbers, whichever ran before it."""

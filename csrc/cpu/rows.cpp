@@ -9,6 +9,8 @@
 namespace pipa {
 namespace {
 
+constexpr uint32_t kInfinity = 0x7f800000u, kNan = 0x7fc00000u;
+
 float from_bits(uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, sizeof value);
@@ -55,13 +57,16 @@ void load_row(const Matrix& matrix, int64_t row, float* values) {
   const int64_t n = matrix.columns, offset = row * n;
   if (matrix.dtype == Dtype::float32) {
     std::memcpy(values, static_cast<const float*>(matrix.data) + offset, n * sizeof(float));
-    return;
+  } else {
+    const uint16_t* data = static_cast<const uint16_t*>(matrix.data) + offset;
+    if (matrix.dtype == Dtype::bfloat16)
+      for (int64_t i = 0; i < n; ++i) values[i] = from_bits(uint32_t{data[i]} << 16);
+    else
+      for (int64_t i = 0; i < n; ++i) values[i] = from_half(data[i]);
   }
-  const uint16_t* data = static_cast<const uint16_t*>(matrix.data) + offset;
-  if (matrix.dtype == Dtype::bfloat16)
-    for (int64_t i = 0; i < n; ++i) values[i] = from_bits(uint32_t{data[i]} << 16);
-  else
-    for (int64_t i = 0; i < n; ++i) values[i] = from_half(data[i]);
+  uint32_t bad = 0;
+  for (int64_t i = 0; i < n; ++i) bad |= (to_bits(values[i]) & kInfinity) == kInfinity;
+  if (bad) std::fill_n(values, n, from_bits(kNan));
 }
 
 void store_row(void* data, Dtype dtype, int64_t columns, int64_t row, const float* values) {

@@ -22,8 +22,10 @@ struct Matrix {
   Dtype dtype;
 };
 
-void load_row(const Matrix& matrix, int64_t row, float* values);  // values: [columns]
-void store_row(void* data,                                        // [rows, columns] of dtype
+// A row that holds inf or nan comes as nan throughout: the kernels' exponential, which is clamped,
+// would hide an infinite cosine. values: [columns]
+void load_row(const Matrix& matrix, int64_t row, float* values);
+void store_row(void* data,  // [rows, columns] of dtype
                Dtype dtype, int64_t columns, int64_t row,
                const float* values);  // [columns], rounded to nearest even
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks and conversions that the ops share. None reads a tensor's values."""
+"""Checks and conversions that the ops share. But for check_values, none reads a tensor's values."""
 
 import math
 from typing import Any
@@ -27,9 +27,15 @@ def check_rows(name: str, rows: Tensor) -> None:
 
 
 def check_float(name: str, tensor: Tensor) -> None:
-    """A tensor of float32, bfloat16, float16 or float64."""
-    require(isinstance(tensor, Tensor), name, type(tensor), "a tensor")
+    """A dense tensor of float32, bfloat16, float16 or float64."""
+    check_dense(name, tensor)
     require(tensor.dtype in _FLOATS, name, tensor.dtype, "float32, bfloat16, float16 or float64")
+
+
+def check_dense(name: str, tensor: Tensor) -> None:
+    """A tensor that has strides: no sparse one."""
+    require(isinstance(tensor, Tensor), name, type(tensor), "a tensor")
+    require(tensor.layout == torch.strided, name, tensor.layout, "a dense tensor")
 
 
 def check_like(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
@@ -60,7 +66,6 @@ def check_rank(name: str, tensor: Tensor, axes: str) -> None:
 
 def integers(name: str, tensor: Tensor, like: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Return integer labels as int64, once their dtype, shape and device are right."""
-    require(isinstance(tensor, Tensor), name, type(tensor), "a tensor")
     check_integer(name, tensor)
     check_shape(name, tensor, shape)
     check_device(name, tensor, like)
@@ -68,7 +73,8 @@ def integers(name: str, tensor: Tensor, like: Tensor, shape: tuple[int, ...]) ->
 
 
 def check_integer(name: str, tensor: Tensor) -> None:
-    """A tensor of an integer dtype."""
+    """A dense tensor of an integer dtype."""
+    check_dense(name, tensor)
     dtype = tensor.dtype
     whole = not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
     require(whole, name, dtype, "of an integer dtype")
@@ -80,7 +86,7 @@ def pixel_weights(
     """Return weights as `dtype`, once their shape and device are right; None stays None."""
     if weights is None:
         return None
-    require(isinstance(weights, Tensor), "weights", type(weights), "a tensor or None")
+    check_dense("weights", weights)
     require(not weights.is_complex(), "weights", weights.dtype, "of a real dtype")
     check_shape("weights", weights, shape)
     check_device("weights", weights, like)
@@ -94,6 +100,15 @@ def check_constant(name: str, tensor: Tensor) -> None:
         raise ValueError(f"{name} must be a constant: pass {name}.detach(); got requires_grad=True")
 
 
+def check_values(name: str, fine: Tensor, expected: str) -> None:
+    """A condition [] that holds: elsewhere than on a CPU an assertion that nobody waits for."""
+    message = f"{name} must be {expected}"
+    try:
+        torch._assert_async(fine, message)
+    except RuntimeError as error:  # a CPU's, which is at once
+        raise ValueError(message) from error
+
+
 def check_count(name: str, value: Any, *, least: int = 0) -> None:
     """An int of at least `least`."""
     require(is_count(value, least), name, value, f"an int of at least {least}")
@@ -103,6 +118,12 @@ def is_count(value: Any, least: int) -> bool:
     """Whether a value is an int, one that torch.compile leaves open included, of at least that."""
     whole = isinstance(value, int | torch.SymInt) and not isinstance(value, bool)
     return whole and value >= least
+
+
+def check_label(name: str, value: Any) -> None:
+    """An int that a label of int64 can be."""
+    whole = isinstance(value, int | torch.SymInt) and not isinstance(value, bool)
+    require(whole and -(2**63) <= value < 2**63, name, value, "an int of 64 bits")
 
 
 def check_share(name: str, value: Any) -> None:

@@ -30,13 +30,8 @@ def _scramble(bits: Tensor) -> Tensor:
     return bits ^ _shift(bits, 31)
 
 
-def position_hash(seed: int | Tensor, images: int, positions: int, device: torch.device) -> Tensor:
-    """Return [images, positions] int64 in [0, 2**32), uniform and independent.
-
-    `seed` is an int, an int64 tensor [] for all images, or [images] with one for each: a seed made
-    from an image's own number makes its draw independent of the batch it comes in.
-    """
-    place = torch.arange(images, device=device)
+def check_seed(seed: int | Tensor, images: int) -> None:
+    """A seed is an int, or an int64 tensor [] or [images]."""
     if isinstance(seed, Tensor):
         check_integer("seed", seed)
         require(
@@ -45,10 +40,22 @@ def position_hash(seed: int | Tensor, images: int, positions: int, device: torch
             tuple(seed.shape),
             f"an int, or a tensor of shape [] or [{images}]",
         )
+    else:
+        require(isinstance(seed, int), "seed", type(seed), "an int or an int64 tensor")
+
+
+def position_hash(seed: int | Tensor, images: int, positions: int, device: torch.device) -> Tensor:
+    """Return [images, positions] int64 in [0, 2**32), uniform and independent.
+
+    `seed` is an int, an int64 tensor [] for all images, or [images] with one for each: a seed made
+    from an image's own number makes its draw independent of the batch it comes in.
+    """
+    check_seed(seed, images)
+    place = torch.arange(images, device=device)
+    if isinstance(seed, Tensor):
         base = seed.to(device=device, dtype=torch.int64)
         place = torch.zeros_like(place) if seed.ndim else place
     else:
-        require(isinstance(seed, int), "seed", type(seed), "an int or an int64 tensor")
         base = torch.full((), _signed(seed % 2**64), dtype=torch.int64, device=device)
     own = _scramble(_scramble(base) + (place + 1) * _STEP)
     position = torch.arange(1, positions + 1, device=device)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipa_fast.checks import require
-from pipa_fast.ops._checks import check_count, check_integer, check_rank, check_share
+from pipa_fast.ops._checks import check_count, check_integer, check_label, check_rank, check_share
 from pipa_fast.trace import traced
 
 
@@ -47,6 +47,7 @@ def downscale_labels(
     check_count("stride", stride, least=1)
     check_count("num_classes", num_classes, least=1)
     check_share("min_ratio", min_ratio)
+    check_label("ignore_index", ignore_index)
     images, height, width = labels.shape
     whole = height % stride == 0 and width % stride == 0
     require(whole, "labels", tuple(labels.shape), f"of H and W that are multiples of {stride}")

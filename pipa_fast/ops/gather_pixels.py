@@ -15,15 +15,17 @@ def gather_pixels(features: Tensor, index: Tensor, *, normalize: bool = True) ->
 
     Args:
         features: [B, D, H, W] float; need not be contiguous.
-        index: [N] integers into the flattened B·H·W; -1 stands for no pixel.
+        index: [N] integers into the flattened B·H·W; a negative one stands for no pixel. Of maps
+            that have none, it is not looked at.
         normalize: False where the features are unit vectors already.
 
     Returns:
-        Rows [N, D] of the features' dtype; zeros where the index is -1. Norms are computed in
+        Rows [N, D] of the features' dtype; zeros where there is none. Norms are computed in
         float32 at least.
 
     Raises:
-        ValueError: a shape, dtype or device that does not fit.
+        ValueError: a shape, dtype or device that does not fit; on a CPU, an index past the end,
+            which elsewhere fails an assertion that nobody waits for.
     """
     check_float("features", features)
     check_rank("features", features, "B D H W")
@@ -34,7 +36,12 @@ def gather_pixels(features: Tensor, index: Tensor, *, normalize: bool = True) ->
         return features.new_zeros(index.shape[0], dim) + features.sum()  # zeros, in the graph
     taken = index.clamp(min=0)
     row, x = taken // width, taken % width
-    rows = features[row // height, :, row % height, x]  # [N, D]: the map itself is not copied
+    try:
+        rows = features[row // height, :, row % height, x]  # [N, D]: the map itself is not copied
+    except IndexError as error:  # a CPU's; a GPU has an assertion of its own
+        pixels = features[:, 0].numel()
+        message = f"index must be below {pixels}, the pixels there are; got {int(index.max())}"
+        raise ValueError(message) from error
     if normalize:
         wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
         rows = F.normalize(wide, dim=1).to(rows.dtype)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipa_fast.checks import require
 from pipa_fast.ops._checks import check_count, check_integer, check_rank, check_shape, is_count
-from pipa_fast.ops._random import position_hash, spread
+from pipa_fast.ops._random import check_seed, position_hash, spread
 from pipa_fast.trace import traced
 
 
@@ -62,6 +62,7 @@ def overlap_pairs(
         crop_size,
         f"one or two positive multiples of stride ({stride})",
     )
+    check_seed(seed, images)
     height, width, device = crop[0] // stride, crop[1] // stride, boxes.device
     if images == 0:
         empty = torch.full((num_pairs,), -1, dtype=torch.int64, device=device)

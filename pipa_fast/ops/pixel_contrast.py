@@ -11,6 +11,7 @@ from torch import Tensor
 from pipa_fast.checks import require
 from pipa_fast.ops import _pixel_contrast_cpu as cpu
 from pipa_fast.ops._checks import (
+    check_label,
     check_rows,
     check_temperature,
     group_name,
@@ -77,7 +78,7 @@ def pixel_contrast(
     weights = pixel_weights(weights, features, (features.shape[0],), wide)
     temperature = check_temperature(temperature)
     require(denominator in ("negatives", "all"), "denominator", denominator, '"negatives" or "all"')
-    require(isinstance(ignore_index, int), "ignore_index", ignore_index, "an int")
+    check_label("ignore_index", ignore_index)
     features, name = autocast_features(features), group_name(group)
     problem = Problem(
         features.device.type,

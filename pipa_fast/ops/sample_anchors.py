@@ -5,8 +5,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipa_fast.ops._checks import check_count, check_integer, check_rank, check_share, integers
-from pipa_fast.ops._random import first_true, position_hash, spread
+from pipa_fast.ops._checks import (
+    check_count,
+    check_label,
+    check_rank,
+    check_share,
+    check_values,
+    integers,
+)
+from pipa_fast.ops._random import check_seed, first_true, position_hash, spread
 from pipa_fast.trace import traced
 
 
@@ -29,7 +36,7 @@ def sample_anchors(
     other kind fills up. Within each kind all pixels are equally likely.
 
     Args:
-        labels: [B, H, W] integers below 2**30; `ignore_index` is never drawn.
+        labels: [B, H, W] integers in [-2**30, 2**30); `ignore_index` is never drawn.
         predictions: [B, H, W] integers.
         seed: an int, or an int64 tensor [] or, one for each image, [B]. Equal seeds draw equally.
             Under torch.compile give a tensor: a new int is a new program.
@@ -42,17 +49,25 @@ def sample_anchors(
         [num_anchors] int64 (padded with `ignore_index`), ordered by image and class.
 
     Raises:
-        ValueError: a shape, dtype, device or number that does not fit.
+        ValueError: a shape, dtype, device or number that does not fit; a label out of range (on
+            CPU; elsewhere, and under torch.compile, an assertion on the device, which nobody waits
+            for).
 
     Source: PiPa (arXiv 2211.07609), section 3.2, after ContrastiveSeg's hard anchor sampling.
     """
     check_rank("labels", labels, "B H W")
     shape = tuple(labels.shape)
     predictions = integers("predictions", predictions, labels, shape)
-    check_integer("labels", labels)
+    narrow = labels.dtype.itemsize < 4
+    labels = integers("labels", labels, labels, shape)
+    check_seed(seed, shape[0])
     check_count("num_anchors", num_anchors)
     check_count("max_per_class", max_per_class)
     check_share("hard_fraction", hard_fraction)
+    check_label("ignore_index", ignore_index)
+    if not narrow:
+        fits = (labels >= -(2**30)) & (labels < 2**30)
+        check_values("labels", fits.all(), "in [-2**30, 2**30)")
     images, positions, device = shape[0], shape[1] * shape[2], labels.device
     if images * positions == 0:
         index = torch.zeros(num_anchors, dtype=torch.int64, device=device)
@@ -60,7 +75,7 @@ def sample_anchors(
 
     # Each image's pixels in order of label, hard before easy, then chance: one sort.
     easy = labels == predictions
-    key = (2 * labels.to(torch.int64) + easy).flatten(1) * 2**32
+    key = (2 * labels + easy).flatten(1) * 2**32
     key, pixel = (key + position_hash(seed, images, positions, device)).sort(dim=1, stable=True)
     label, hard = key >> 33, (key & 2**32) == 0
     starts = torch.ones_like(hard)

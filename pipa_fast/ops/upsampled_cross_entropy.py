@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipa_fast.checks import require
-from pipa_fast.ops._checks import check_float, check_rank, integers, pixel_weights
+from pipa_fast.ops._checks import check_float, check_label, check_rank, integers, pixel_weights
 from pipa_fast.ops.backends import (
     LIBRARY,
     Backend,
@@ -48,9 +48,9 @@ def upsampled_cross_entropy(
         pixel is ignored.
 
     Raises:
-        ValueError: a shape, dtype or device that does not fit, or an unknown average.
-        RuntimeError, IndexError: on a CPU, a label that is neither a class nor `ignore_index`. On a
-            GPU it fails an assertion there, as torch's own loss, which a later call tells of.
+        ValueError: a shape, dtype or device that does not fit, an unknown average, or, on a CPU, a
+            label that is neither a class nor `ignore_index`. On a GPU such a label fails an
+            assertion there, as torch's own loss, which a later call tells of.
     """
     check_float("logits", logits)
     check_rank("logits", logits, "B K h w")
@@ -60,6 +60,7 @@ def upsampled_cross_entropy(
     labels = integers("labels", labels, logits, shape)
     wide = torch.promote_types(logits.dtype, torch.float32)
     weights = pixel_weights(weights, logits, shape, wide)
+    check_label("ignore_index", ignore_index)
     require(average in ("valid", "all"), "average", average, '"valid" or "all"')
     problem = Problem(logits.device.type, logits.dtype)
     backend = choose("upsampled_cross_entropy", BACKENDS, problem, None)
@@ -91,15 +92,19 @@ def _cpu_forward(
     all_pixels: bool,
     gradient: bool,
 ) -> tuple[Tensor, Tensor]:
-    return torch.ops.pipa_fast_cpu.upsampled_cross_entropy_forward(
-        logits.contiguous(),
-        labels.contiguous(),
-        None if weights is None else weights.contiguous(),
-        ignore_index,
-        all_pixels,
-        gradient,
-        "",
-    )
+    try:
+        return torch.ops.pipa_fast_cpu.upsampled_cross_entropy_forward(
+            logits.contiguous(),
+            labels.contiguous(),
+            None if weights is None else weights.contiguous(),
+            ignore_index,
+            all_pixels,
+            gradient,
+            "",
+        )
+    except RuntimeError:
+        reference.check_classes(labels, logits.shape[1], ignore_index)
+        raise
 
 
 BACKENDS = (

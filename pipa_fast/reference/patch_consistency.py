@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipa_fast.reference._rows import told
+
 ELEMENTS = 2**25  # of each temporary matrix: 128 MB in float32
 
 
@@ -28,9 +30,12 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """Return the loss [] and its slope dL/danchors [N, D]."""
     dtype = torch.promote_types(anchors.dtype, torch.float32)
-    a, p, k = anchors.to(dtype), positives.to(dtype), bank.to(dtype)
+    a, p, k = (told(rows.to(dtype)) for rows in (anchors, positives, bank))
     weight = torch.ones_like(a[:, 0]) if weights is None else weights.to(dtype)
     weight = weight.masked_fill(anchor_labels < 0, 0)
+    # Who has no say may hold anything, and 0 · nan would be nan.
+    uncounted, absent = (weight == 0)[:, None], (bank_labels < 0)[:, None]
+    a, p, k = a.masked_fill(uncounted, 0), p.masked_fill(uncounted, 0), k.masked_fill(absent, 0)
     total = weight.sum()
     weight = weight / torch.where(total > 0, total, 1)
     loss = a.new_zeros(())

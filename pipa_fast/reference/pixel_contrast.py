@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipa_fast.reference._rows import told
+
 ELEMENTS = 2**25  # of each temporary matrix: 128 MB in float32
 
 
@@ -91,7 +93,7 @@ def _blocks_of(rows: Rows, keys: Rows | None, settings: Settings) -> Iterator[Bl
 
 
 def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return told(x.to(torch.promote_types(x.dtype, torch.float32)))
 
 
 def _log_z(block: Block) -> Tensor:
@@ -135,7 +137,9 @@ def pulls(rows: Rows, keys: Rows | None, settings: Settings) -> Tensor:
     others = rows if keys is None else keys
     assert rows.z is not None and rows.u is not None
     assert others.z is not None and others.u is not None
-    x, gradient = _wide(others.x), torch.zeros_like(_wide(rows.x))
+    ignored = (others.labels == settings.ignore_index)[:, None]
+    x = _wide(others.x).masked_fill(ignored, 0)  # 0 · nan would be nan
+    gradient = x.new_zeros(rows.x.shape)
     for block in _blocks_of(rows, keys, settings):
         s = block.similarity
         z, u, w = (t[block.rows, None] for t in (rows.z, rows.u, rows.w))

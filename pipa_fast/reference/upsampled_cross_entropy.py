@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipa_fast.checks import require
+
 
 def upsampled_cross_entropy(
     logits: Tensor,  # [B, K, h, w]
@@ -45,17 +47,29 @@ def forward(
     size = list(labels.shape[-2:])
     full = F.interpolate(wide, size, mode="bilinear", align_corners=False)
     log_odds = full.log_softmax(1)
-    each = F.nll_loss(log_odds, labels, ignore_index=ignore_index, reduction="none")
+    try:
+        each = F.nll_loss(log_odds, labels, ignore_index=ignore_index, reduction="none")
+    except IndexError:  # a CPU's; a GPU has an assertion of its own
+        check_classes(labels, logits.shape[1], ignore_index)
+        raise
     divisor = _divisor(labels, ignore_index, all_pixels)
     loss = (each if weights is None else each * weights).sum() / divisor
     if not gradient:
         return loss, wide.new_empty(0)
     valid = (labels != ignore_index)[:, None]
     factor = valid / divisor if weights is None else valid * weights[:, None] / divisor
-    slope = log_odds.exp_().mul_(factor)
+    slope = log_odds.exp_().mul_(factor).masked_fill_(~valid, 0)  # 0 · nan would be nan
     slope.scatter_add_(1, labels[:, None].masked_fill(~valid, 0), -factor.to(slope.dtype))
     slope = torch.ops.aten.upsample_bilinear2d_backward(slope, size, list(wide.shape), False)
     return loss, slope.contiguous()
+
+
+def check_classes(labels: Tensor, classes: int, ignore_index: int) -> None:
+    """Raise ValueError for a label that is neither a class nor `ignore_index`; reads them all."""
+    wrong = labels[(labels != ignore_index) & ((labels < 0) | (labels >= classes))]
+    if wrong.numel():
+        expected = f"classes 0 to {classes - 1} or ignore_index {ignore_index}"
+        require(False, "labels", int(wrong[0]), expected)
 
 
 def backward(grad: Tensor, logits: Tensor, slope: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from pipa_fast.checks import did_you_mean, require
+from pipa_fast.checks import did_you_mean, is_below, require
 from pipa_fast.data.labels import NUM_CLASSES
 from pipa_fast.data.loader import DataConfig
 from pipa_fast.evaluation.inference import SlidingWindow
@@ -84,6 +84,8 @@ class RunConfig:
             value = getattr(self, name)
             require(value > 0, f"run.{name}", value, "a positive count")
         require(self.timeout > 0, "run.timeout", self.timeout, "a positive time [s]")
+        fine = self.name is None or is_below(self.name)
+        require(fine, "run.name", self.name, "a folder's name below run.dir, or null")
         fine = self.stop_after is None or self.stop_after > 0
         require(fine, "run.stop_after", self.stop_after, "a positive count, or null")
 
@@ -137,6 +139,7 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
+        require(is_below(self.recipe), "recipe", self.recipe, "a folder's name below run.dir")
         require(self.iterations > 0, "iterations", self.iterations, "a positive count")
         require(self.seed >= 0, "seed", self.seed, "a non-negative integer")
         classes = self.model.num_classes

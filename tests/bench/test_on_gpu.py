@@ -3,6 +3,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -51,7 +52,8 @@ def sanitizers(folder: Path, status: int) -> tuple[int, list[str]]:
     function = text[text.index("sanitizers() {") : text.index("\n# full_step")]
     stand_in(folder / "compute-sanitizer", f'echo "$@" >>"{folder}/calls"; exit {status}')
     named = os.environ | {"PYTHON": "python", "PATH": f"{folder}:{os.environ['PATH']}"}
-    done = subprocess.run(["bash", "-c", f"{function}\nsanitizers"], env=named, timeout=60)
+    words = [str(shutil.which("bash")), "-c", f"{function}\nsanitizers"]
+    done = subprocess.run(words, env=named, timeout=60)
     return done.returncode, (folder / "calls").read_text().splitlines()
 
 

@@ -274,7 +274,7 @@ def test_two_ranks_share_the_images_and_agree(network, dataset, tmp_path):
         process.join(60)
     assert [process.exitcode for process in ranks] == [0, 0]
     for rank in range(2):
-        miou, matrix, seen = torch.load(tmp_path / f"{rank}.pt")
+        miou, matrix, seen = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert miou == alone.miou and torch.equal(matrix, alone.confusion.matrix)
         assert seen[: len(range(rank, 7, 2))] == list(range(rank, 7, 2))
 
