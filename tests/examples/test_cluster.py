@@ -14,7 +14,11 @@ from pipa_fast.training.config import parse
 
 CLUSTER = Path(__file__).resolve().parents[2] / "examples/cluster"
 SLURM = CLUSTER / "slurm.sh"
+BASH = shutil.which("bash") or "no bash"
 STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+
+
+pytestmark = pytest.mark.skipif(BASH == "no bash", reason="there is no bash")
 
 
 def configured(words):
@@ -25,8 +29,6 @@ def configured(words):
 @pytest.fixture
 def slurm(tmp_path):
     """Runs the script where `scontrol` and `srun` are commands of ours."""
-    if shutil.which("bash") is None:
-        pytest.skip("there is no bash")
     for name, text in {
         "scontrol": 'echo "scontrol $*" >>"$CALLS"; [ "$1" != show ] || printf "n1\\nn2\\n"',
         "srun": 'echo "srun $*" >>"$CALLS"; echo "$TORCH_DISABLE_SHARE_RDZV_TCP_STORE" >>"$CALLS"; '
@@ -42,7 +44,7 @@ def slurm(tmp_path):
     path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
 
     def start(*words, **changes):
-        command = ["bash", str(SLURM), *words]
+        command = [BASH, str(SLURM), *words]
         environment = os.environ | job | path | changes
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
@@ -50,8 +52,8 @@ def slurm(tmp_path):
 
 
 def test_slurm_script_is_bash_and_a_dry_run_is_a_command():
-    subprocess.run(["bash", "-n", SLURM], check=True)
-    command = ["bash", SLURM, "streets_pipa", "--seed", "3"]
+    subprocess.run([BASH, "-n", SLURM], check=True)
+    command = [BASH, SLURM, "streets_pipa", "--seed", "3"]
     done = subprocess.run(
         command, env=os.environ | {"DRY_RUN": "1"}, capture_output=True, text=True, check=True
     )
