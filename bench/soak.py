@@ -40,7 +40,7 @@ from pipa_fast.training import distributed
 from pipa_fast.training.config import Config, load, merge, read_recipe
 from pipa_fast.training.trainer import Trainer
 
-LIMIT = 1024  # bytes a step: 10 MB in 10,000
+LIMIT = 256  # bytes a step: 2.5 MB in 10,000
 WARM_UP = 0.2  # share of the steps
 PAGE = os.sysconf("SC_PAGE_SIZE")
 TINY: dict[str, Any] = {

@@ -19,6 +19,27 @@
 #include "cpu/pseudo_labels.h"
 #include "cpu/upsampled_cross_entropy.h"
 
+// A string argument. torch's own conversion to std::string (up to 2.13) never frees the copy that
+// it returns: some 50 bytes a call.
+struct Name {
+  std::string text;
+};
+
+template <>
+struct torch::stable::detail::ToImpl<Name> {
+  static Name call(StableIValue value, [[maybe_unused]] uint64_t version,
+                   [[maybe_unused]] bool is_internal) {
+    StringHandle handle = to<StringHandle>(value);
+    size_t length = 0;
+    const char* data = nullptr;
+    STABLE_TORCH_ERROR_CODE_CHECK(torch_string_length(handle, &length));
+    STABLE_TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle, &data));
+    Name name{std::string(data, length)};
+    STABLE_TORCH_ERROR_CODE_CHECK(torch_delete_string(handle));
+    return name;
+  }
+};
+
 namespace {
 
 using torch::headeronly::ScalarType;
@@ -36,9 +57,9 @@ pipa::Parallel threads() {
           }};
 }
 
-pipa::Isa choose(const std::string& isa) {
+pipa::Isa choose(const Name& isa) {
   try {
-    return pipa::choose_isa(isa);
+    return pipa::choose_isa(isa.text);
   } catch (const std::invalid_argument& error) {
     STD_TORCH_CHECK(false, error.what());
   }
@@ -112,7 +133,7 @@ pipa::PixelContrast pixel_problem(const Tensor& x, const Tensor& labels,
 std::tuple<Tensor, Tensor, Tensor> pixel_contrast_forward(Tensor x, Tensor labels,
                                                           std::optional<Tensor> weights,
                                                           double temperature, bool all_form,
-                                                          int64_t ignore_index, std::string isa) {
+                                                          int64_t ignore_index, Name isa) {
   const pipa::Isa chosen = choose(isa);
   const pipa::PixelContrast problem =
       pixel_problem(x, labels, weights, temperature, all_form, ignore_index);
@@ -127,7 +148,7 @@ std::tuple<Tensor, Tensor, Tensor> pixel_contrast_forward(Tensor x, Tensor label
 
 Tensor pixel_contrast_backward(Tensor grad, Tensor x, Tensor labels, std::optional<Tensor> weights,
                                Tensor z, Tensor u, double temperature, bool all_form,
-                               int64_t ignore_index, std::string isa) {
+                               int64_t ignore_index, Name isa) {
   const pipa::Isa chosen = choose(isa);
   const pipa::PixelContrast problem =
       pixel_problem(x, labels, weights, temperature, all_form, ignore_index);
@@ -222,7 +243,7 @@ Tensor pixel_contrast_pulls(Tensor x, Tensor labels, Tensor saved, std::optional
 std::tuple<Tensor, Tensor> patch_consistency_forward(Tensor anchors, Tensor positives, Tensor bank,
                                                      Tensor anchor_labels, Tensor bank_labels,
                                                      std::optional<Tensor> weights,
-                                                     double temperature, std::string isa) {
+                                                     double temperature, Name isa) {
   const pipa::Isa chosen = choose(isa);
   check_temperature(temperature);
   const pipa::Matrix a = matrix(anchors, "anchors"), p = matrix(positives, "positives"),
@@ -281,7 +302,7 @@ void check_pixels(const Tensor& tensor, ScalarType dtype, const pipa::Upsampling
 std::tuple<Tensor, Tensor> upsampled_cross_entropy_forward(Tensor logits, Tensor labels,
                                                            std::optional<Tensor> weights,
                                                            int64_t ignore_index, bool all_pixels,
-                                                           bool gradient, std::string isa) {
+                                                           bool gradient, Name isa) {
   const pipa::Isa chosen = choose(isa);
   STD_TORCH_CHECK(labels.dim() == 3, "labels must be [B, H, W], got ", labels.dim(), " dimensions");
   const pipa::Upsampling maps = upsampling(logits, labels.size(1), labels.size(2));
@@ -306,7 +327,7 @@ std::tuple<Tensor, Tensor> upsampled_cross_entropy_forward(Tensor logits, Tensor
 }
 
 std::tuple<Tensor, Tensor, Tensor> pseudo_labels(Tensor logits, int64_t height, int64_t width,
-                                                 double threshold, std::string isa) {
+                                                 double threshold, Name isa) {
   const pipa::Isa chosen = choose(isa);
   const pipa::Upsampling maps = upsampling(logits, height, width);
   const pipa::Parallel parallel = threads();

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from bench.soak import process
 from pipa_fast import ops
 from pipa_fast.bank import FeatureBank
 from pipa_fast.losses import PatchConsistencyLoss
@@ -169,3 +170,21 @@ def test_one_tensor_may_be_several_arguments(backend):
 def test_layouts_that_kernels_do_not_take_as_they_are(backend):
     for layout in ("transposed", "every other", "inside", "expanded", "negated"):
         check_pixel(Pixel(n=13, d=9, layout=layout, label_layout=layout, way=backend))
+
+
+def test_native_calls_keep_nothing():
+    """The soak's 448 bytes a step: torch's stable ABI leaked the string argument of each call."""
+    pytest.importorskip("pipa_fast._C")
+    x, labels = rows(20), torch.arange(20) % 3
+
+    def call() -> None:
+        y = x.clone().requires_grad_()
+        ops.pixel_contrast(y, labels, backend="cpu").backward()
+        ops.patch_consistency(x, x, x, labels, labels, backend="cpu")
+
+    for _ in range(100):
+        call()
+    before = process()["allocated"]
+    for _ in range(1000):
+        call()
+    assert process()["allocated"] - before < 20 * 1000
