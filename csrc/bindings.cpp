@@ -172,7 +172,7 @@ struct RankedRows {
 
   RankedRows(const Tensor& x, const Tensor& labels, const std::optional<Tensor>& keys,
              const std::optional<Tensor>& key_labels, double temperature, bool all_form,
-             int64_t ignore_index, const std::string& name)
+             int64_t ignore_index, const Name& name)
       : isa(choose(name)),
         rows(pixel_problem(x, labels, std::nullopt, temperature, all_form, ignore_index)) {
     STD_TORCH_CHECK(keys.has_value() == key_labels.has_value(), "keys and key_labels go together");
@@ -192,7 +192,7 @@ struct RankedRows {
 
 Tensor pixel_contrast_denominators(Tensor x, Tensor labels, std::optional<Tensor> keys,
                                    std::optional<Tensor> key_labels, double temperature,
-                                   bool all_form, int64_t ignore_index, std::string isa) {
+                                   bool all_form, int64_t ignore_index, Name isa) {
   RankedRows problem(x, labels, keys, key_labels, temperature, all_form, ignore_index, isa);
   Tensor z = floats({problem.rows.x.rows});
   pipa::pixel_contrast_denominators(problem.rows, problem.keys(), problem.isa, threads(),
@@ -205,7 +205,7 @@ std::tuple<Tensor, Tensor> pixel_contrast_positives(Tensor x, Tensor labels, Ten
                                                     std::optional<Tensor> keys,
                                                     std::optional<Tensor> key_labels,
                                                     double temperature, bool all_form,
-                                                    int64_t ignore_index, std::string isa) {
+                                                    int64_t ignore_index, Name isa) {
   RankedRows problem(x, labels, keys, key_labels, temperature, all_form, ignore_index, isa);
   const int64_t n = problem.rows.x.rows;
   Tensor losses = floats({n}), slopes = floats({n});
@@ -227,8 +227,7 @@ pipa::SavedRows saved_rows(const Tensor& saved, int64_t rows, const char* name) 
 
 Tensor pixel_contrast_pulls(Tensor x, Tensor labels, Tensor saved, std::optional<Tensor> keys,
                             std::optional<Tensor> key_labels, std::optional<Tensor> key_saved,
-                            double temperature, bool all_form, int64_t ignore_index,
-                            std::string isa) {
+                            double temperature, bool all_form, int64_t ignore_index, Name isa) {
   RankedRows problem(x, labels, keys, key_labels, temperature, all_form, ignore_index, isa);
   STD_TORCH_CHECK(keys.has_value() == key_saved.has_value(), "keys and key_saved go together");
   if (keys) problem.others->saved = saved_rows(*key_saved, problem.others->x.rows, "key_saved");
