@@ -37,12 +37,12 @@ INSTALL = $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python $(1) ||) $
 REQUIRE = $(BIN)/python -c 'import pathlib, tomllib; \
     p = tomllib.loads(pathlib.Path("pyproject.toml").read_text()); print(*$(1), sep="\n")'
 
-.PHONY: help setup train ablation bench test test-all test-tiles format clean sanitize sanitize-build lint \
+.PHONY: help setup train ablation bench test test-all test-tiles faults format clean sanitize sanitize-build lint \
     lint-format lint-ruff lint-types lint-clang lint-spelling fuzz soak audit
 
 help:
 	@sed -n 's/^# \{0,1\}//; 2,8p' Makefile
-	@echo "targets: setup train ablation bench test test-all test-tiles sanitize lint format clean" \
+	@echo "targets: setup train ablation bench test test-all test-tiles faults sanitize lint format clean" \
 	    "fuzz soak audit"
 
 # ---- environment and build ----
@@ -112,6 +112,10 @@ test-tiles: setup $(VENV)/.dev
 FUZZ ?= 100000
 fuzz: setup $(VENV)/.dev
 	$(TEST) tests/fuzz --fuzz $(FUZZ) --fuzz-anew $(ARGS)
+
+# Processes killed at random moments, and the runs' ends compared: minutes.
+faults: setup $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(RUN) tests.faults.kills $(ARGS)
 
 soak: setup
 	OMP_NUM_THREADS=1 $(RUN) bench.soak --save $(ARGS)
