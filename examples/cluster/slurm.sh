@@ -26,7 +26,8 @@ nodes=${SLURM_NNODES:-1}
 per_node=${SLURM_GPUS_ON_NODE:-2}
 first=localhost
 if [ -n "${SLURM_JOB_NODELIST:-}" ]; then
-    first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+    hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST") # a pipe to head might break
+    first=${hosts%%$'\n'*}
 fi
 
 # With gloo, which carries what hosts agree on, a restarted group of workers finds the old one's

@@ -51,7 +51,7 @@ def pixel_case(n, d, kind, form, classes=5, weighted=False, temperature=0.1):
     torch.manual_seed(n + d)
     x = unit_rows(n, d, precision(kind))
     labels = torch.randint(0, classes, (n,)).masked_fill(torch.rand(n) < 0.1, 255)
-    return x, labels, torch.rand(n) if weighted else None, temperature, form, 255, ""
+    return x, labels, torch.rand(n) if weighted else None, temperature, form, 255
 
 
 def both_ways(module, x, labels, weights, *settings):
@@ -99,9 +99,7 @@ def test_pixel_contrast_in_several_launches():
 def test_nothing_to_contrast():
     x, labels = unit_rows(50, 8, F32), torch.full((50,), 255)
     for given in (x, x[:0]):
-        loss, gradient = both_ways(
-            pixel, given, labels[: len(given)], None, 0.1, "negatives", 255, ""
-        )
+        loss, gradient = both_ways(pixel, given, labels[: len(given)], None, 0.1, "negatives", 255)
         assert loss == 0 and gradient.shape == given.shape and (gradient == 0).all()
 
 
@@ -112,7 +110,7 @@ def test_any_label_may_be_ignored(label):
     expected = both_ways(reference_pixel, x.double(), labels, *settings, 255)
     marked = labels.where(labels != 255, label)
     marked = marked.where(labels == 255, labels + 1)
-    loss, gradient = both_ways(pixel, x, marked, *settings, label, "")
+    loss, gradient = both_ways(pixel, x, marked, *settings, label)
     check(F32, loss, expected[0], gradient, expected[1])
 
 
@@ -163,10 +161,10 @@ def test_patch_consistency(n, m, d, kind, classes, splits, monkeypatch):
     weights = torch.rand(n) if n % 2 == 0 else None
     monkeypatch.setattr(patch, "PROGRAMS", splits * n // patch.BLOCK + 1)
     monkeypatch.setattr(patch, "MAX_SPLITS", splits)
-    loss, slope = patch.forward(a, p, k, *labels, weights, 0.1, "")
+    loss, slope = patch.forward(a, p, k, *labels, weights, 0.1)
     wide = None if weights is None else weights.double()
     rows = a.double(), p.double(), k.double()
-    expected = reference_patch.forward(*rows, *labels, wide, 0.1, "")
+    expected = reference_patch.forward(*rows, *labels, wide, 0.1)
     check(kind, loss, expected[0], slope, expected[1])
     assert slope.dtype == torch.float32 and slope.shape == a.shape
 
