@@ -45,27 +45,8 @@ def seeds():
 def few_scenes(monkeypatch):
     """Training sees two scenes of each dataset: the loop is tested, not the streets."""
     from pipa_fast import train
-    from pipa_fast.data.datasets import build_dataset
     from pipa_fast.training import trainer
-
-    class Few:
-        def __init__(self, name, split, root=None):
-            self.whole = build_dataset(name, split, root)
-            self.eval_classes = self.whole.eval_classes
-
-        def __len__(self):
-            return 2
-
-        def __getitem__(self, index):
-            if not 0 <= index < 2:
-                raise IndexError(index)
-            return self.whole[index]
-
-        def image(self, index):
-            return self[index].image
-
-        def label(self, index):
-            return self[index].label
+    from tests.few import Few
 
     monkeypatch.setattr(trainer, "build_dataset", Few)
     monkeypatch.setattr(train, "build_dataset", Few)

@@ -25,9 +25,9 @@ from unittest import mock
 
 import torch
 
-from pipa_fast.data.datasets import build_dataset
 from pipa_fast.training import checkpoint, distributed, trainer
 from pipa_fast.training.config import Config, load, merge, read_recipe
+from tests.few import Few
 
 TINY = {
     "iterations": 6,
@@ -35,25 +35,6 @@ TINY = {
     "run": {"log_every": 1, "eval_every": 100, "checkpoint_every": 1, "report": False},
 }
 OPERATIONS = [(torch, "save"), (os, "fsync"), (os, "replace"), (os, "unlink")]
-
-
-class Few:
-    """A dataset's first two scenes."""
-
-    def __init__(self, name: str, split: str, root: str | None = None) -> None:
-        self.whole = build_dataset(name, split, root)
-        self.eval_classes = self.whole.eval_classes
-
-    def __len__(self) -> int:
-        return 2
-
-    def __getitem__(self, index: int) -> Any:
-        if not 0 <= index < 2:
-            raise IndexError(index)
-        return self.whole[index]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.whole, name)
 
 
 def config_of(folder: Path) -> Config:
