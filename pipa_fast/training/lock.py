@@ -15,7 +15,8 @@ def lock_run(run_dir: Path) -> Iterator[None]:
     """Keep other jobs from a run's folder.
 
     The lock is the system's, on a file beside the folder, which may be renamed meanwhile. It goes
-    with its process, however that ends: none is ever stale.
+    with its process, however that ends: none is ever stale. Of the two kinds that there are it is
+    the one that processes which load images do not inherit: they may outlive a killed trainer.
 
     Raises:
         ValueError: another job is at work there; its process and machine are named.
@@ -24,8 +25,8 @@ def lock_run(run_dir: Path) -> Iterator[None]:
     path = run_dir.with_name(f".{run_dir.name}.lock")
     with open(path, "a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:  # which of them is the system's choice
             raise ValueError(
                 f"{run_dir} is in use by {_holder(path)}: let it end, or give this run another "
                 "--run.name"

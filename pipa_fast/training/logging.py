@@ -2,7 +2,7 @@
 """What a run tells: a progress bar, TensorBoard events and a line of JSON for every record."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,13 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from pipa_fast.evaluation.inference import EvalResult
 
 HISTORY = "history.jsonl"
+
+
+def _whole_records(text: str) -> Iterator[dict[str, Any]]:
+    """Yield the records of a history, of which a killed run may have left the last one cut."""
+    lines = text.split("\n")[:-1]  # what follows the last newline was not finished
+    for line in lines:
+        yield json.loads(line)
 
 
 class RunLog:
@@ -52,7 +59,7 @@ class RunLog:
     def _keep_history_before(self, start: int) -> None:
         """Drop records that the resumed run is about to write again."""
         if start and self.path.is_file():
-            records = (json.loads(line) for line in self.path.read_text().splitlines())
+            records = _whole_records(self.path.read_text())
             self.history = [record for record in records if record["iteration"] <= start]
         self.path.write_text("".join(json.dumps(r) + "\n" for r in self.history))
 

@@ -4,6 +4,7 @@
 import contextlib
 import functools
 import inspect
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -85,7 +86,10 @@ class Trainer:
             autocast=functools.partial(_autocast, world.device.type, self.dtype),
             group=world.group,
         )
-        self.guard = StepGuard([self.network, self.objectives], self.optimizer)
+        kept = [self.network, self.objectives]
+        if self.teacher is not None:
+            kept.append(self.teacher.network)
+        self.guard = StepGuard(kept, self.optimizer)
         self.writer = checkpoint.Writer()
         self.heartbeat = Heartbeat(world.rank, world.size)
         self.iteration = 0
@@ -167,7 +171,9 @@ class Trainer:
 
     def _run(self) -> EvalResult:
         config = self.config
-        if config.run.resume == "auto":
+        # What torchrun starts again goes on, whatever the first start was to do.
+        restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+        if config.run.resume == "auto" or restarted:
             state = checkpoint.load_newest(self.run_dir)
             if state is not None:
                 self.restore(state)

@@ -50,6 +50,30 @@ def test_the_lock_of_a_killed_job_is_no_lock(tmp_path, other_job):
         pass
 
 
+def test_processes_of_a_killed_job_do_not_hold_its_lock(tmp_path):
+    """As those that load images, which may live on for a while."""
+    hold = "import os\n" + HOLD.replace("    print", "    os.fork() and print")
+    command = [sys.executable, "-c", hold, str(tmp_path / "run")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, start_new_session=True, **pipes) as job:
+        assert job.stdout.readline() == "held\n"
+        job.kill()
+        job.wait()
+        with lock.lock_run(tmp_path / "run"):
+            pass
+        os.killpg(job.pid, signal.SIGKILL)
+
+
+def test_a_history_that_was_cut_is_no_obstacle(tmp_path):
+    with pytest.raises(Interrupted):
+        trainer_for(tmp_path, "streets_source", run={"stop_after": 3}).run()
+    history = tmp_path / "streets_source/history.jsonl"
+    history.write_text(history.read_text() + '{"kind": "train", "iter')
+    trainer_for(tmp_path, "streets_source", run={"resume": "auto"}).run()
+    records = [json.loads(line) for line in history.read_text().splitlines()]
+    assert [r["iteration"] for r in records if r["kind"] == "train"] == [2, 4, 6]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_saves_and_tells(tmp_path, monkeypatch, number):
     trainer = trainer_for(tmp_path, "streets_source")

@@ -39,7 +39,7 @@ def test_a_rank_that_hangs_is_named(tmp_path):
 
 @pytest.mark.slow
 def test_a_rank_that_dies_is_started_again(tmp_path):
-    done = run("die", tmp_path, "--run.resume", "auto", restarts=2)
+    done = run("die", tmp_path, restarts=2)  # without --run.resume auto
     assert done.returncode == 0, done.stderr[-3000:]
     assert status(tmp_path)["state"] == "finished"
     (tmp_path / "whole").mkdir()
