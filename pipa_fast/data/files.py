@@ -2,28 +2,57 @@
 """Image and label files, read whole and checked: whatever is wrong with one names it."""
 
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
+
+UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
+"""What Pillow raises for a file that is damaged, cut short, too large or no image."""
+
+# How an image is turned upright, by its EXIF orientation. ImageOps.exif_transpose does the same and
+# writes the EXIF anew besides, which fails where that is damaged.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Return an image upright, as RGB uint8 [H, W, 3].
+def read_image(path: Path, *, labelled: bool = False) -> np.ndarray:
+    """Return an image upright, as RGB uint8 [H, W, 3]; grey, palette and CMYK are converted.
+
+    Args:
+        labelled: a label belongs to it, pixel by pixel. Then it must be stored upright: whether
+            the label was made of the pixels as stored or as shown cannot be seen, and where the
+            two are of one size, a wrong guess would go unnoticed.
 
     Raises:
-        ValueError: the file is no image, is cut short, or has more than 8 bits a channel.
+        ValueError: the file is no image, is cut short, has more than 8 bits a channel, or is turned
+            by its EXIF and labelled.
     """
     try:
         with Image.open(path) as image:
             if image.mode[0] in "IF":  # 16 and 32 bits: converting would clip, not scale
-                raise ValueError(f"mode {image.mode}, not 8 bits a channel")
-            ImageOps.exif_transpose(image, in_place=True)
-            return np.array(image if image.mode == "RGB" else image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+                raise _WrongKind(f"mode {image.mode}, not 8 bits a channel; convert it, scaled")
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            turn = _TURNS.get(orientation)
+            if labelled and turn is not None:
+                raise _WrongKind(
+                    f"EXIF orientation {orientation}, and whether its label is turned too is not "
+                    "known; store both upright, without it"
+                )
+            upright = image if turn is None else image.transpose(turn)
+            return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))
+    except UNREADABLE as error:
+        raise ValueError(_unreadable(path, "an image", error)) from error
 
 
 def read_ids(path: Path) -> np.ndarray:
@@ -33,20 +62,35 @@ def read_ids(path: Path) -> np.ndarray:
     first one holds the ids.
 
     Raises:
-        ValueError: the file is no image, is cut short, or is of another kind.
+        ValueError: the file is no image, is cut short, is of another kind, or is turned by EXIF.
     """
     try:
         with Image.open(path) as image:
-            if image.mode in ("L", "P"):
-                return np.array(image)
             if image.mode == "RGB" and image.tile and image.tile[0].args == "RGB;16B":
                 # Pillow keeps the upper byte of such a channel. Read as if the lower one came
                 # last, it keeps that: ids are below 256.
                 image.tile = [image.tile[0]._replace(args="RGB;16L")]
-                return np.array(image)[:, :, 0]
-            raise ValueError(f"mode {image.mode}, not one channel of ids")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as a label: {error}") from error
+                ids = np.array(image)[:, :, 0]
+            elif image.mode in ("L", "P"):
+                ids = np.array(image)
+            else:
+                raise _WrongKind(f"mode {image.mode}, not one channel of ids; store 8-bit ids")
+            # only now: a PNG's EXIF may come last, so that Pillow reads the pixels to get there
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            if orientation in _TURNS:
+                raise _WrongKind(f"EXIF orientation {orientation}; store it upright, without it")
+            return ids
+    except UNREADABLE as error:
+        raise ValueError(_unreadable(path, "a label", error)) from error
+
+
+class _WrongKind(ValueError):
+    """The file is sound and of no use; the message says what to do."""
+
+
+def _unreadable(path: Path, what: str, error: BaseException) -> str:
+    remedy = "" if isinstance(error, _WrongKind) else "; copy it anew from where it came"
+    return f"{path} cannot be read as {what}: {error}{remedy}"
 
 
 def write_whole(path: Path, save: Callable[[Path], object]) -> None:

@@ -84,7 +84,8 @@ class FolderDataset:
     Raises:
         ValueError: an unknown split, a folder that is missing or empty, or an image whose label is
             missing. Reading an item raises it for a file that cannot be read, a label of another
-            size than its image, and ids that the dataset does not have.
+            size than its image, ids that the dataset does not have, and an image or a label that
+            its EXIF turns. `image` alone turns such an image upright.
     """
 
     def __init__(self, layout: Layout, root: Path | str, split: str) -> None:
@@ -115,13 +116,13 @@ class FolderDataset:
     def __getitem__(self, index: int, /) -> Sample:
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} is out of range for {len(self)} images")
-        image, label = self.image(index), self.label(index)
         pair = self.pairs[index]
+        image, label = read_image(pair.image, labelled=True), self.label(index)
         if pair.image.name in self.layout.stretched:
             label = resize_label(label, (image.shape[0], image.shape[1]))
         if label.shape != image.shape[:2]:
             raise ValueError(
-                f"{pair.label} must be of its image's size {image.shape[:2]}; it is {label.shape}"
+                f"{pair.present} must be of its image's size {image.shape[:2]}; it is {label.shape}"
             )
         return Sample(image, label, pair.image.stem)
 
@@ -154,7 +155,7 @@ def to_train_ids(path: Path, table: np.ndarray) -> np.ndarray:
         known = np.flatnonzero(table >= 0)
         raise ValueError(
             f"{path} holds label ids {unknown[:8]}, which the dataset does not have: "
-            f"known are {known.min()} to {known.max()}"
+            f"known are {known.min()} to {known.max()}; make it anew, or leave the image out"
         )
     return mapped.astype(np.uint8)
 

@@ -5,6 +5,7 @@ A step has world_size * batch_size slots; slot i of iteration k is the same imag
 rank, in any worker process, and after a resume. Nothing of it needs saving.
 """
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -249,6 +250,26 @@ def _images(stacked: Tensor) -> Tensor:
     return stacked.movedim(-1, -3).contiguous().float().div_(255)
 
 
+class _Telling(Dataset):
+    """Gives a bad file's ValueError as an item: raised in a worker, it would come with a traceback
+    in the place of its message."""
+
+    def __init__(self, training_set: TrainingSet) -> None:
+        self.training_set = training_set
+
+    def __getitem__(self, slot: tuple[int, int]) -> dict[str, Any] | ValueError:
+        try:
+            return self.training_set[slot]
+        except ValueError as error:
+            return ValueError(str(error))
+
+
+def _collate(training_set: TrainingSet, items: list[Any]) -> Batch | ValueError:
+    """Stack the slots of a step, or give the first error among them."""
+    errors = (item for item in items if isinstance(item, ValueError))
+    return next(errors, None) or training_set.collate(items)
+
+
 class StepSampler(Sampler):
     """The slots of one rank, step by step."""
 
@@ -278,15 +299,15 @@ def batches(
     """Yield this rank's batches, on `device`, of the steps from `start` to before `iterations`.
 
     Raises:
-        ValueError: a rank outside the world.
+        ValueError: a rank outside the world, or a file that cannot be used; it is named.
     """
     require(0 <= rank < world_size, "rank", rank, f"in 0 ... {world_size - 1}")
     require(start >= 0, "start", start, "at least 0")
     config = training_set.config
     loader = DataLoader(
-        training_set,
+        _Telling(training_set),
         batch_sampler=StepSampler(start, iterations, config.batch_size, rank),
-        collate_fn=training_set.collate,
+        collate_fn=functools.partial(_collate, training_set),
         num_workers=config.num_workers,
         # The loader seeds its workers from this: nothing here uses it, and without it the loader
         # would draw from the generator that dropout uses.
@@ -297,5 +318,8 @@ def batches(
     waiting = iter(loader)
     for _ in range(len(loader)):
         with trace_range("data"):
-            batch = unpacked(next(waiting), device)
+            packed = next(waiting)
+            if isinstance(packed, ValueError):
+                raise packed
+            batch = unpacked(packed, device)
         yield batch

@@ -109,7 +109,7 @@ def look(pair: Pair, *, layout: Layout, size: tuple[int, int] | None, write: boo
     problems: list[str] = []
     shape: tuple[int, int] | None = None
     try:
-        image = read_image(pair.image)
+        image = read_image(pair.image, labelled=pair.label is not None)
         shape = (image.shape[0], image.shape[1])
         if size is not None and shape != size:
             problems.append(f"{pair.image} is {shape[0]} x {shape[1]}, not {size[0]} x {size[1]}")
