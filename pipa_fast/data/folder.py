@@ -117,7 +117,7 @@ class FolderDataset:
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} is out of range for {len(self)} images")
         pair = self.pairs[index]
-        image, label = read_image(pair.image, labelled=True), self.label(index)
+        image, label = self.image(index, labelled=True), self.label(index)
         if pair.image.name in self.layout.stretched:
             label = resize_label(label, (image.shape[0], image.shape[1]))
         if label.shape != image.shape[:2]:
@@ -129,9 +129,9 @@ class FolderDataset:
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
 
-    def image(self, index: int) -> np.ndarray:
-        """Return an image, uint8 RGB [H, W, 3]."""
-        return read_image(self.pairs[index].image)
+    def image(self, index: int, *, labelled: bool = False) -> np.ndarray:
+        """Return an image, uint8 RGB [H, W, 3]; `labelled` as data.files.read_image has it."""
+        return read_image(self.pairs[index].image, labelled=labelled)
 
     def label(self, index: int) -> np.ndarray:
         """Return a label, uint8 train ids [H, W]."""
