@@ -39,6 +39,7 @@ from torch import Tensor
 from bench.machine import machine
 from bench.rows import load, results_folder, write
 from pipa_fast import ops
+from pipa_fast.ops._checks import group_name
 from pipa_fast.ops._ranks import gather_padded
 
 CLASSES = 16
@@ -160,7 +161,7 @@ def measure(problem: Problem, rank: int, repeats: int) -> dict[str, Any]:
     }
     if group is not None:
         counts = [problem.rows] * problem.ranks
-        name = dist.group.WORLD.group_name  # type: ignore[union-attr]
+        name = group_name(group)
         gathers = seconds_of(lambda: gather_padded(name, x.detach(), counts), repeats)
         tiny = seconds_of(lambda: gather_padded(name, labels[:1], [1] * problem.ranks), repeats)
         row |= {

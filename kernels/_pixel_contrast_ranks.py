@@ -17,7 +17,7 @@ from pipa_fast.kernels import _launch
 from pipa_fast.kernels import pixel_contrast as whole
 from pipa_fast.kernels._launch import LOG2E, Tile
 from pipa_fast.kernels._pixel_contrast_backward import _entries, _pull
-from pipa_fast.kernels._pixel_contrast_forward import _dot_scores, _positives
+from pipa_fast.kernels._pixel_contrast_forward import LN2, _dot_scores, _positives
 from pipa_fast.kernels._pixel_contrast_tiles import GRADIENT, MIXED
 from pipa_fast.reference.pixel_contrast import Rows, Settings
 
@@ -122,7 +122,7 @@ def ranks_positives_kernel(
     )  # fmt: skip
     if ALL:
         slopes = tl.maximum(past - first - (1 if SELF else 0), 0).to(tl.float32)
-        losses = slopes * log_z * 0.6931471805599453 - losses
+        losses = slopes * log_z * LN2 - losses
     source = tl.load(Order + row, mask=row < n, other=0)
     tl.store(Losses + source, tl.where(there, losses, 0.0), mask=row < n)
     tl.store(Slopes + source, tl.where(there, slopes, 0.0), mask=row < n)

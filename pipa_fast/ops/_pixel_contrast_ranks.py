@@ -13,9 +13,10 @@ Beyond it, they go from rank to rank, two ranks' rows in memory at a time, while
 computed with: twice in the forward pass, since the positives' losses want the whole Z.
 """
 
+import functools
 import os
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -109,7 +110,7 @@ class Team:
 
     def _rows(self, features: Tensor, ranks: slice) -> Rows:
         """Return rows of some ranks, of each as many as `features` has."""
-        each = features.shape[0] // (ranks.stop - ranks.start) if features.shape[0] else 0
+        each = features.shape[0] // (ranks.stop - ranks.start)
         labels, w = (t[ranks, :each].flatten() for t in (self.labels, self.w))
         if self.saved is None:
             return Rows(features, labels, w)
@@ -171,37 +172,16 @@ def over_ranks(backend: Backend, pairs: Pairs | None) -> Backend:
             return "it computes one rank's rows, and a group is given"
         return backend.why_not(problem)
 
-    def all_forward(
-        features: Tensor,
-        labels: Tensor,
-        weights: Tensor | None,
-        temperature: float,
-        denominator: str,
-        ignore_index: int,
-        group: str,
-    ) -> tuple[Tensor, ...]:
+    # A call's arguments are those of the op's schema, of which a group is the last.
+    def over_group(whole: Callable[..., Any], single: Callable[..., Any], *arguments: Any) -> Any:
+        *tensors, temperature, denominator, ignore_index, group = arguments
         settings = Settings(temperature, denominator, ignore_index)
         if group:
-            assert pairs is not None
-            return forward(pairs, features, labels, weights, settings, group)
-        return backend.forward(features, labels, weights, *settings)
+            return whole(pairs, *tensors, settings, group)
+        return single(*tensors, *settings)
 
-    def all_backward(
-        grad: Tensor,
-        features: Tensor,
-        labels: Tensor,
-        weights: Tensor | None,
-        z: Tensor,
-        u: Tensor,
-        temperature: float,
-        denominator: str,
-        ignore_index: int,
-        group: str,
-    ) -> Tensor:
-        settings = Settings(temperature, denominator, ignore_index)
-        if group:
-            assert pairs is not None
-            return backward(pairs, grad, features, labels, weights, z, u, settings, group)
-        return backend.backward(grad, features, labels, weights, z, u, *settings)
-
-    return backend._replace(why_not=why_not, forward=all_forward, backward=all_backward)
+    return backend._replace(
+        why_not=why_not,
+        forward=functools.partial(over_group, forward, backend.forward),
+        backward=functools.partial(over_group, backward, backend.backward),
+    )

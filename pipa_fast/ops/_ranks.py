@@ -79,13 +79,15 @@ def exchange_rows(group: str, rows: Tensor, counts: list[int]) -> Iterator[tuple
             wanted.append(dist.P2POp(dist.irecv, received, group=ranks, group_peer=peer))
         return peer, received, dist.batch_isend_irecv(wanted) if wanted else []
 
-    following = start(1) if size > 1 else None
+    if size == 1:
+        return
+    following = start(1)
     for turn in range(1, size):
-        assert following is not None
         peer, received, works = following
         for work in works:
             work.wait()
-        following = start(turn + 1) if turn + 1 < size else None
+        if turn + 1 < size:
+            following = start(turn + 1)
         if counts[peer]:
             yield peer, received
 

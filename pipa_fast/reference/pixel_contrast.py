@@ -68,32 +68,25 @@ def anchor_weights(
     return share / torch.where(total > 0, total, 1), positives.to(dtype)
 
 
-def _blocks(
-    x: Tensor, labels: Tensor, keys: Tensor | None, key_labels: Tensor, settings: Settings
-) -> Iterator[Block]:
+def _wide(rows: Rows) -> Rows:
+    return rows._replace(x=told(rows.x.to(torch.promote_types(rows.x.dtype, torch.float32))))
+
+
+def _blocks(rows: Rows, keys: Rows | None, settings: Settings) -> Iterator[Block]:
+    """Yield wide rows in blocks, against wide keys; None are the rows themselves."""
     temperature, denominator, ignore_index = settings
-    others = x if keys is None else keys
-    height = max(1, ELEMENTS // max(1, others.shape[0]))
-    column = torch.arange(others.shape[0], device=x.device)
+    x, labels = rows.x, rows.labels
+    others = rows if keys is None else keys
+    height = max(1, ELEMENTS // max(1, others.x.shape[0]))
+    column = torch.arange(others.x.shape[0], device=x.device)
     for start in range(0, x.shape[0], height):
-        rows = slice(start, min(start + height, x.shape[0]))
-        both = (labels[rows, None] != ignore_index) & (key_labels != ignore_index)
+        part = slice(start, min(start + height, x.shape[0]))
+        both = (labels[part, None] != ignore_index) & (others.labels != ignore_index)
         if keys is None:
-            both &= column != column[rows, None]
-        same = labels[rows, None] == key_labels
+            both &= column != column[part, None]
+        same = labels[part, None] == others.labels
         summed = both & ~same if denominator == "negatives" else both
-        yield Block(rows, (x[rows] @ others.T - 1) / temperature, both & same, summed)
-
-
-def _blocks_of(rows: Rows, keys: Rows | None, settings: Settings) -> Iterator[Block]:
-    x, labels = _wide(rows.x), rows.labels
-    if keys is None:
-        return _blocks(x, labels, None, labels, settings)
-    return _blocks(x, labels, _wide(keys.x), keys.labels, settings)
-
-
-def _wide(x: Tensor) -> Tensor:
-    return told(x.to(torch.promote_types(x.dtype, torch.float32)))
+        yield Block(part, (x[part] @ others.x.T - 1) / temperature, both & same, summed)
 
 
 def _log_z(block: Block) -> Tensor:
@@ -114,15 +107,17 @@ def _positives(block: Block, z: Tensor, denominator: str) -> tuple[Tensor, Tenso
 
 def denominators(rows: Rows, keys: Rows | None, settings: Settings) -> Tensor:
     """Return log Σ e_ij [N] over the keys that count in Z; None are the rows themselves."""
-    found = [_log_z(block) for block in _blocks_of(rows, keys, settings)]
-    return torch.cat([_wide(rows.x).new_empty(0), *found])
+    rows, keys = _wide(rows), keys and _wide(keys)
+    found = [_log_z(block) for block in _blocks(rows, keys, settings)]
+    return torch.cat([rows.x.new_empty(0), *found])
 
 
 def positives(rows: Rows, keys: Rows | None, settings: Settings) -> tuple[Tensor, Tensor]:
     """Return the sums of losses of positives among the keys, and of their slopes by log Z [N]."""
+    rows, keys = _wide(rows), keys and _wide(keys)
     assert rows.z is not None
     sums = torch.zeros_like(rows.z), torch.zeros_like(rows.z)
-    for block in _blocks_of(rows, keys, settings):
+    for block in _blocks(rows, keys, settings):
         found = _positives(block, rows.z[block.rows], settings.denominator)
         for out, values in zip(sums, found, strict=True):
             out[block.rows] = values
@@ -134,13 +129,14 @@ def pulls(rows: Rows, keys: Rows | None, settings: Settings) -> Tensor:
 
     G is symmetric: a row is differentiated as an anchor and as what others are compared with.
     """
+    rows, keys = _wide(rows), keys and _wide(keys)
     others = rows if keys is None else keys
     assert rows.z is not None and rows.u is not None
     assert others.z is not None and others.u is not None
     ignored = (others.labels == settings.ignore_index)[:, None]
-    x = _wide(others.x).masked_fill(ignored, 0)  # 0 · nan would be nan
+    x = others.x.masked_fill(ignored, 0)  # 0 · nan would be nan
     gradient = x.new_zeros(rows.x.shape)
-    for block in _blocks_of(rows, keys, settings):
+    for block in _blocks(rows, keys, settings):
         s = block.similarity
         z, u, w = (t[block.rows, None] for t in (rows.z, rows.u, rows.w))
         push = u * (s - z).exp() + others.u * (s - others.z).exp()
@@ -163,11 +159,12 @@ def forward(
     ignore_index: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the loss [], log Z [N] and u Z [N]."""
-    x, settings = _wide(features), Settings(temperature, denominator, ignore_index)
-    share, positives = anchor_weights(labels, weights, ignore_index, x.dtype)
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    share, positives = anchor_weights(labels, weights, ignore_index, dtype)
     w = share / positives.clamp(min=1)
-    loss, log_z, u = x.new_zeros(()), x.new_empty(x.shape[0]), torch.empty_like(share)
-    for block in _blocks(x, labels, None, labels, settings):
+    loss, log_z, u = w.new_zeros(()), torch.empty_like(w), torch.empty_like(w)
+    rows, settings = Rows(features, labels, w), Settings(temperature, denominator, ignore_index)
+    for block in _blocks(_wide(rows), None, settings):
         log_z[block.rows] = z = _log_z(block)
         losses, slopes = _positives(block, z, denominator)
         loss += (w[block.rows] * losses).sum()

@@ -20,20 +20,18 @@ class StepGuard:
 
     def __init__(self, modules: Iterable[nn.Module], optimizer: torch.optim.Optimizer) -> None:
         self.optimizer = optimizer
-        self.modules = list(modules)
+        every = [part for module in modules for part in module.modules()]
+        self.kept = [buffer for part in every for buffer in part.buffers(recurse=False)]
+        banks = [part for part in every if isinstance(part, FeatureBank)]
+        self.kept += [tensor for bank in banks for tensor in bank.state().values()]
         device = optimizer.param_groups[0]["params"][0].device
         self.counted = torch.zeros(2, dtype=torch.int64, device=device)  # in all, in a row
         self.bad = torch.zeros((), dtype=torch.bool, device=device)  # of this step
-        self.before: list[tuple[Tensor, Tensor]] = []
+        self.before: list[Tensor] = []  # as they were, before the step
 
     def begin(self) -> None:
         """Remember the buffers, before the forward pass."""
-        every = [part for module in self.modules for part in module.modules()]
-        kept = [buffer for part in every for buffer in part.buffers(recurse=False)]
-        kept += [
-            t for part in every if isinstance(part, FeatureBank) for t in part.state().values()
-        ]
-        self.before = [(tensor, tensor.clone()) for tensor in kept]
+        self.before = [tensor.clone() for tensor in self.kept]
 
     def look(self) -> None:
         """Look at the gradients, before anything is made of them."""
@@ -60,7 +58,7 @@ class StepGuard:
         elif not self.bad:
             self.optimizer.step()
         scaler.update()
-        for tensor, saved in self.before:
+        for tensor, saved in zip(self.kept, self.before, strict=True):
             tensor.copy_(torch.where(self.bad, saved, tensor))
         self.before = []
         in_all, in_a_row = self.counted

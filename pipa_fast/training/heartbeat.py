@@ -20,22 +20,24 @@ class Heartbeat:
         self.now = ("start", 0, time.time())
         self.ended = threading.Event()
         self.thread: threading.Thread | None = None
-        if size > 1:
+
+    def __enter__(self) -> "Heartbeat":
+        if self.size > 1:
             # A connection of its own: the main one may be waiting in a collective.
             store: Any = dist.distributed_c10d._get_default_store()
             self.store = store.clone()
             self.thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
             self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ended.set()
+        if self.thread is not None:
+            self.thread.join()
 
     def at(self, phase: str, iteration: int) -> None:
         """Say what this rank begins."""
         self.now = (phase, iteration, time.time())
-
-    def stop(self) -> None:
-        """End the thread."""
-        self.ended.set()
-        if self.thread is not None:
-            self.thread.join()
 
     def _beat(self) -> None:
         told = None

@@ -149,7 +149,7 @@ class Trainer:
             OSError: a file cannot be written.
         """
         with contextlib.ExitStack() as held:
-            held.callback(self.heartbeat.stop)
+            held.enter_context(self.heartbeat)
             if self.world.is_main:
                 held.enter_context(lock_run(self.run_dir))
             try:
@@ -305,13 +305,20 @@ class Trainer:
             dist.all_reduce(values)
             values /= self.world.size
         named = dict(zip(losses, values.tolist(), strict=True))
+        self._check_steps(log, named, batch)
+        steps = self.config.run.log_every
+        images = steps * self.config.data.batch_size * self.world.size
+        log.train(self.iteration, named, self.optimizer.param_groups[0]["lr"], images / seconds)
+
+    def _check_steps(self, log: RunLog, losses: dict[str, float], batch: Batch) -> None:
+        """Tell of steps that were left out; raise FloatingPointError where no other ones come."""
         dropped, in_a_row = self.guard.counts()
         if in_a_row >= self.config.run.bad_steps:
             path = checkpoint.write_batch(self.run_dir, batch, self.iteration, self.world.rank)
             raise FloatingPointError(
                 f"step {self.iteration}: no gradient was finite for {in_a_row} steps, of which "
-                f"nothing was kept; losses are {named}. The batch is in {path}; lower optimizer.lr "
-                "or choose --precision fp32, and resume"
+                f"nothing was kept; losses are {losses}. The batch is in {path}; lower "
+                "optimizer.lr or choose --precision fp32, and resume"
             )
         if dropped > self.dropped:
             log.say(
@@ -319,9 +326,6 @@ class Trainer:
                 "was not finite"
             )
         self.dropped = dropped
-        steps = self.config.run.log_every
-        images = steps * self.config.data.batch_size * self.world.size
-        log.train(self.iteration, named, self.optimizer.param_groups[0]["lr"], images / seconds)
 
     @traced("evaluate")
     def _evaluate(self, dataset: Any, log: RunLog) -> EvalResult:

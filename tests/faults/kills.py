@@ -11,6 +11,7 @@ tensors, as those of the run in peace. Runs are forks of one process that has im
 """
 
 import argparse
+import itertools
 import os
 import random
 import signal
@@ -50,22 +51,29 @@ def train(folder: Path) -> None:
         trainer.Trainer(config_of(folder), distributed.start("cpu")).run()
 
 
-def die_at(number: int) -> None:
-    """Let this process kill itself before its k-th file operation."""
-    done = 0
+def on_operations(act: Callable[[int], None]) -> None:
+    """Let this process call act(k) before its k-th file operation."""
+    numbers = itertools.count(1)
 
     def wrapped(call: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*arguments: Any, **options: Any) -> Any:
-            nonlocal done
-            done += 1
-            if done == number:
-                os.kill(os.getpid(), signal.SIGKILL)
+        def acting(*arguments: Any, **options: Any) -> Any:
+            act(next(numbers))
             return call(*arguments, **options)
 
-        return counted
+        return acting
 
     for module, name in OPERATIONS:
         setattr(module, name, wrapped(getattr(module, name)))
+
+
+def die_at(number: int) -> None:
+    """Let this process kill itself before its k-th file operation."""
+
+    def act(operation: int) -> None:
+        if operation == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    on_operations(act)
 
 
 def start(folder: Path, prepare: Callable[[], None] = lambda: None) -> int:
@@ -130,19 +138,7 @@ def count_operations(folder: Path) -> int:
     counted = folder / "operations"
 
     def count() -> None:
-        total = 0
-
-        def wrapped(call: Callable[..., Any]) -> Callable[..., Any]:
-            def counting(*arguments: Any, **options: Any) -> Any:
-                nonlocal total
-                total += 1
-                counted.write_text(str(total))
-                return call(*arguments, **options)
-
-            return counting
-
-        for module, name in OPERATIONS:
-            setattr(module, name, wrapped(getattr(module, name)))
+        on_operations(lambda operation: counted.write_text(str(operation)))
 
     assert ended(start(folder, count)) == 0, "the run in peace failed"
     return int(counted.read_text())

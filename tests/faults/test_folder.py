@@ -139,7 +139,6 @@ def test_a_checkpoint_is_of_its_step_though_training_goes_on(tmp_path, monkeypat
 
 
 def test_other_ranks_take_over_where_the_whole_batch_is_the_same(tmp_path, capsys):
-    trainer_for(tmp_path, "streets_source", run={"stop_after": 3}).writer.wait()
     stopped = trainer_for(tmp_path, "streets_source", run={"stop_after": 3})
     with pytest.raises(Interrupted):
         stopped.run()

@@ -87,8 +87,7 @@ def contrast(monkeypatch, pairs, x, labels, weights, settings, cuts):
     monkeypatch.setattr(ranks, "sum_over_ranks", lambda value, group: value)
 
     def run(step, *saved):
-        team_of = lambda *_: Team(team, k, len(cuts))  # noqa: E731
-        monkeypatch.setattr(ranks, "Team", team_of)
+        monkeypatch.setattr(ranks, "Team", lambda *_: Team(team, k, len(cuts)))
         return step(pairs, *saved, *rest)
 
     found, team = [], parts
