@@ -6,6 +6,7 @@ torchrun --standalone --nproc-per-node 2 -m pipa_fast.train --config streets_pip
 """
 
 import logging
+import signal
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -22,13 +23,16 @@ from pipa_fast.evaluation.runs import read_run
 from pipa_fast.models import build_network
 from pipa_fast.training import checkpoint, distributed
 from pipa_fast.training.config import Config, parse
+from pipa_fast.training.heartbeat import LOST
 from pipa_fast.training.trainer import Interrupted, RankLost, Trainer
 
-# How the process ends; 130 where it was asked to stop and has saved its state.
+# How the process ends. Asked to stop, with its state saved, it has done as told: 0; but Ctrl-C ends
+# the script that it is part of, too.
+CTRL_C = 130
 STATUSES: dict[type[Exception], int] = {
     ValueError: 2,
     FloatingPointError: 3,
-    RankLost: 4,
+    RankLost: LOST,
     OSError: 5,
 }
 
@@ -88,7 +92,7 @@ def main() -> int:
                 "--run.resume auto goes on",
                 file=sys.stderr,
             )
-        return 130
+        return CTRL_C if signal.SIGINT.name in stop.args else 0
     except tuple(STATUSES) as error:
         print(f"error: {error}", file=sys.stderr)
         return next(status for kind, status in STATUSES.items() if isinstance(error, kind))

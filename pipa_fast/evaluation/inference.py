@@ -3,7 +3,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -192,6 +192,7 @@ def evaluate(
     classes: Sequence[int] | None = None,
     shard: bool = True,
     group: dist.ProcessGroup | None = None,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> EvalResult:
     """Score `network` on `dataset` at the labels' own resolution.
 
@@ -200,7 +201,8 @@ def evaluate(
     `shard=False` the calling process does everything by itself. `dtype` is autocast's (None: no
     autocast); `window`, `flip` and `image_size` are those of `predict_logits`. `classes` are the
     train ids to score, the dataset's by default. The network must be the bare module, not its DDP
-    wrapper, and is left in its mode.
+    wrapper, and is left in its mode. `progress` is told how many images of its own this rank has
+    done, after each batch.
 
     Raises:
         ValueError: an empty dataset, or a label that is no class id.
@@ -210,7 +212,7 @@ def evaluate(
     sharded = shard and dist.is_available() and dist.is_initialized()
     rank, world = (dist.get_rank(group), dist.get_world_size(group)) if sharded else (0, 1)
     confusion = ConfusionMatrix(len(CLASSES), ignore_index=IGNORE_INDEX, device=device)
-    kind = torch.device(device).type
+    kind, done = torch.device(device).type, 0
     with evaluating(network), torch.autocast(kind, dtype=dtype, enabled=dtype is not None):
         for samples in _batches(dataset, range(rank, len(dataset), world), batch_size):
             images = to_batch([sample.image for sample in samples], device)
@@ -220,6 +222,8 @@ def evaluate(
                 network, images, size=size, image_size=image_size, window=window, flip=flip
             )
             confusion.update(logits.argmax(1), truth)
+            done += len(samples)
+            progress(done)
     if sharded:
         confusion.all_reduce(group)
     return result_of(confusion, tuple(classes or dataset.eval_classes))

@@ -2,6 +2,7 @@
 """What a run's folder says of itself: settings, results and history."""
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ class Run:
             for name, value in (record.get("loss") or {}).items():
                 xs, ys = terms.setdefault(name, ([], []))
                 xs.append(record["iteration"])
-                ys.append(value)
+                ys.append(math.nan if value is None else value)
         return terms
 
     def scores(self) -> tuple[list[float], list[float]]:

@@ -58,8 +58,14 @@ def save(run_dir: Path, state: dict[str, Any], iteration: int, *, keep: int = 2)
     path = folder / f"step-{iteration:07d}.pt"
     temporary = folder / f".{path.name}.{os.getpid()}.tmp"
     try:
-        torch.save(state, temporary)
-        with open(temporary, "rb+") as file:
+        with open(temporary, "wb") as file:
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:  # of torch's writer, which hides what the system said
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
+            file.flush()
             os.fsync(file.fileno())
         manifest = {
             "iteration": iteration,
@@ -111,6 +117,18 @@ class Writer:
         if error is not None:
             raise error
 
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Finish what was begun; where the run ends by another error, this one is logged."""
+        try:
+            self.wait()
+        except OSError as error:
+            if kind is None:
+                raise
+            logger.error("%s", error)
+
     def _write(self, run_dir: Path, state: dict[str, Any], iteration: int, keep: int) -> None:
         try:
             save(run_dir, state, iteration, keep=keep)
@@ -139,6 +157,13 @@ def found(run_dir: Path) -> list[Path]:
     """Return the run's finished checkpoints, newest first."""
     paths = (run_dir / "checkpoints").glob("step-*.pt")
     return sorted((p for p in paths if p.with_suffix(".json").is_file()), reverse=True)
+
+
+def sweep(run_dir: Path) -> None:
+    """Remove what killed processes have half written. Only the run's own job may do so."""
+    for pattern in (".*.tmp", "checkpoints/.*.tmp"):
+        for path in run_dir.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def holds_run(run_dir: Path) -> bool:

@@ -64,7 +64,7 @@ class RunConfig:
     "never" starts anew; a folder that holds a run is renamed to NAME.1, NAME.2, … before."""
     stop_after: int | None = None
     """Save and leave after this step [iteration], as a time slot's end would; null goes on to the
-    end. The exit status is that of an interruption, 130."""
+    end. The exit status is 0, as where a signal asked."""
     baseline: str | None = None
     """Folder of a source-only run that the report compares with."""
     log_every: int = 50
@@ -76,7 +76,8 @@ class RunConfig:
     """Steps in a row without a finite gradient after which the run ends, when losses are logged.
     Each is left out, and nothing of it stays."""
     timeout: float = 600.0
-    """How long ranks wait for one that does not come before the run ends [s]."""
+    """How long ranks wait for one that does not come, and a process for its own next step or image
+    of an evaluation, before the run ends [s]."""
     report: bool = True
 
     def __post_init__(self) -> None:
@@ -166,6 +167,10 @@ class Config:
                 f"(they are {patch.weight}, {self.data.patch_crop} and {self.data.crop})",
             )
         self._check_detail()
+        if self.data.micro_batch is not None:
+            expected = "frozen with data.micro_batch: others would count a part's statistics, twice"
+            norm = self.model.batch_norm
+            require(norm == "frozen", "model.batch_norm", norm, expected)
         stride = network_stride(self.model)
         require(
             patch.weight == 0 or self.data.stride % stride == 0,

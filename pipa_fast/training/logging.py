@@ -2,6 +2,7 @@
 """What a run tells: a progress bar, TensorBoard events and a line of JSON for every record."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,13 @@ def _whole_records(text: str) -> Iterator[dict[str, Any]]:
     lines = text.split("\n")[:-1]  # what follows the last newline was not finished
     for line in lines:
         yield json.loads(line)
+
+
+def _numbers(value: Any) -> Any:
+    """Return a record with null where a number is infinite or none: JSON knows no such numbers."""
+    if isinstance(value, Mapping):
+        return {key: _numbers(entry) for key, entry in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class RunLog:
@@ -113,6 +121,6 @@ class RunLog:
             return
         self.history.append(record)
         with open(self.path, "a") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(_numbers(record), allow_nan=False) + "\n")
         for name, value in scalars.items():
             self.writer.add_scalar(name, value, record["iteration"])

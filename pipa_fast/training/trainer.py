@@ -6,6 +6,7 @@ import functools
 import inspect
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,7 @@ from pipa_fast.training.lock import lock_run
 from pipa_fast.training.logging import RunLog
 from pipa_fast.training.optimizer import build_optimizer, clip_gradients, find_apex
 from pipa_fast.training.schedule import learning_rate_factor
+from pipa_fast.uda.accumulation import InParts
 from pipa_fast.uda.objectives import build_objectives
 from pipa_fast.uda.step import AdaptationStep
 from pipa_fast.uda.teacher import Teacher
@@ -40,11 +42,14 @@ from pipa_fast.uda.teacher import Teacher
 # Ranks ask each other whether to stop so often [steps]: torchrun kills 30 s after it has asked.
 STOP_EVERY = 5
 # Settings that may differ when a run goes on: they change no step's result but by rounding.
-HARMLESS = ("run", "device", "data.num_workers")
+HARMLESS = ("run", "device", "data.num_workers", "data.micro_batch")
 
 
 class Interrupted(Exception):
-    """A run was asked to stop and has saved its state."""
+    """A run was asked to stop, by whom its second argument says, and has saved its state."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class RankLost(Exception):
@@ -75,8 +80,10 @@ class Trainer:
             world.device.type, enabled=self.dtype == torch.float16, init_scale=2.0**12
         )
         student: nn.Module = self.network
+        if config.data.micro_batch is not None:
+            student = InParts(self.network, config.data.micro_batch)
         if world.size > 1:
-            student = _distributed(self.network, world)
+            student = _distributed(student, world)
         self.step = AdaptationStep(
             student,  # type: ignore[arg-type]
             self.teacher,
@@ -91,7 +98,7 @@ class Trainer:
             kept.append(self.teacher.network)
         self.guard = StepGuard(kept, self.optimizer)
         self.writer = checkpoint.Writer()
-        self.heartbeat = Heartbeat(world.rank, world.size)
+        self.heartbeat = Heartbeat(world.rank, world.size, config.run.timeout, self._tell_hung)
         self.iteration = 0
         self.clock = 0.0  # when the losses were last logged
         self.stop_asked = ""  # by which signal
@@ -152,6 +159,7 @@ class Trainer:
             held.enter_context(self.heartbeat)
             if self.world.is_main:
                 held.enter_context(lock_run(self.run_dir))
+                held.enter_context(self.writer)
             try:
                 return self._run()
             except (FloatingPointError, OSError) as error:
@@ -169,6 +177,11 @@ class Trainer:
         with contextlib.suppress(OSError):  # the folder itself may be what failed
             self._tell("failed", str(error))
 
+    def _tell_hung(self, where: str) -> None:
+        """Say where a run hangs, which its own thread cannot."""
+        self._tell_failed(RankLost(where))
+        print(f"error: {where}; --run.resume auto goes on", file=sys.stderr, flush=True)
+
     def _run(self) -> EvalResult:
         config = self.config
         # What torchrun starts again goes on, whatever the first start was to do.
@@ -181,6 +194,7 @@ class Trainer:
         if self.world.is_main:
             kept = None if self.iteration else checkpoint.set_aside(self.run_dir)
             self.run_dir.mkdir(parents=True, exist_ok=True)
+            checkpoint.sweep(self.run_dir)
             checkpoint.write_settings(self.run_dir, config)
         validation = build_dataset(config.data.target, "val", config.data.target_root)
         log = RunLog(
@@ -216,7 +230,7 @@ class Trainer:
                     self.writer.wait()
                     why = self.stop_asked or ("run.stop_after" if slot_over else "another rank")
                     self._tell("stopped", f"asked by {why}; --run.resume auto goes on")
-                    raise Interrupted(f"stopped after step {self.iteration}")
+                    raise Interrupted(f"stopped after step {self.iteration}", why)
                 if done or self.iteration % config.run.checkpoint_every == 0:
                     self._save()
                 self.heartbeat.at("loading", self.iteration + 1)
@@ -340,6 +354,7 @@ class Trainer:
             flip=self.config.evaluation.flip,
             classes=scored_classes(self.config.evaluation.classes, dataset.eval_classes),
             group=self.world.group,
+            progress=lambda _: self.heartbeat.at("evaluation", self.iteration),
         )
         log.evaluated(self.iteration, result)
         return result

@@ -22,6 +22,7 @@ from pipa_fast.data.random import generator, uniform
 from pipa_fast.models import Outputs, SegmentationNetwork, Window
 from pipa_fast.ops import pseudo_labels
 from pipa_fast.trace import trace_range
+from pipa_fast.uda.accumulation import InParts
 from pipa_fast.uda.config import AdaptationConfig
 from pipa_fast.uda.mixing import block_masks, class_masks, mix
 from pipa_fast.uda.objectives import Objective
@@ -44,7 +45,7 @@ class AdaptationStep:
 
     def __init__(
         self,
-        student: SegmentationNetwork | DistributedDataParallel,
+        student: SegmentationNetwork | InParts | DistributedDataParallel,
         teacher: Teacher | None,
         objectives: list[Objective],
         config: AdaptationConfig,
@@ -95,7 +96,10 @@ class AdaptationStep:
                     values[objective.name] = value.detach()
                     total = total + objective.weight_at(iteration) * value
                 with trace_range(f"backward:{group}", seen):
-                    scale(total).backward()
+                    # A loss that is not finite may have gradients that are: make none of them so,
+                    # and DDP's mean tells the other ranks.
+                    told = torch.where(total.detach().isfinite(), 1.0, torch.nan)
+                    scale(total * told).backward()
         self._forget_idle({name for o in active for name in o.embed})
         return values
 
@@ -103,7 +107,9 @@ class AdaptationStep:
     def network(self) -> SegmentationNetwork:
         """The student itself, whatever wraps it."""
         student = self.student
-        return student.module if isinstance(student, DistributedDataParallel) else student
+        while isinstance(student, DistributedDataParallel | InParts):
+            student = student.module
+        return student
 
     def _forget_idle(self, used: set[str]) -> None:
         """Take DDP's zeros from projection heads that no term used.

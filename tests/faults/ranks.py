@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run by test_ranks.py under torchrun: a training run of which one rank misbehaves at step 3.
+"""Run by test_ranks.py under torchrun: a training run whose last rank misbehaves at step 3.
 
 python -m torch.distributed.run ... -m tests.faults.ranks HOW FOLDER [options of pipa_fast.train]
 """
@@ -30,12 +30,12 @@ def misbehave(how: str, folder: Path) -> None:
 
 
 def main() -> int:
-    """Train with a second rank that misbehaves."""
+    """Train with a last rank, or an only one, that misbehaves."""
     how, folder, *rest = sys.argv[1:]
     step = Trainer._train_step
 
     def spoilt(self, batch):
-        if self.world.rank == 1 and self.iteration == 2:
+        if self.world.rank == self.world.size - 1 and self.iteration == 2:
             misbehave(how, Path(folder))
         return step(self, batch)
 

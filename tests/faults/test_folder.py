@@ -113,6 +113,36 @@ def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(tmp_path, mon
     assert state is not None and state["iteration"] == 3
 
 
+def test_what_a_killed_run_half_wrote_is_removed(tmp_path):
+    with pytest.raises(Interrupted):
+        trainer_for(tmp_path, "streets_source", run={"stop_after": 3}).run()
+    run = tmp_path / "streets_source"
+    left = [run / ".status.json.77.tmp", run / "checkpoints/.step-0000004.pt.77.tmp"]
+    for path in left:
+        path.write_bytes(b"half")
+    trainer_for(tmp_path, "streets_source", run={"resume": "auto"}).run()
+    assert not any(path.exists() for path in left)
+
+
+def test_a_checkpoint_that_failed_is_told_beside_what_ended_the_run(tmp_path, monkeypatch, caplog):
+    trainer = trainer_for(tmp_path, "streets_source")
+    step = trainer._train_step
+
+    def full(state, file):
+        raise OSError(28, "No space left on device")
+
+    def ends(batch):
+        if trainer.iteration == 4:
+            raise FloatingPointError("something else")
+        return step(batch)
+
+    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr(trainer, "_train_step", ends)
+    with pytest.raises(FloatingPointError, match="something else"):
+        trainer.run()
+    assert "the checkpoint of step 3 could not be written" in caplog.text
+
+
 def test_a_checkpoint_is_of_its_step_though_training_goes_on(tmp_path, monkeypatch):
     """What is written is a copy: the thread may be slower than the steps."""
     trainer = trainer_for(tmp_path, "streets_source")

@@ -37,6 +37,18 @@ def test_a_rank_that_hangs_is_named(tmp_path):
     assert "rank 1 is in training of step 3" in status(tmp_path)["reason"]
 
 
+def test_a_process_that_hangs_ends_and_says_where(tmp_path):
+    command = [sys.executable, "-m", "tests.faults.ranks", "hang", str(tmp_path)]
+    command += ["--run.timeout", "4"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 4, done.stderr
+    assert "in misbehave" in done.stderr, "where each thread stands"
+    assert "error: rank 0 is in training of step 3 since" in done.stderr
+    assert status(tmp_path)["state"] == "failed"
+    assert "rank 0 is in training of step 3" in status(tmp_path)["reason"]
+
+
 @pytest.mark.slow
 def test_a_rank_that_dies_is_started_again(tmp_path):
     done = run("die", tmp_path, restarts=2)  # without --run.resume auto

@@ -56,6 +56,18 @@ def test_an_infinite_gradient_counts_too(tmp_path):
     assert trainer.guard.counts() == (1, 1)
 
 
+def test_an_infinite_loss_counts_though_its_gradient_is_finite(tmp_path):
+    trainer = trainer_for(tmp_path, "streets_source")
+    (source,) = trainer.step.objectives
+    loss = source.forward
+    source.forward = lambda outputs: loss(outputs) + torch.inf
+    before = everything(trainer)
+    trainer._train_step(next(trainer._batches()))
+    assert trainer.guard.counts() == (1, 1)
+    after = everything(trainer)
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
 def test_large_gradients_are_finite(tmp_path):
     """Their squares overflow."""
     trainer = trainer_for(tmp_path, "streets_source")
@@ -73,6 +85,8 @@ def test_a_run_of_bad_steps_ends_and_keeps_its_batch(tmp_path, monkeypatch):
     (kept,) = trainer.run_dir.glob("batch-*.pt")
     assert str(kept) in str(told.value)
     assert torch.load(kept, weights_only=True)["source_image"].isnan().all()
+    (record,) = map(json.loads, (trainer.run_dir / "history.jsonl").read_text().splitlines()[:1])
+    assert record["loss"]["source"] is None, "JSON knows no NaN"
     status = json.loads((trainer.run_dir / "status.json").read_text())
     assert (status["state"], status["iteration"]) == ("failed", 3)
     assert "no gradient was finite" in status["reason"]

@@ -62,6 +62,8 @@ def steps(world: distributed.World, what: str) -> dict[str, Any]:
     recipe = merge(read_recipe("streets_pipa"), SAMPLED)
     config = load(merge(recipe, HRDA) if what == "hrda" else recipe)
     config.data.batch_size //= world.size
+    if what == "parts":
+        config.data.micro_batch = 1
     if what == "valid":
         for term in (config.adaptation.source, config.adaptation.mixed, config.adaptation.masked):
             term.average = "valid"

@@ -61,8 +61,8 @@ def test_without_a_manifest_it_was_interrupted(tmp_path):
 def test_a_failed_save_leaves_what_was_there(tmp_path, monkeypatch):
     save_some(tmp_path, 1)
 
-    def full_disk(state, path):
-        path.write_bytes(b"half")
+    def full_disk(state, file):
+        file.write(b"half")
         raise RuntimeError("no space left")
 
     monkeypatch.setattr(torch, "save", full_disk)

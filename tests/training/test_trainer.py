@@ -167,7 +167,10 @@ def test_half_precision_follows_float32(tmp_path, precision):
     torch.testing.assert_close(mean["half"], mean["full"], rtol=0.05, atol=0.05)
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGUSR1, 0)]
+)
+def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number, status):
     command = [sys.executable, "-u", "-m", "pipa_fast.train", "--config", "streets_source"]
     command += ["--run.dir", str(tmp_path), "--iterations", "100000", "--run.log_every", "1"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -177,9 +180,9 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("step"):
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             break
     out, err = process.communicate(timeout=120)
-    assert process.returncode == 130, err + out
+    assert process.returncode == status, err + out
     assert "--run.resume auto goes on" in err
     assert checkpoint.found(tmp_path / "streets_source")
