@@ -116,6 +116,7 @@ fuzz: setup $(VENV)/.dev
 # Processes killed at random moments, and the runs' ends compared: minutes.
 faults: setup $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(RUN) tests.faults.kills $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) tests.faults.restarts
 
 soak: setup
 	OMP_NUM_THREADS=1 $(RUN) bench.soak --save $(ARGS)

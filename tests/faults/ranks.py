@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run by test_ranks.py under torchrun: a training run whose last rank misbehaves at step 3.
+"""Run by test_ranks.py under torchrun: a training run of which one rank misbehaves.
+
+It is the last rank, at step 3, unless HOW names another: die@0,5 is rank 0 at step 5.
 
 python -m torch.distributed.run ... -m tests.faults.ranks HOW FOLDER [options of pipa_fast.train]
 """
@@ -32,10 +34,12 @@ def misbehave(how: str, folder: Path) -> None:
 def main() -> int:
     """Train with a last rank, or an only one, that misbehaves."""
     how, folder, *rest = sys.argv[1:]
+    how, _, where = how.partition("@")
+    rank, number = map(int, where.split(",")) if where else (-1, 3)
     step = Trainer._train_step
 
     def spoilt(self, batch):
-        if self.world.rank == self.world.size - 1 and self.iteration == 2:
+        if self.world.rank == rank % self.world.size and self.iteration == number - 1:
             misbehave(how, Path(folder))
         return step(self, batch)
 
