@@ -51,6 +51,7 @@ def check_device(name: str, tensor: Tensor, other: Tensor) -> None:
 
 def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
     """A tensor of exactly this shape."""
+    require(isinstance(tensor, Tensor), name, type(tensor), f"a tensor of shape {list(shape)}")
     require(tuple(tensor.shape) == shape, name, tuple(tensor.shape), f"of shape {list(shape)}")
 
 
