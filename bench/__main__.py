@@ -10,6 +10,7 @@ python -m bench --save                                   # bench/results/DEVICE/
 python -m bench step --recipe streets_pipa               # a whole training step and its parts
 python -m bench loading --recipe gta2cs_daformer_pipa    # the images of its steps
 python -m bench scaling                                  # cross-rank contrast by processes
+python -m bench scaling_step --recipe streets_pipa       # and a whole step
 python -m bench bandwidth --save                         # how fast memory is
 python -m bench roofline                                 # results beside products and memory
 
@@ -27,7 +28,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from bench import bandwidth, loading, roofline, scaling, step, tables
+from bench import bandwidth, loading, roofline, scaling, scaling_step, step, tables
 from bench.contenders import contenders
 from bench.harness import Effort, measure
 from bench.machine import cap_memory, machine
@@ -39,6 +40,7 @@ APART = {
     "step": step.main,
     "loading": loading.main,
     "scaling": scaling.main,
+    "scaling_step": scaling_step.main,
     "bandwidth": bandwidth.main,
     "roofline": roofline.main,
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m bench scaling`: cross-rank contrast and a training step on 1, 2, 4 processes.
+"""`python -m bench scaling`: cross-rank contrast on 1, 2, 4 processes; scaling_step is of a step.
 
 python -m bench scaling                                   # the table, and how far the model is off
 python -m bench scaling --rows 1024 2048 --dims 256 --ranks 1 2 4

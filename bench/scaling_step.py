@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m bench scaling_step`: a whole training step on 1, 2 and 4 processes, and a model of it.
+
+python -m bench scaling_step
+python -m bench scaling_step --ranks 1 2 --recipe streets_pipa --steps 20 --save
+
+Each rank is a gloo process with one thread and steps on as many images whatever the number of
+ranks. Where there are more ranks than cores, they take turns. The model of W ranks' step:
+
+    turns step(1)    what a rank does on its own images
+    + reduce(W)      all_reduce of as many bytes as the gradients have, measured alone
+
+Contrast across ranks is not in it: of sampled anchors it is small, and what the model lacks is told
+as `off`. Batch-norm layers are frozen everywhere, as several ranks need on a CPU.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from bench.machine import machine
+from bench.rows import load, results_folder, write
+from bench.scaling import seconds_of
+from pipa_fast.training.config import load as load_config
+from pipa_fast.training.config import merge, read_recipe
+from pipa_fast.training.distributed import World
+from pipa_fast.training.trainer import Trainer
+
+
+def work(rank: int, ranks: int, folder: str, recipe: str, steps: int, out: str) -> None:
+    """Measure steps, and the reduction of their gradients alone, in one of the processes."""
+    torch.set_num_threads(1)
+    if ranks > 1:
+        where = f"file://{folder}/rendezvous{ranks}"
+        dist.init_process_group("gloo", init_method=where, rank=rank, world_size=ranks)
+    changes: dict[str, Any] = {"device": "cpu", "model": {"batch_norm": "frozen"}}
+    config = load_config(merge(read_recipe(recipe), changes))
+    config.run.dir = folder
+    world = World(rank, ranks, rank, torch.device("cpu"))
+    trainer = Trainer(config, world)
+    trainer.iteration = config.iterations // 2  # when every term counts
+    batch = next(trainer._batches())
+    times = seconds_of(lambda: trainer._train_step(batch), steps)
+    size = sum(p.numel() * p.element_size() for p in trainer.network.parameters())
+    row = {
+        "op": "scaling_step",
+        "status": "ok",
+        "recipe": recipe,
+        "ranks": ranks,
+        "images": config.data.batch_size,
+        "p50_ms": statistics.median(times) * 1e3,
+        "gradient_bytes": size,
+        "reduce_ms": 0.0,
+    }
+    if ranks > 1:
+        gradients = torch.zeros(size // 4)
+        reduced = seconds_of(lambda: dist.all_reduce(gradients), steps)
+        row["reduce_ms"] = statistics.median(reduced) * 1e3
+    if rank == 0:
+        write(Path(out), [row])
+    del trainer  # DistributedDataParallel holds the group
+    if ranks > 1:
+        dist.destroy_process_group()
+
+
+def explain(rows: Sequence[dict[str, Any]], cores: int) -> list[dict[str, Any]]:
+    """Return the rows with what the model says of them and how far it is off."""
+    (alone,) = [row["p50_ms"] for row in rows if row["ranks"] == 1]
+    made = []
+    for row in rows:
+        turns = max(1.0, row["ranks"] / cores)
+        # the reduction was measured while ranks took turns; one thread a rank hides none of it
+        said = turns * alone + row["reduce_ms"]
+        added = {"cores": cores, "model_ms": said, "model_error": said / row["p50_ms"] - 1}
+        made.append(row | added)
+    return made
+
+
+def table(rows: Sequence[dict[str, Any]]) -> Table:
+    """Return the rows as a table."""
+    made = Table(box=SIMPLE, caption="images: of all ranks, in a second")
+    for column in ("ranks", "images/s", "step [ms]", "reduce [ms]", "model [ms]", "off"):
+        made.add_column(column, justify="right")
+    for r in rows:
+        made.add_row(
+            str(r["ranks"]),
+            f"{r['ranks'] * r['images'] / r['p50_ms'] * 1e3:.1f}",
+            f"{r['p50_ms']:.0f}",
+            f"{r['reduce_ms']:.1f}",
+            f"{r['model_ms']:.0f}",
+            f"{r['model_error']:+.0%}",
+        )
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench scaling_step",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--ranks", type=int, nargs="+", default=[1, 2, 4], help="processes; 1 must be among them")
+    add("--recipe", default="streets_pipa", help="recipe name or YAML file")
+    add("--steps", type=int, default=20, help="that are timed, after one that is not")
+    add("--json", type=Path, help="write the rows there, one JSON object a line")
+    add("--save", action="store_true", help="write bench/results/DEVICE/scaling_step.json")
+    args = parser.parse_args(argv)
+    if 1 not in args.ranks:
+        parser.error(f"--ranks must hold 1, to which the others are compared; got {args.ranks}")
+    torch.set_num_threads(1)
+    where, measured = machine(torch.device("cpu")), []
+    with tempfile.TemporaryDirectory() as folder:
+        for ranks in args.ranks:
+            out = str(Path(folder) / f"{ranks}.json")
+            arguments = (ranks, folder, args.recipe, args.steps, out)
+            mp.spawn(work, args=arguments, nprocs=ranks, daemon=False)
+            measured += load([Path(out)])
+    rows = [where | row for row in explain(measured, os.cpu_count() or 1)]
+    Console().print(table(rows))
+    paths = [args.json] if args.json else []
+    if args.save:
+        paths.append(results_folder(where, gpu=False) / "scaling_step.json")
+    for path in paths:
+        write(path, rows)
+        print(f"-> {path}")
+
+
+if __name__ == "__main__":
+    main()
