@@ -89,7 +89,7 @@ setup: $(VENV)/.built
 train: setup
 	$(RUN) pipa_fast.train --config streets_source $(ARGS)
 	$(RUN) pipa_fast.train --config streets_pipa --run.baseline runs/streets_source $(ARGS)
-	$(RUN) pipa_fast.evaluation.compare runs/streets_source runs/streets_pipa
+	$(RUN) pipa_fast.compare runs/streets_source runs/streets_pipa
 
 ablation: setup
 	$(RUN) bench.streets_ablation $(ARGS)

@@ -22,18 +22,20 @@ from pipa_fast.checks import require
 from pipa_fast.evaluation.command_line import run_command
 from pipa_fast.models import build_network
 from pipa_fast.models.published import load_published
+from pipa_fast.program import make_parser
 from pipa_fast.training import checkpoint
 from pipa_fast.training.config import Config, load, merge, read_recipe
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser, of what comes before `--`."""
-    made = argparse.ArgumentParser(
-        prog="python -m pipa_fast.convert",
+    made = make_parser(
+        "convert",
+        "Make a run's folder of a published checkpoint. Settings of the recipe follow after --, as "
+        "for train: -- --model.encoder mit_b3",
+        "latest.pth --recipe gta2cs_hrda --out runs/hrda",
         usage="%(prog)s FILE --recipe RECIPE --out FOLDER [--branch {student,teacher}] "
         "[--allow-partial] [-- SETTING ...]",
-        description="Make a run's folder of a published checkpoint. Settings of the recipe follow "
-        "after --, as for pipa_fast.train: -- --model.encoder mit_b3",
     )
     made.add_argument("file", type=Path, metavar="FILE", help="latest.pth, or a SegFormer's folder")
     made.add_argument("--recipe", required=True, help="recipe name or YAML file, of its network")

@@ -30,13 +30,15 @@ from pipa_fast.evaluation.command_line import (
 )
 from pipa_fast.evaluation.inference import EvalResult, evaluate
 from pipa_fast.evaluation.report import write_report
+from pipa_fast.program import make_parser
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    made = argparse.ArgumentParser(
-        prog="python -m pipa_fast.evaluate",
-        description="Print mIoU and IoU per class of a run, and write them as JSON.",
+    made = make_parser(
+        "evaluate",
+        "Print mIoU and IoU per class [percent] of a run, and write them as JSON.",
+        "--run runs/streets_pipa --flip",
     )
     made.add_argument("--run", type=Path, required=True, help="run folder: runs/streets_pipa")
     made.add_argument("--dataset", help="dataset's name (default: the run's target)")
@@ -50,9 +52,13 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--checkpoint", type=Path, help="weights to score instead of the run's last")
     made.add_argument(
-        "--output", type=Path, help="JSON to write (RUN/evaluation_DATASET_SPLIT.json)"
+        "--output",
+        type=Path,
+        help="JSON to write (default: RUN/evaluation_DATASET_SPLIT.json)",
     )
-    made.add_argument("--batch-size", type=int, default=4)
+    made.add_argument(
+        "--batch-size", type=int, default=4, help="images that are read at once (default: 4)"
+    )
     add_inference_arguments(made)
     made.add_argument(
         "--report", action="store_true", help="make RUN/report.html and panels.png anew"

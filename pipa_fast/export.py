@@ -30,6 +30,7 @@ from torch.export import Dim, ExportedProgram
 
 from pipa_fast.data.labels import CLASSES
 from pipa_fast.evaluation.command_line import run_command
+from pipa_fast.program import make_parser
 
 SUFFIXES = (".onnx", ".pt2")
 Shape = tuple[int, int, int, int]
@@ -187,9 +188,11 @@ def write(
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    made = argparse.ArgumentParser(
-        prog="python -m pipa_fast.export",
-        description="Write a run's network as ONNX or torch.export file, checked against it.",
+    made = make_parser(
+        "export",
+        "Write a run's network as a folder that the hub and from_pretrained take, or as ONNX or "
+        "torch.export file, checked against it.",
+        "--run runs/streets_pipa --out streets.onnx",
     )
     made.add_argument("--run", type=Path, required=True, help="run folder: runs/streets_pipa")
     made.add_argument("--out", type=Path, required=True, help="file to write: .onnx or .pt2")

@@ -2,12 +2,18 @@
 """What is installed, what this machine has, and which backend of each op can run and why not.
 
 python -m pipa_fast.info
+python -m pipa_fast.info --report      # as a bug report wants it
 """
 
+import argparse
 import importlib
 import importlib.metadata
+import os
 import platform
+import shutil
+import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,7 +23,17 @@ from rich.text import Text
 
 import pipa_fast
 from pipa_fast.ops.backends import OPS, backends_explained, cuda_version
+from pipa_fast.program import make_parser
 
+VARIABLES = (
+    "PIPA_FAST_BACKEND",
+    "PIPA_FAST_AUTOTUNE",
+    "PIPA_FAST_CUDA",
+    "PIPA_FAST_GATHER_BYTES",
+    "OMP_NUM_THREADS",
+    "CUDA_VISIBLE_DEVICES",
+    "TRITON_INTERPRET",
+)
 LIBRARIES = (
     "numpy",
     "transformers",
@@ -152,19 +168,73 @@ def plain(tables: list[tuple[str, list[str], list[list[str]]]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def surroundings() -> dict[str, str]:
+    """Return what of the system and the environment may change what runs: no names, no paths."""
+    found = {"system": platform.platform(), "C library": " ".join(platform.libc_ver())}
+    found |= {name: value for name, value in os.environ.items() if name in VARIABLES}
+    tools = {"compiler": "c++", "nvcc": "nvcc", "driver": "nvidia-smi"}
+    return found | {name: _version_of(tool) for name, tool in tools.items()}
+
+
+def _version_of(tool: str) -> str:
+    """Return the first line that a tool says of its version; "absent" where there is none."""
+    path = shutil.which(tool)
+    if path is None:
+        return "absent"
+    words = [path, "--version"]
+    try:
+        said = subprocess.run(words, capture_output=True, text=True, timeout=20)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"does not answer: {type(error).__name__}"
+    lines = [line for line in said.stdout.splitlines() if any(c.isdigit() for c in line)]
+    return lines[0] if lines else "says nothing"
+
+
+def bug_report(tables: list[tuple[str, list[str], list[list[str]]]]) -> str:
+    """Return the tables as a folded block of Markdown, below what else a report should say."""
+    rows = [list(row) for row in surroundings().items()]
+    text = plain([*tables, ("surroundings", ["name", "value"], rows)])
+    return (
+        "**What I ran** (the whole command, or a few lines of Python)\n\n\n"
+        "**What I expected, and what came instead** (the whole message)\n\n\n"
+        f"<details><summary>pipa-fast info --report</summary>\n\n```text\n{text}```\n\n</details>\n"
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    made = make_parser(
+        "info",
+        "Tell what is installed, what this machine has, and which backend of each op can run and "
+        "why not.",
+        "--report > report.md",
+    )
+    made.add_argument(
+        "--report",
+        action="store_true",
+        help="as Markdown to paste into a bug report, with compilers and the environment's own "
+        "settings; it holds no names and no paths",
+    )
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Print the report: coloured tables on a terminal, plain text elsewhere."""
-    tables = report()
+    options, tables = parser().parse_args(argv), report()
+    if options.report:
+        print(bug_report(tables), end="")
+        return 0
     if not sys.stdout.isatty():
         print(plain(tables), end="")
-        return
+        return 0
     console = Console()
     for title, columns, rows in tables:
         table = Table(*columns, title=title, title_justify="left")
         for row in rows:
             table.add_row(*map(Text, row), style="dim" if "no" in row else None)
         console.print(table)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

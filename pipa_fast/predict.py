@@ -30,6 +30,7 @@ from pipa_fast.evaluation.inference import SlidingWindow, evaluating, predict_lo
 from pipa_fast.evaluation.panels import colorize, overlay, with_legend
 from pipa_fast.evaluation.pictures import Picture, find_pictures, is_video, read_frames
 from pipa_fast.evaluation.server import check_names, write_label_ids
+from pipa_fast.program import make_parser
 
 MAX_PIXELS = 2048 * 2048
 """Images of no more keep their logits at their own size."""
@@ -37,9 +38,10 @@ MAX_PIXELS = 2048 * 2048
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    made = argparse.ArgumentParser(
-        prog="python -m pipa_fast.predict",
-        description="Segment images or a video's frames; write NAME_overlay.png for each.",
+    made = make_parser(
+        "predict",
+        "Segment images or a video's frames; write NAME_overlay.png for each.",
+        "photos --run runs/streets_pipa --out painted --legend",
     )
     made.add_argument("source", type=Path, help="folder of images of any size, an image, a video")
     made.add_argument("--recursive", action="store_true", help="search the folder's folders too")
@@ -47,7 +49,8 @@ def parser() -> argparse.ArgumentParser:
         "--format",
         choices=("overlay", "cityscapes"),
         default="overlay",
-        help="cityscapes: label ids alone, named and stored as the test server takes them",
+        help="overlay (default); cityscapes: label ids alone, named and stored as the test server "
+        "takes them",
     )
     made.add_argument("--run", type=Path, required=True, help="run folder: runs/streets_pipa")
     made.add_argument("--out", type=Path, required=True, help="folder to write to")

@@ -29,6 +29,7 @@ from pipa_fast.data.datasets import build_dataset
 from pipa_fast.data.labels import GTA5_PALETTE, to_label_ids
 from pipa_fast.data.sample import Sample
 from pipa_fast.data.streets import SPLIT_SIZES
+from pipa_fast.program import make_parser
 
 LAYOUTS = ("gta5", "cityscapes")
 _CITIES = {"train": ("aachen", "bremen", "zurich"), "val": ("frankfurt", "munster")}
@@ -129,14 +130,19 @@ def _same(path: Path, image: Image.Image) -> bool:
         return False
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipa_fast.prepare", description="Write a dataset to disk."
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    made = make_parser(
+        "prepare",
+        "Check a dataset on disk, convert its labels to train ids and count its classes, or write "
+        "the embedded pair in a dataset's layout.",
+        "cityscapes --root data/cityscapes --check",
     )
-    datasets = parser.add_subparsers(dest="dataset", required=True)
+    datasets = made.add_subparsers(dest="dataset", required=True)
     streets = datasets.add_parser("streets", help="the embedded pair, in a real dataset's layout")
-    streets.add_argument("--layout", required=True, choices=LAYOUTS)
+    streets.add_argument(
+        "--layout", required=True, choices=LAYOUTS, help="whose folders and encodings to write"
+    )
     streets.add_argument("--out", required=True, help="folder to write below")
     streets.add_argument("--count", type=int, help="scenes per split (default: all)")
     streets.add_argument(
@@ -146,14 +152,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     for name, layout in DATASETS.items():
         counts = ", ".join(f"{count:,} {split}" for split, count in layout.splits.items())
-        made = datasets.add_parser(name, help=f"{counts} images, in the published layout")
-        made.add_argument("--root", required=True, help="the dataset's folder")
-        made.add_argument("--check", action="store_true", help="verify, and write nothing")
-        made.add_argument(
+        dataset = datasets.add_parser(name, help=f"{counts} images, in the published layout")
+        dataset.add_argument("--root", required=True, help="the dataset's folder")
+        dataset.add_argument("--check", action="store_true", help="verify, and write nothing")
+        dataset.add_argument(
             "--subset", action="store_true", help="accept other counts and sizes of images"
         )
-        made.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
-    chosen = parser.parse_args(arguments)
+        cores = os.cpu_count() or 1
+        dataset.add_argument(
+            "--jobs", type=int, default=cores, help="processes (default: one a core)"
+        )
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    chosen = parser().parse_args(arguments)
     if chosen.dataset in DATASETS:
         return _prepare(chosen)
     try:

@@ -8,6 +8,7 @@ torchrun --standalone --nproc-per-node 2 -m pipa_fast.train --config streets_pip
 import logging
 import signal
 import sys
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -22,10 +23,11 @@ from pipa_fast.evaluation.report import write_report
 from pipa_fast.evaluation.runs import read_run
 from pipa_fast.models import build_network
 from pipa_fast.training import checkpoint, distributed
-from pipa_fast.training.config import Config, parse
+from pipa_fast.training.config import Config, parse, parser
 from pipa_fast.training.heartbeat import LOST
 from pipa_fast.training.trainer import Interrupted, RankLost, Trainer
 
+__all__ = ["main", "parser", "run"]
 # How the process ends. Asked to stop, with its state saved, it has done as told: 0; but Ctrl-C ends
 # the script that it is part of, too.
 CTRL_C = 130
@@ -78,10 +80,10 @@ def run(config: Config, world: distributed.World) -> None:
 
 
 @record
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the process's exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    config = parse()
+    config = parse(argv)
     world = distributed.start(config.device, timedelta(seconds=config.run.timeout))
     try:
         run(config, world)

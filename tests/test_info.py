@@ -83,6 +83,6 @@ def test_absent_library(monkeypatch):
 
 def test_tables_on_a_terminal(monkeypatch, capsys):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    info.main()
+    info.main([])
     out = capsys.readouterr().out
     assert "backends" in out and "│" in out

@@ -22,12 +22,12 @@ MAX_WIDTH = 512  # of a picture [pixels]: larger ones are reduced, which keeps t
 ABSENT = "\N{EN DASH}"
 
 
-def document(title: str, parts: Iterable[str]) -> str:
-    """Return the whole page."""
+def document(title: str, parts: Iterable[str], style: str = "") -> str:
+    """Return the whole page; `style` comes after the stylesheet."""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n"
+        f"<title>{escape(title)}</title><style>{STYLE}{style}</style></head>\n"
         "<body><main>\n" + "\n".join(part for part in parts if part) + "\n</main></body></html>\n"
     )
 
@@ -101,7 +101,7 @@ def _panel(panel: Panel) -> str:
     columns = panel.columns()
     figures = "".join(
         f'<figure><img class="{"photo" if caption == "image" else "map"}" '
-        f'alt="{escape(panel.name)}: {escape(caption)}" src="{_png(picture)}">'
+        f'alt="{escape(panel.name)}: {escape(caption)}" src="{png(picture)}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
         for caption, picture in columns
     )
@@ -111,7 +111,7 @@ def _panel(panel: Panel) -> str:
     )
 
 
-def _png(picture: np.ndarray) -> str:
+def png(picture: np.ndarray) -> str:
     """Return a picture [H, W, 3] uint8 as a data URL."""
     if picture.shape[1] > MAX_WIDTH:
         picture = resize_to_width(picture, MAX_WIDTH)
@@ -125,12 +125,13 @@ def _png(picture: np.ndarray) -> str:
 
 def legend(classes: Sequence[int], *, unlabelled: bool) -> str:
     """Return the colours of train ids `classes`, and of pixels without one if asked."""
-    entries = "".join(f"<li>{_swatch(CLASSES[c])}{escape(CLASSES[c])}</li>" for c in classes)
-    last = f"<li>{_swatch(None)}not labelled</li>" if unlabelled else ""
+    entries = "".join(f"<li>{swatch(CLASSES[c])}{escape(CLASSES[c])}</li>" for c in classes)
+    last = f"<li>{swatch(None)}not labelled</li>" if unlabelled else ""
     return f'<ul class="legend">{entries}{last}</ul>'
 
 
-def _swatch(name: str | None) -> str:
+def swatch(name: str | None) -> str:
+    """Return a class's colour as a small square; black for what is none."""
     known = name is not None and name in CLASSES
     red, green, blue = PALETTE[CLASSES.index(name)] if known else (0, 0, 0)
     return f'<span class="swatch" style="background:#{red:02x}{green:02x}{blue:02x}"></span>'
@@ -142,7 +143,7 @@ def iou_section(run: Run, base: Run | None) -> str:
         return ""
     known = [c for c in CLASSES if c in run.iou] + sorted(run.iou.keys() - set(CLASSES))
     before = {} if base is None else base.iou
-    rows = [_iou_row(_swatch(c) + escape(c), run.iou[c], before.get(c), base) for c in known]
+    rows = [_iou_row(swatch(c) + escape(c), run.iou[c], before.get(c), base) for c in known]
     mean = None if base is None else base.miou
     rows.append(_iou_row("mean", run.miou, mean, base, kind=' class="mean"'))
     extra = '<th class="number before">source</th><th class="number">Δ</th>' if base else ""

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from pipa_fast.checks import did_you_mean, is_below, require
 from pipa_fast.data.labels import NUM_CLASSES
 from pipa_fast.data.loader import DataConfig
 from pipa_fast.evaluation.inference import SlidingWindow
 from pipa_fast.models import ModelConfig, network_stride
+from pipa_fast.program import program
 from pipa_fast.uda.config import AdaptationConfig
 
 
@@ -251,7 +252,7 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 def parser() -> ArgumentParser:
     """Return the command line's parser: every field of Config is an option."""
     made = ArgumentParser(
-        prog="python -m pipa_fast.train",
+        prog=program("train"),
         description="Train a recipe. Example: --config streets_pipa --iterations 500 --seed 1. "
         "--resume auto is short for --run.resume auto.",
         exit_on_error=False,
@@ -286,6 +287,8 @@ def parse(argv: Sequence[str] | None = None) -> Config:
     ]
     try:
         if "-h" in argv or "--help" in argv:
+            # What stands below a field is its help. It is read from the sources, which takes time.
+            set_parsing_settings(docstring_parse_attribute_docstrings=True)
             parser().print_help()
             raise SystemExit(0)
         name = _option(argv, "--config")

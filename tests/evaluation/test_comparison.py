@@ -4,7 +4,8 @@ import io
 import pytest
 from rich.console import Console
 
-from pipa_fast.evaluation.compare import comparison_table, main
+from pipa_fast.compare import main
+from pipa_fast.evaluation.comparison import comparison_table
 
 
 def printed(table) -> str:

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs side by side as one HTML file that needs no network and no scripts."""
+
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+
+from pipa_fast.data.labels import CLASSES, IGNORE_INDEX
+from pipa_fast.evaluation.charts import Series, line_chart
+from pipa_fast.evaluation.comparison import Group, classes_of
+from pipa_fast.evaluation.panels import colorize
+from pipa_fast.evaluation.report_sections import document, legend, png, swatch
+
+MOST = 8  # groups, each with a colour of its own
+# Okabe and Ito's colours, which most eyes tell apart; darker ones on light pages, and last a grey.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b3589a", "#b8860b", "#56b4e9", "#7a3b2e", "#76818d")
+STYLE = "".join(
+    f".g{i} {{ --own: {colour}; }} .line.g{i} {{ stroke: {colour}; }} "
+    f".end.g{i}, .value.g{i} {{ fill: {colour}; }}\n"
+    for i, colour in enumerate(COLOURS)
+)
+STYLE += """
+.keys i[class^="g"] { background: var(--own); }
+.tile[class*=" g"] { border-left: 5px solid var(--own); }
+.groups td { padding-top: 1px; padding-bottom: 1px; }
+.groups tbody + tbody > tr:first-child > * { border-top: 1px solid var(--line); padding-top: 6px; }
+.groups tbody > tr:last-child > * { padding-bottom: 6px; }
+.groups .track { position: relative; overflow: visible; }
+.groups .bar { height: 9px; background: var(--own); border-radius: 0 3px 3px 0; }
+.groups .spread { position: absolute; top: 3px; height: 3px; background: var(--ink); opacity: .75; }
+"""
+
+
+class Pictures:
+    """One validation image and what each run's network makes of it."""
+
+    def __init__(
+        self, name: str, image: np.ndarray, truth: np.ndarray, predictions: dict[str, np.ndarray]
+    ) -> None:
+        self.name, self.image, self.truth, self.predictions = name, image, truth, predictions
+
+
+def page(groups: Sequence[Group], pictures: Sequence[Pictures] = ()) -> str:
+    """Return the whole page."""
+    title = f"{sum(len(group.runs) for group in groups)} runs side by side"
+    parts = [_headline(title, groups), _pictures(pictures), _classes(groups), _curves(groups)]
+    return document(title, parts, style=STYLE)
+
+
+def _headline(title: str, groups: Sequence[Group]) -> str:
+    tiles = []
+    for i, group in enumerate(groups):
+        mean, spread = group.miou()
+        seeds = ", ".join(str(run.seed) for run in group.runs)
+        value = f"{mean:.1f}" + (f' <small class="soft">± {spread:.1f}</small>' if spread else "")
+        text = f"{group.name}: mIoU [%], step {group.runs[0].iteration:,}, seed {seeds}"
+        tiles.append(f'<div class="tile g{i}"><b>{value}</b><span class="soft">{escape(text)}')
+    return (
+        f'<header><h1>{escape(title)}</h1><p class="soft">Runs that differ in their seed alone are '
+        "one group; ± is the standard deviation over its seeds.</p>"
+        f'<div class="tiles">{"".join(tile + "</span></div>" for tile in tiles)}</div></header>'
+    )
+
+
+def _keys(groups: Sequence[Group]) -> str:
+    names = "".join(
+        f'<span><i class="g{i}"></i>{escape(group.name)}</span>' for i, group in enumerate(groups)
+    )
+    return f'<div class="keys">{names}</div>'
+
+
+def _classes(groups: Sequence[Group]) -> str:
+    """Return a bar for each class and group, with its spread over seeds."""
+    bodies = []
+    for name in [*classes_of(groups), "mean"]:
+        rows = []
+        for i, group in enumerate(groups):
+            found = group.miou() if name == "mean" else group.iou(name)
+            head = f"{'' if name == 'mean' else swatch(name)}{escape(name)}" if not rows else ""
+            rows.append(f"<tr><th>{head}</th>{_bar(i, found)}</tr>")
+        bodies.append(f"<tbody>{''.join(rows)}</tbody>")
+    several = any(len(group.runs) > 1 for group in groups)
+    note = '<p class="note">The dark line is ± one standard deviation.</p>' if several else ""
+    table = f'<table class="iou groups">{"".join(bodies)}</table>'
+    return f"<section><h2>IoU per class [%]</h2>{note}{_keys(groups)}{table}</section>"
+
+
+def _bar(i: int, found: tuple[float, float] | None) -> str:
+    if found is None:
+        return '<td></td><td class="number">\N{EN DASH}</td>'
+    mean, spread = found
+    low, high = max(0.0, mean - spread), min(100.0, mean + spread)
+    line = f'<i class="spread" style="left:{low:.1f}%;width:{high - low:.1f}%"></i>'
+    text = f"{mean:.1f}" + (f" ± {spread:.1f}" if spread else "")
+    bar = f'<div class="bar g{i}" style="width:{mean:.1f}%"></div>{line if spread else ""}'
+    return f'<td><div class="track">{bar}</div></td><td class="number">{text}</td>'
+
+
+def _curves(groups: Sequence[Group]) -> str:
+    """Return mIoU of every run over training, and the losses that runs have in common."""
+    scores, losses = [], {}
+    for i, group in enumerate(groups):
+        for run in group.runs:
+            x, y = run.scores()
+            scores.append(Series(name=group.name, x=x, y=y, role=f"g{i}"))
+            for name, (xs, ys) in run.losses().items():
+                line = Series(name=group.name, x=xs, y=ys, role=f"g{i}")
+                losses.setdefault(name, []).append(line)
+    if not any(s.x for s in scores) and not losses:
+        return ""
+    chart = line_chart(scores, label="mIoU over iterations", width=560, height=330)
+    figures = "".join(
+        f"<figure><h3>loss: {escape(name.replace('_', ' '))}</h3>"
+        f"{line_chart(lines, label=f'loss {name} over iterations')}</figure>"
+        for name, lines in losses.items()
+    )
+    return (
+        '<section><h2>Training</h2><p class="note">Over training steps, a line for each run. '
+        f"Losses are before their weights.</p>{_keys(groups)}"
+        f'<div class="curves"><figure class="score"><h3>mIoU [%]</h3>{chart}</figure>'
+        f'<div class="charts">{figures}</div></div></section>'
+    )
+
+
+def _pictures(pictures: Sequence[Pictures]) -> str:
+    if not pictures:
+        return ""
+    parts, classes = [], set()
+    for shown in pictures:
+        maps = {"truth": shown.truth, **shown.predictions}
+        classes |= set().union(*(np.unique(m).tolist() for m in maps.values())) - {IGNORE_INDEX}
+        columns = [("image", shown.image), *((name, colorize(m)) for name, m in maps.items())]
+        figures = "".join(
+            f'<figure><img class="{"photo" if name == "image" else "map"}" '
+            f'alt="{escape(shown.name)}: {escape(name)}" src="{png(picture)}">'
+            f"<figcaption>{escape(name)}</figcaption></figure>"
+            for name, picture in columns
+        )
+        parts.append(
+            f'<div class="panel"><header><h3>{escape(shown.name)}</h3></header>'
+            f'<div class="strip" style="--columns:{min(len(columns), 6)}">{figures}</div></div>'
+        )
+    known = sorted(c for c in classes if c < len(CLASSES))
+    return (
+        "<section><h2>The same images</h2>"
+        '<p class="note">Validation images at even distances, not picked.</p>'
+        f"{''.join(parts)}{legend(known, unlabelled=True)}</section>"
+    )

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all commands' parsers have in common."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+SCRIPT = "pipa-fast"
+
+
+def program(command: str) -> str:
+    """Return how a command was called: pipa-fast NAME, or python -m pipa_fast.NAME."""
+    called = Path(sys.argv[0])
+    if called.name == SCRIPT:
+        return f"{SCRIPT} {command}"
+    whole = (called.parent.name, called.name) == ("pipa_fast", "__main__.py")
+    return f"python -m pipa_fast {command}" if whole else f"python -m pipa_fast.{command}"
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one paragraph, not below a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the process with 2."""
+        end = "" if message.endswith((".", "!", "?")) else "."
+        self.exit(2, f"error: {message}{end} `{self.prog} --help` lists the options.\n")
+
+
+def make_parser(command: str, description: str, example: str, **options: str) -> Parser:
+    """Return a command's parser; its help ends with an example, the command's name left out."""
+    prog = program(command)
+    end = f"example: {prog} {example}"
+    return Parser(prog=prog, description=description, epilog=end, **options)
