@@ -184,7 +184,7 @@ def pairs(step: Step, index: int) -> Pairs:
     low, high = boxes[:, :2].max(0).values.tolist(), boxes[:, 2:].min(0).values.tolist()
     shared = (low[0], low[1], high[0], high[1])
     count, cell = len(batch.index), step.after.network.stride
-    size = tuple(side // cell for side in config.data.patch_crop)
+    size = (config.data.patch_crop[0] // cell, config.data.patch_crop[1] // cell)
 
     def both(maps: Tensor, side: int) -> list[Tensor]:
         mine = (maps[index], maps[count + index])

@@ -5,6 +5,7 @@ import io
 from typing import Any
 
 import matplotlib
+import matplotlib.colors
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -64,7 +65,8 @@ def draw_matrices(anchors: Any, image: np.ndarray, index: int) -> Image.Image:
     """Anchors on an image, and their cosines with each other, sorted by class."""
     labels = anchors.labels.numpy()
     figure = Figure(figsize=(11.5, 7.2), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=[1, 2.1])
+    rows: Any = figure.subfigures(2, 1, height_ratios=[1, 2.1])
+    upper, lower = rows
     left, right = upper.subplots(1, 2)
     show(left, image, "a source image", "1 of the batch's 4")
     show(right, image, "its anchors, in the colours of their classes", alpha=0.35)
@@ -84,11 +86,11 @@ def draw_matrices(anchors: Any, image: np.ndarray, index: int) -> Image.Image:
     np.fill_diagonal(same, False)
     apart = labels[:, None] != labels[None, :]
     drawn = None
-    for panel, rows, title in (
+    for panel, features, title in (
         (axes[0], anchors.before, "before the first step"),
         (axes[1], anchors.after, "after the last step"),
     ):
-        cosines = (rows @ rows.T).numpy()
+        cosines = (features @ features.T).numpy()
         note = f"mean cosine: {cosines[same].mean():.2f} within a class, "
         note += f"{cosines[apart].mean():.2f} between classes"
         drawn = show(panel, cosines, title, note, cmap=DIVERGING, vmin=-1.05, vmax=1.05)
@@ -159,7 +161,8 @@ def draw_views(pairs: Any) -> Image.Image:
 def draw_pairs(pairs: Any) -> Image.Image:
     """What both crops see, cell by cell: labels, confidence, who is an anchor, and cosines."""
     figure = Figure(figsize=(11.5, 5.2), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=[1, 1.1])
+    rows: Any = figure.subfigures(2, 1, height_ratios=[1, 1.1])
+    upper, lower = rows
     axes = upper.subplots(1, 4)
     y0, x0, y1, x1 = pairs.shared
     show(axes[0], pairs.whole[y0:y1, x0:x1], "what both crops see")
