@@ -110,7 +110,7 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs
 
 docs: $(VENV)/.docs
 	$(MKDOCS) build --quiet
-	@echo "build/site/index.html"
+	@echo "build/site/index.html; with search: make docs-serve"
 
 docs-serve: $(VENV)/.docs
 	$(MKDOCS) serve

@@ -6,11 +6,19 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from pipa_fast import data, models, ops, uda
+from pipa_fast.data.loader import DataConfig
+from pipa_fast.models import ModelConfig
+from pipa_fast.training.config import Config, OptimizerConfig, RunConfig
+from pipa_fast.uda.config import PatchConfig
 from tests.docs.documents import ROOT
+
+PUBLIC = {"ops": ops, "models": models, "data": data, "uda": uda}
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("mkdocs") is None or importlib.util.find_spec("material") is None,
@@ -34,5 +42,12 @@ def test_site_builds_and_fetches_nothing(tmp_path: Path):
         assert not fetched.findall(page.read_text()), page
     for style in tmp_path.rglob("*.css"):
         assert not re.findall(r"url\(\"?https?:", style.read_text()), style
-    ops = (tmp_path / "api" / "ops.html").read_text()
-    assert "pixel_contrast" in ops and "denominator" in ops
+    for page, module in PUBLIC.items():
+        text = (tmp_path / "api" / f"{page}.html").read_text()
+        for name in module.__all__:
+            if callable(getattr(module, name)) and not name.endswith("Config"):
+                assert re.search(rf'<h\d id="[\w.]*\.{name}"', text), f"{page}: {name}"
+    text = (tmp_path / "api" / "settings.html").read_text()
+    for config in (Config, DataConfig, ModelConfig, OptimizerConfig, PatchConfig, RunConfig):
+        for entry in fields(config):
+            assert re.search(rf'<h\d id="[\w.]*\.{config.__name__}\.{entry.name}"', text), entry
