@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -24,6 +25,32 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("mkdocs") is None or importlib.util.find_spec("material") is None,
     reason="MkDocs is not installed: make docs",
 )
+
+
+def hooks() -> ModuleType:
+    path = ROOT / "docs" / "_hooks.py"
+    spec = importlib.util.spec_from_file_location("docs_hooks", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_links_that_leave_docs_are_followed():
+    made = hooks()
+    assert made.of_site("docs/api/ops.md") == "api/ops.md"
+    assert made.of_site("README.md") == "repository/README.md"
+    assert made.of_site("bench/results") == "repository/bench/results/README.md"
+    assert made.of_site("bench/results/AMD_EPYC_avx2").endswith("AMD_EPYC_avx2/index.md")
+    for uri in ("api/ops.md", "repository/README.md"):
+        assert made.of_site(made.of_repository(uri)) == uri
+    text = "[a](../README.md) [b](losses.md) [c](https://x) [d](../nosuch)\n"
+    text += "```python\nx[0](../setup.py)\n```"
+    assert made.targets(text, "docs/index.md") == ["README.md"]
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="index.md"))
+    moved = made.on_page_markdown(text, page, None, None)
+    assert "[a](repository/README.md) [b](losses.md) [c](https://x) [d](../nosuch)" in moved
+    assert "x[0](../setup.py)" in moved
 
 
 @pytest.mark.slow
