@@ -38,12 +38,12 @@ REQUIRE = $(BIN)/python -c 'import pathlib, tomllib; \
     p = tomllib.loads(pathlib.Path("pyproject.toml").read_text()); print(*$(1), sep="\n")'
 
 .PHONY: help setup train ablation bench test test-all test-tiles faults format clean sanitize sanitize-build lint \
-    lint-format lint-ruff lint-types lint-clang lint-spelling fuzz soak audit
+    lint-format lint-ruff lint-types lint-clang lint-spelling fuzz soak audit docs docs-serve
 
 help:
 	@sed -n 's/^# \{0,1\}//; 2,8p' Makefile
 	@echo "targets: setup train ablation bench test test-all test-tiles faults sanitize lint format clean" \
-	    "fuzz soak audit"
+	    "fuzz soak audit docs docs-serve"
 
 # ---- environment and build ----
 
@@ -74,6 +74,12 @@ $(VENV)/.dev: $(VENV)/.dependencies
 	@$(call INSTALL,-c $(PINS) -r $(VENV)/requirements-dev.txt)
 	@touch $@
 
+$(VENV)/.docs: $(VENV)/.dependencies
+	@echo "installing MkDocs"
+	@$(call REQUIRE,p["project"]["optional-dependencies"]["docs"]) >$(VENV)/requirements-docs.txt
+	@$(call INSTALL,-c $(PINS) -r $(VENV)/requirements-docs.txt)
+	@touch $@
+
 # An edit in csrc/ is rebuilt in place, only what changed; packaging changes install afresh.
 $(VENV)/.built: $(VENV)/.dependencies setup.py $(NATIVE)
 	@echo "building pipa_fast in place"
@@ -96,6 +102,18 @@ ablation: setup
 
 bench: setup
 	$(RUN) bench $(ARGS)
+
+# ---- documentation ----
+
+# The variable keeps an advertisement for MkDocs' successors out of the output.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs
+
+docs: $(VENV)/.docs
+	$(MKDOCS) build --quiet
+	@echo "build/site/index.html; with search: make docs-serve"
+
+docs-serve: $(VENV)/.docs
+	$(MKDOCS) serve
 
 # ---- tests ----
 
