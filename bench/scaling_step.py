@@ -32,46 +32,49 @@ from rich.table import Table
 from bench.machine import machine
 from bench.rows import load, results_folder, write
 from bench.scaling import seconds_of
+from pipa_fast.training import distributed
 from pipa_fast.training.config import load as load_config
 from pipa_fast.training.config import merge, read_recipe
 from pipa_fast.training.distributed import World
 from pipa_fast.training.trainer import Trainer
 
 
-def work(rank: int, ranks: int, folder: str, recipe: str, steps: int, out: str) -> None:
-    """Measure steps, and the reduction of their gradients alone, in one of the processes."""
-    torch.set_num_threads(1)
-    if ranks > 1:
-        where = f"file://{folder}/rendezvous{ranks}"
-        dist.init_process_group("gloo", init_method=where, rank=rank, world_size=ranks)
+def measure(world: World, folder: str, recipe: str, steps: int) -> dict[str, Any]:
+    """Return a row: the times of steps, and of reducing as many bytes as their gradients have."""
     changes: dict[str, Any] = {"device": "cpu", "model": {"batch_norm": "frozen"}}
     config = load_config(merge(read_recipe(recipe), changes))
     config.run.dir = folder
-    world = World(rank, ranks, rank, torch.device("cpu"))
     trainer = Trainer(config, world)
     trainer.iteration = config.iterations // 2  # when every term counts
     batch = next(trainer._batches())
     times = seconds_of(lambda: trainer._train_step(batch), steps)
     size = sum(p.numel() * p.element_size() for p in trainer.network.parameters())
-    row = {
+    reduced = [0.0]
+    if world.size > 1:
+        gradients = torch.zeros(size // 4)
+        reduced = seconds_of(lambda: dist.all_reduce(gradients), steps)
+    return {
         "op": "scaling_step",
         "status": "ok",
         "recipe": recipe,
-        "ranks": ranks,
+        "ranks": world.size,
         "images": config.data.batch_size,
         "p50_ms": statistics.median(times) * 1e3,
         "gradient_bytes": size,
-        "reduce_ms": 0.0,
+        "reduce_ms": statistics.median(reduced) * 1e3,
     }
+
+
+def work(rank: int, ranks: int, folder: str, recipe: str, steps: int, out: str) -> None:
+    """Measure in one of the processes."""
+    torch.set_num_threads(1)
     if ranks > 1:
-        gradients = torch.zeros(size // 4)
-        reduced = seconds_of(lambda: dist.all_reduce(gradients), steps)
-        row["reduce_ms"] = statistics.median(reduced) * 1e3
+        where = f"file://{folder}/rendezvous{ranks}"
+        dist.init_process_group("gloo", init_method=where, rank=rank, world_size=ranks)
+    row = measure(World(rank, ranks, rank, torch.device("cpu")), folder, recipe, steps)
     if rank == 0:
         write(Path(out), [row])
-    del trainer  # DistributedDataParallel holds the group
-    if ranks > 1:
-        dist.destroy_process_group()
+    distributed.end()
 
 
 def explain(rows: Sequence[dict[str, Any]], cores: int) -> list[dict[str, Any]]:

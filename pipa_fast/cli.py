@@ -76,12 +76,10 @@ def _copy(own: argparse.ArgumentParser, into: argparse.ArgumentParser) -> None:
             continue
         # Its text may hold shells' own signs, and says little in a list.
         choices = None if action.choices is None else [str(c) for c in action.choices]
-        if action.option_strings:
-            flag = action.nargs == 0
-            into.add_argument(
-                *action.option_strings,
-                **{"action": "store_true"} if flag else {"choices": choices},
-            )
+        if action.nargs == 0:
+            into.add_argument(*action.option_strings, action="store_true")
+        elif action.option_strings:
+            into.add_argument(*action.option_strings, choices=choices)
         else:
             into.add_argument(action.dest, choices=choices)
 

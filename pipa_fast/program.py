@@ -27,8 +27,8 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}{end} `{self.prog} --help` lists the options.\n")
 
 
-def make_parser(command: str, description: str, example: str, **options: str) -> Parser:
+def make_parser(command: str, description: str, example: str, usage: str | None = None) -> Parser:
     """Return a command's parser; its help ends with an example, the command's name left out."""
     prog = program(command)
     end = f"example: {prog} {example}"
-    return Parser(prog=prog, description=description, epilog=end, **options)
+    return Parser(prog=prog, description=description, epilog=end, usage=usage)

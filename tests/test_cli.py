@@ -31,7 +31,7 @@ def helped(name):
 
 
 def test_every_command_line_is_a_command():
-    """A module of the package that parses a command line is in the list, and the other way round."""
+    """A module of the package that parses a command line is in the list, and no other is."""
     modules = {p.stem for p in (ROOT / "pipa_fast").glob("*.py") if "def main(" in p.read_text()}
     assert modules - {"cli"} == set(cli.COMMANDS)
 
@@ -137,7 +137,8 @@ COMP_WORDS=(pipa-fast evaluate --fl); COMP_CWORD=2; COMP_LINE="pipa-fast evaluat
 $(complete -p pipa-fast | sed 's/.*-F \\([^ ]*\\).*/\\1/') pipa-fast --fl evaluate
 echo "${{COMPREPLY[@]}}"
 """
-    done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True)
+    bash = ["bash", "-c", ask]
+    done = subprocess.run(bash, capture_output=True, text=True)
     assert done.stdout.split() == ["--flip"], done.stderr
 
 

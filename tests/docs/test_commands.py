@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from pipa_fast.cli import COMMANDS, SHELLS
+from pipa_fast.program import Parser
 from pipa_fast.training.config import parse, recipes
 from tests.docs.documents import DOCUMENTS, ROOT, blocks, name, prose
 
@@ -38,7 +40,7 @@ def console_commands(path: Path) -> list[str]:
 def inline_commands(path: Path) -> list[str]:
     """Return the commands in a document's sentences, but for those with places to fill in."""
     text = re.sub(r"\s+", " ", prose(path))
-    found = re.findall(r"`((?:python -m (?:pipa_fast|bench)|bench/\w+\.sh)[^`]*)`", text)
+    found = re.findall(r"`((?:python -m (?:pipa_fast|bench)|pipa-fast |bench/\w+\.sh)[^`]*)`", text)
     return [command for command in found if not PLACEHOLDER.search(command)]
 
 
@@ -92,7 +94,8 @@ def takes(
         complain(self, message)
 
     with monkeypatch.context() as patch:
-        patch.setattr(argparse.ArgumentParser, "error", error)
+        for parser in (argparse.ArgumentParser, Parser):
+            patch.setattr(parser, "error", error)
         patch.setattr(sys, "argv", [module, *argv])
         patch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
         patch.setattr(argparse.ArgumentParser, "parse_known_args", parse_known_args)
@@ -113,6 +116,11 @@ def check(command: str, monkeypatch: pytest.MonkeyPatch, *, whole_line: bool = T
     if program == "make":
         targets = [word for word in rest if "=" not in word and not word.startswith("-")]
         assert set(targets) <= make_targets(), command
+    elif program == "pipa-fast" and rest[0] == "completion":
+        assert rest[1:] in [[shell] for shell in SHELLS], command
+    elif program == "pipa-fast":
+        assert rest[0] in COMMANDS, command
+        takes(f"pipa_fast.{rest[0]}", rest[1:], monkeypatch, whole_line=whole_line)
     elif program in ("python", "torchrun"):
         assert "-m" in rest, command
         module, argv = rest[rest.index("-m") + 1], rest[rest.index("-m") + 2 :]
@@ -121,7 +129,8 @@ def check(command: str, monkeypatch: pytest.MonkeyPatch, *, whole_line: bool = T
         assert is_module(module), command
         source = ROOT / Path(*module.split("."))
         source = source / "__main__.py" if source.is_dir() else source.with_suffix(".py")
-        if module != "pipa_fast.train" and "ArgumentParser" not in source.read_text():
+        parsers = ("ArgumentParser(", "make_parser(")
+        if module != "pipa_fast.train" and not any(p in source.read_text() for p in parsers):
             assert not argv, f"{command}: {module} takes no options"
         else:
             takes(module, argv, monkeypatch, whole_line=whole_line)
@@ -148,6 +157,7 @@ def test_a_wrong_option_is_seen(monkeypatch: pytest.MonkeyPatch, capsys):
         "python -m pipa_fast.evaluate --run runs/x --no-such",
         "python -m bench pixel_contrast --no-such 3",
         "python -m pipa_fast.prepare gta5 --root x --no-such",
+        "pipa-fast predict x --run y --out z --no-such",
     ):
         with pytest.raises(SystemExit):
             check(command, monkeypatch)
