@@ -19,6 +19,7 @@ from pipa_fast.ops._checks import (
     check_shape,
     check_temperature,
     group_name,
+    pixel_weights,
 )
 from pipa_fast.ops._ranks import gather_rows, place, sum_over_ranks
 
@@ -300,7 +301,8 @@ class PatchConsistencyLoss(nn.Module):
             ValueError: a shape, dtype or device that does not fit.
         """
         maps = (labels_a, labels_b, confidence_a, confidence_b)
-        _check_views(view_a, view_b, maps, boxes, weights)
+        _check_views(view_a, view_b, maps, boxes)
+        weights = pixel_weights(weights, view_a, (view_a.shape[0],), torch.float32)
         size = (view_a.shape[2], view_a.shape[3])
         if seed is None:
             seed = self.step.clone()
@@ -387,7 +389,6 @@ def _check_views(
     view_b: Tensor,
     maps: tuple[Tensor, Tensor, Tensor, Tensor],
     boxes: Tensor,
-    weights: Tensor | None,
 ) -> None:
     check_rank("view_a", view_a, "B D h w")
     check_float("view_a", view_a)
@@ -400,9 +401,6 @@ def _check_views(
         _check_map(name, given, view_a, integer=name.startswith("labels"))
     check_shape("boxes", boxes, (view_a.shape[0], 2, 4))
     check_device("boxes", boxes, view_a)
-    if weights is not None:
-        check_shape("weights", weights, (view_a.shape[0],))
-        check_device("weights", weights, view_a)
 
 
 def _take(maps: Tensor, index: Tensor, fill: int) -> Tensor:
