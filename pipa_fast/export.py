@@ -30,6 +30,7 @@ from torch.export import Dim, ExportedProgram
 
 from pipa_fast.data.labels import CLASSES
 from pipa_fast.evaluation.command_line import run_command
+from pipa_fast.models import size_multiple
 from pipa_fast.program import make_parser
 
 SUFFIXES = (".onnx", ".pt2")
@@ -47,11 +48,6 @@ class Segmenter(nn.Module):
         """Return logits [B, K, H, W] float32 for images [B, 3, H, W] float32 in [0, 1]."""
         logits = self.network(images).logits.float()
         return F.interpolate(logits, size=images.shape[2:], mode="bilinear", align_corners=False)
-
-
-def size_multiple(network: Any) -> int:
-    """Return what height and width of exported images are multiples of [pixels]."""
-    return math.lcm(network.stride, network.encoder.strides[-1])
 
 
 def trace(network: nn.Module, *, size: tuple[int, int] | None = None) -> ExportedProgram:
@@ -195,7 +191,19 @@ def parser() -> argparse.ArgumentParser:
         "--run runs/streets_pipa --out streets.onnx",
     )
     made.add_argument("--run", type=Path, required=True, help="run folder: runs/streets_pipa")
-    made.add_argument("--out", type=Path, required=True, help="file to write: .onnx or .pt2")
+    made.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="file to write, .onnx or .pt2; without such an ending a folder of weights, settings "
+        "and a model card, which pipa_fast.from_pretrained loads",
+    )
+    made.add_argument(
+        "--push",
+        metavar="OWNER/NAME",
+        help="upload the folder to this repository of the Hugging Face hub, private if it is new "
+        "(default: upload nothing)",
+    )
     made.add_argument(
         "--size",
         type=int,
@@ -216,6 +224,10 @@ def run(options: argparse.Namespace, console: Console) -> None:
     """Export what the command line asks for, and say how far it is from the network."""
     from pipa_fast.training.checkpoint import load_run
 
+    if not options.out.suffix:
+        return write_folder(options, console)
+    if options.push is not None:
+        raise ValueError(f"--push takes a folder as --out, without an ending; got {options.out}")
     network, _ = load_run(options.run)
     size = None if options.size is None else (options.size[0], options.size[1])
     distance = write(network, options.out, size=size, tolerance=options.tolerance)
@@ -231,6 +243,18 @@ def run(options: argparse.Namespace, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def write_folder(options: argparse.Namespace, console: Console) -> None:
+    """Write the folder that the command line asks for, and upload it where it does."""
+    from pipa_fast.pretrained import CARD, push, save_pretrained
+
+    if options.size is not None:
+        raise ValueError("--size is for .onnx and .pt2: a folder's network takes any")
+    folder = save_pretrained(options.run, options.out, name=options.push)
+    console.print(f"wrote {folder}; complete its {CARD}", highlight=False, soft_wrap=True)
+    if options.push is not None:
+        console.print(f"pushed: {push(folder, options.push)}", highlight=False, soft_wrap=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -27,10 +27,11 @@ LEVELS = {
     "evaluation": 6,
     "training": 7,
     **dict.fromkeys(
-        ["train", "evaluate", "predict", "compare", "convert", "export", "prepare", "info"], 8
+        ["train", "evaluate", "predict", "compare", "convert", "export", "prepare", "info"], 9
     ),
-    "cli": 9,
-    "__main__": 10,
+    "pretrained": 8,
+    "cli": 10,
+    "__main__": 11,
 }
 
 

@@ -4,7 +4,7 @@
 from pipa_fast.models.build import build_network
 from pipa_fast.models.config import HRDAConfig, ModelConfig
 from pipa_fast.models.encoders import network_stride
-from pipa_fast.models.network import Outputs, SegmentationNetwork
+from pipa_fast.models.network import Outputs, SegmentationNetwork, size_multiple
 from pipa_fast.models.window import Window
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "Window",
     "build_network",
     "network_stride",
+    "size_multiple",
 ]

@@ -2,6 +2,7 @@
 """The segmentation network: encoder, decode head, and projection heads for training."""
 
 import copy
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -175,3 +176,8 @@ class SegmentationNetwork(nn.Module):
                         {"name": name + suffix, "params": params, "lr": rate, "weight_decay": decay}
                     )
         return groups
+
+
+def size_multiple(network: Any) -> int:
+    """Return what height and width of exported images are multiples of [pixels]."""
+    return math.lcm(network.stride, network.encoder.strides[-1])

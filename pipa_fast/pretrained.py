@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks as folders that others can load: weights, settings and a card, as the hub lays them out.
+
+FOLDER/model.safetensors  FOLDER/config.yaml  FOLDER/README.md
+"""
+
+import shutil
+import string
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from pipa_fast import __version__
+from pipa_fast.checks import require
+from pipa_fast.evaluation.comparison import classes_of, grouped
+from pipa_fast.evaluation.runs import Run, read_run
+from pipa_fast.models import SegmentationNetwork, size_multiple
+from pipa_fast.training.checkpoint import EXPORTED, SETTINGS, load_run, write_settings
+from pipa_fast.training.config import Config, RunConfig
+
+CARD = "README.md"
+
+
+def from_pretrained(name: str | Path, *, revision: str | None = None) -> SegmentationNetwork:
+    """Return a network in evaluation mode from a folder, or from a repository of the hub.
+
+    Args:
+        name: a folder with model.safetensors and config.yaml, as `save_pretrained` and every
+            finished run leave it; else the hub's OWNER/NAME.
+        revision: branch, tag or commit of the repository.
+
+    Raises:
+        ValueError: there is neither, files are missing or damaged, or do not fit each other.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        folder = _download(str(name), revision)
+    else:
+        require(revision is None, "revision", revision, "None for a folder")
+    return load_run(folder)[0]
+
+
+def save_pretrained(run: str | Path, folder: str | Path, *, name: str | None = None) -> Path:
+    """Write a finished run's network as a folder for others, with a card to be completed.
+
+    Args:
+        run: the run's folder.
+        folder: where to write; files of the same names are replaced.
+        name: of the network in the card, as the hub's OWNER/NAME; the folder's by default.
+
+    Raises:
+        ValueError: the run's folder is not that of a finished run.
+        OSError: a file cannot be written.
+    """
+    run, folder = Path(run), Path(folder)
+    network, config = load_run(run)
+    text = card(network, config, read_run(run), name or folder.resolve().name)
+    folder.mkdir(parents=True, exist_ok=True)
+    if run.resolve() != folder.resolve():
+        shutil.copyfile(run / EXPORTED, folder / EXPORTED)
+        write_settings(folder, _without_places(config))
+    (folder / CARD).write_text(text, encoding="utf-8")
+    return folder
+
+
+def push(folder: str | Path, name: str, *, private: bool = True) -> str:
+    """Upload a folder that `save_pretrained` wrote, and return the commit's address.
+
+    Args:
+        folder: of model.safetensors, config.yaml and README.md; nothing else goes up.
+        name: OWNER/NAME on the hub; made if it is not there.
+        private: whether a new repository is.
+
+    Raises:
+        ValueError: a file is missing, or the hub refuses.
+    """
+    folder = Path(folder)
+    files = [EXPORTED, SETTINGS, CARD]
+    missing = [file for file in files if not (folder / file).is_file()]
+    require(not missing, "folder", str(folder), f"one with {', '.join(files)}")
+    api = huggingface_hub.HfApi()
+    try:
+        api.create_repo(name, private=private, exist_ok=True)
+        made = api.upload_folder(
+            repo_id=name,
+            folder_path=str(folder),
+            allow_patterns=files,
+            commit_message=f"Weights, settings and card, by pipa_fast {__version__}",
+        )
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise ValueError(
+            f"{name!r} cannot be pushed: {_first_line(error)}. `hf auth login` signs you in"
+        ) from error
+    return made.commit_url
+
+
+def _without_places(config: Config) -> Config:
+    """Return the settings without this machine's folders, which are nobody else's business."""
+    data, weights = config.data, config.model.weights
+    roots = {
+        f"{side}_root": f"data/{getattr(data, side)}"
+        for side in ("source", "target")
+        if getattr(data, f"{side}_root") is not None
+    }
+    return replace(
+        config,
+        data=replace(data, **roots),
+        model=replace(config.model, weights=Path(weights).name if weights else None),
+        run=RunConfig(),
+    )
+
+
+def _download(name: str, revision: str | None) -> Path:
+    expected = f"a folder with {EXPORTED} and {SETTINGS}, or OWNER/NAME on the hub"
+    require(name.count("/") == 1 and not name.startswith("."), "name", name, expected)
+    try:
+        files = [EXPORTED, SETTINGS]
+        found = huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=files)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(
+            f"name must be {expected}; got {name!r}, and the hub says: {_first_line(error)}"
+        ) from error
+    return Path(found)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def card(network: SegmentationNetwork, config: Config, run: Run, name: str) -> str:
+    """Return the model card, filled in as far as the run's folder tells."""
+    template = resources.files("pipa_fast").joinpath("model_card.md").read_text(encoding="utf-8")
+    scores = [f"| {c} | {run.iou[c]:.1f} |" for c in classes_of(grouped([run]))]
+    return string.Template(template).substitute(
+        name=name,
+        version=__version__,
+        recipe=run.recipe,
+        source=config.data.source,
+        target=config.data.target,
+        encoder=config.model.encoder,
+        head=config.model.head,
+        parameters=f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f} M",
+        weights=f"`{config.model.weights}`" if config.model.weights else "random",
+        iterations=f"{run.iteration:,}",
+        batch=config.data.batch_size,
+        seed=run.seed,
+        miou=f"{run.miou:.1f}",
+        classes=len(run.iou),
+        multiple=size_multiple(network),
+        scores="\n".join(scores),
+    )
