@@ -38,12 +38,12 @@ REQUIRE = $(BIN)/python -c 'import pathlib, tomllib; \
     p = tomllib.loads(pathlib.Path("pyproject.toml").read_text()); print(*$(1), sep="\n")'
 
 .PHONY: help setup train ablation bench test test-all test-tiles faults format clean sanitize sanitize-build lint \
-    lint-format lint-ruff lint-types lint-clang lint-spelling fuzz soak audit docs docs-serve
+    lint-format lint-ruff lint-types lint-clang lint-spelling fuzz soak audit browser docs docs-serve
 
 help:
 	@sed -n 's/^# \{0,1\}//; 2,8p' Makefile
 	@echo "targets: setup train ablation bench test test-all test-tiles faults sanitize lint format clean" \
-	    "fuzz soak audit docs docs-serve"
+	    "fuzz soak audit browser docs docs-serve"
 
 # ---- environment and build ----
 
@@ -135,6 +135,27 @@ fuzz: setup $(VENV)/.dev
 faults: setup $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(RUN) tests.faults.kills $(ARGS)
 	OMP_NUM_THREADS=1 $(RUN) tests.faults.restarts
+
+# Reports in a real browser: one without a window, from npm, into build/browser. Elsewhere these tests
+# are skipped, unless there is a Chromium already.
+BROWSER := build/browser
+UNPACK := const fs = require("fs"), zlib = require("zlib"), [from, to] = process.argv.slice(1); \
+    fs.writeFileSync(to, zlib.brotliDecompressSync(fs.readFileSync(from)))
+
+$(BROWSER)/chromium: | $(VENV)/.dev
+	@echo "fetching a browser into $(BROWSER) (a minute)"
+	@mkdir -p $(BROWSER)
+	@$(call REQUIRE,p["project"]["optional-dependencies"]["browser"]) >$(BROWSER)/requirements.txt
+	@$(call INSTALL,-c $(PINS) -r $(BROWSER)/requirements.txt)
+	@npm install --no-save --prefix $(BROWSER) @sparticuz/chromium@147 >$(BROWSER)/npm.log 2>&1 \
+	    || { cat $(BROWSER)/npm.log; exit 1; }
+	@for name in al2023.tar chromium; do node -e '$(UNPACK)' \
+	    $(BROWSER)/node_modules/@sparticuz/chromium/bin/$$name.br $(BROWSER)/$$name.new; done
+	@tar -xf $(BROWSER)/al2023.tar.new -C $(BROWSER) && rm $(BROWSER)/al2023.tar.new
+	@chmod +x $(BROWSER)/chromium.new && mv $(BROWSER)/chromium.new $@
+
+browser: setup $(BROWSER)/chromium
+	$(TEST) tests/evaluation/test_browser.py $(ARGS)
 
 soak: setup
 	OMP_NUM_THREADS=1 $(RUN) bench.soak --save $(ARGS)

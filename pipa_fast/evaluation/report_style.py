@@ -55,7 +55,7 @@ figure { margin: 0; min-width: 0; }
 .line { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; }
 .line.run { stroke: var(--run); } .end.run, .value.run { fill: var(--run); }
 .line.base { stroke: var(--base); stroke-dasharray: 5 4; }
-.end.base, .value.base { fill: var(--base); }
+.end.base { fill: var(--base); } .value.base { fill: var(--soft); }
 .keys { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 4px 0 14px; color: var(--soft);
   font-size: .875rem; }
 .keys i { display: inline-block; width: 18px; height: 10px; border-radius: 3px; margin-right: 6px; }
