@@ -248,6 +248,14 @@ def _cut(table: tuple[_launch.TileRow, ...], meeting: Meeting) -> tuple[int, Til
     return triton.cdiv(len(meeting.rows.order), tile.block_m), tile, constants
 
 
+def _unlimited(tile: Tile) -> Tile:
+    """Return the tile with all registers that a thread may have, unless its table says how many.
+
+    ptxas would spill two to fit one more block: positives with ALL, denominators of 512 columns.
+    """
+    return tile._replace(registers=tile.registers or 255)
+
+
 def denominators(rows: Rows, keys: Rows | None, settings: Settings) -> Tensor:
     """Return Z [N] over the keys."""
     n = len(rows.labels)
@@ -257,6 +265,7 @@ def denominators(rows: Rows, keys: Rows | None, settings: Settings) -> Tensor:
     with _launch.on_device(rows.x):
         meeting = Meeting.of(rows, keys, settings)
         programs, tile, constants = _cut(MIXED, meeting)
+        tile = _unlimited(tile)
         all_form = settings.denominator == "all"
         ranges = meeting.left_out if all_form else (meeting.first, meeting.past)
         _launch.launch(
@@ -279,8 +288,7 @@ def positives(rows: Rows, keys: Rows | None, settings: Settings) -> tuple[Tensor
     with _launch.on_device(rows.x):
         meeting = Meeting.of(rows, keys, settings)
         programs, tile, constants = _cut(MIXED, meeting)
-        # With ALL, ptxas would spill two registers to fit one more block.
-        tile = tile._replace(registers=tile.registers or 255)
+        tile = _unlimited(tile)
         side = meeting.rows
         _launch.launch(
             ranks_positives_kernel,

@@ -32,6 +32,7 @@ TEXTS = """() => {
     const one = bright(rgb(svg ? style.fill : style.color)), other = bright(behind(e));
     found.push({ text: e.textContent.trim().slice(0, 40), size: parseFloat(style.fontSize) * scale,
       right: box.right, left: box.left,
+      room: e.closest('figure, .tile, section, header, footer, main').getBoundingClientRect().right,
       contrast: (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05) });
   }
   return found; }"""

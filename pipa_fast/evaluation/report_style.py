@@ -30,6 +30,7 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
   padding: clamp(14px, 2vw, 24px); }
 section > .note { margin-bottom: 1rem; }
 figure { margin: 0; min-width: 0; }
+figcaption, .tile, .keys { overflow-wrap: anywhere; }
 
 .tiles { display: grid; gap: 12px; margin-top: 18px;
   grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); }
