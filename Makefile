@@ -38,12 +38,12 @@ REQUIRE = $(BIN)/python -c 'import pathlib, tomllib; \
     p = tomllib.loads(pathlib.Path("pyproject.toml").read_text()); print(*$(1), sep="\n")'
 
 .PHONY: help setup train ablation bench test test-all test-tiles faults format clean sanitize sanitize-build lint \
-    lint-format lint-ruff lint-types lint-clang lint-spelling fuzz soak audit browser docs docs-serve
+    lint-format lint-ruff lint-types lint-clang lint-spelling fuzz soak audit browser dist docs docs-serve
 
 help:
 	@sed -n 's/^# \{0,1\}//; 2,8p' Makefile
 	@echo "targets: setup train ablation bench test test-all test-tiles faults sanitize lint format clean" \
-	    "fuzz soak audit browser docs docs-serve"
+	    "fuzz soak audit browser dist docs docs-serve"
 
 # ---- environment and build ----
 
@@ -225,6 +225,21 @@ audit: $(VENV)/.dev
 	    build/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit; } || \
 	    echo "pip-audit cannot be installed here" >&2
 	$(RUN) bench.audit $(PINS) --pip-audit build/audit/bin/pip-audit $(ARGS)
+
+# ---- release: sdist and wheel in dist/, checked, and installed where nothing else is ----
+
+ALONE := $(CURDIR)/build/alone
+
+dist: setup $(VENV)/.dev
+	rm -rf dist $(ALONE)
+	$(RUN) build --no-isolation >build/dist.log 2>&1 || { tail -40 build/dist.log; exit 1; }
+	$(RUN) twine check --strict dist/*
+	$(BIN)/python -m venv $(ALONE)
+	@echo "installing the wheel and what it needs into $(ALONE) (a minute or two)"
+	@$(ALONE)/bin/python -m pip install --quiet --disable-pip-version-check -c $(PINS) dist/*.whl
+	cd $(ALONE) && bin/pipa-fast info >info.txt && grep -E "^(pipa_fast|pixel_contrast)" info.txt
+	cd $(ALONE) && bin/pipa-fast train --config streets_source --iterations 4 --run.log_every 2
+	cd $(ALONE) && bin/pipa-fast export --run runs/streets_source --out mine && ls mine
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix-only --quiet .

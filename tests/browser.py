@@ -15,7 +15,8 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 SIZES = {"phone": (390, 844), "desktop": (1440, 900)}
 # Relative luminance and contrast as WCAG 2 defines them, of every element that holds text itself.
 TEXTS = """() => {
-  const rgb = s => { const v = s.match(/[\\d.]+/g).map(Number); return v.length < 4 ? [...v, 1] : v; };
+  const rgb = s => {
+    const v = s.match(/[\\d.]+/g).map(Number); return v.length < 4 ? [...v, 1] : v; };
   const bright = c => { const [r, g, b] = c.slice(0, 3).map(v => {
     v /= 255; return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; });
     return 0.2126 * r + 0.7152 * g + 0.0722 * b; };

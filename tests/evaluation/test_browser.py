@@ -45,6 +45,6 @@ def test_a_page_is_whole_and_readable(opened, request, what, size, scheme):
     assert len(texts) > 50
     width = SIZES[size][0]
     for text in texts:
-        assert 0 <= text["left"] and text["right"] <= min(width, text["room"]) + 0.5, text
+        assert text["left"] >= 0 and text["right"] <= min(width, text["room"]) + 0.5, text
         assert text["size"] >= 10, text
         assert text["contrast"] >= 4.5, text

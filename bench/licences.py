@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Under what terms the packages stand that pipa_fast runs with, by their own metadata.
+
+python -m bench.licences                              # the table
+python -m bench.licences --markdown docs/licences.md  # the table of that document anew
+
+Packages of extras that are not installed here are listed as such.
+"""
+
+import argparse
+import importlib.metadata
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+TABLE = re.compile(
+    r"(?<=\| package \| version \| licence \| asked for by \|\n\|---\|---\|---\|---\|\n)"
+    r"(?:^\|.*\n)*",
+    re.MULTILINE,
+)
+
+
+def normal(name: str) -> str:
+    """Return a package's name as indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def licence_of(metadata: Any) -> str:
+    """Return what a package says of its licence, shortest form first."""
+    told = metadata.get("License-Expression") or ""
+    if not told:
+        classes = metadata.get_all("Classifier") or []
+        found = [c.rsplit(" :: ", 1)[1] for c in classes if c.startswith("License ::")]
+        told = ", ".join(name for name in found if name != "OSI Approved")
+    if not told:
+        told = (metadata.get("License") or "not told").strip().splitlines()[0]
+    return told.replace("|", "/")
+
+
+def asked(requirement: str) -> str:
+    return re.match(r"[\w.-]+", requirement)[0]  # type: ignore[index]
+
+
+def rows() -> list[tuple[str, str, str, str]]:
+    """Return (package, version, licence, who asks) of all that pipa_fast's requirements need."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = [(asked(r), "pipa_fast") for r in project["dependencies"]]
+    wanted += [(asked(r), f"[{e}]") for e in ("bench", "export", "video") for r in extras[e]]
+    found: dict[str, tuple[str, str, str, str]] = {}
+    while wanted:
+        name, by = wanted.pop(0)
+        if normal(name) in found:
+            continue
+        try:
+            package = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            if by.startswith(("pipa_fast", "[")):
+                found[normal(name)] = (name, "not installed", "see its page", by)
+            continue
+        metadata = package.metadata
+        found[normal(name)] = (metadata["Name"], package.version, licence_of(metadata), by)
+        needs = [r for r in package.requires or [] if "extra ==" not in r]
+        wanted += [(asked(r), metadata["Name"]) for r in needs]
+    return sorted(found.values(), key=lambda row: row[0].lower())
+
+
+def table() -> str:
+    """Return the table's rows as Markdown."""
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows())
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.licences",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--markdown", type=Path, help="document whose table to write anew")
+    options = parser.parse_args(argv)
+    if options.markdown is None:
+        print(table(), end="")
+        return
+    text, count = TABLE.subn(lambda _: table(), options.markdown.read_text())
+    if count != 1:
+        parser.error(f"--markdown must have the table's heading once; got {options.markdown}")
+    options.markdown.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
