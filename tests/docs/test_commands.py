@@ -16,7 +16,7 @@ from pipa_fast.training.config import parse, recipes
 from tests.docs.documents import DOCUMENTS, ROOT, blocks, name, prose
 
 # Programs of others, whose options are not ours to check
-FOREIGN = {"git", "pip", "cd", "sbatch", "bash"}
+FOREIGN = {"git", "pip", "cd", "sbatch", "bash", "eval"}
 FOREIGN_MODULES = {"timeit"}
 # What a person puts in
 PLACEHOLDER = re.compile(
