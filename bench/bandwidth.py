@@ -22,7 +22,7 @@ from torch import Tensor
 
 from bench.harness import Effort, interleave, quantiles, timed
 from bench.machine import machine
-from bench.rows import results_folder, write
+from bench.rows import keep, results_folder
 
 MEBIBYTES = 256
 
@@ -76,13 +76,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for row in rows:
         spread = (row["p80_ms"] - row["p20_ms"]) / row["p50_ms"]
         print(f"{row['variant']:6} {row['gbytes']:8.1f} GB/s, spread {spread:.0%}")
-    paths = [args.json] if args.json else []
-    if args.save:
-        folder = results_folder(where, gpu=device.type == "cuda")
-        paths.append(folder / "bandwidth.json")
-    for path in paths:
-        write(path, rows)
-        print(f"-> {path}")
+    folder = results_folder(where, gpu=device.type == "cuda")
+    keep(rows, args.json, folder / "bandwidth.json" if args.save else None)
 
 
 if __name__ == "__main__":

@@ -26,3 +26,11 @@ def results_folder(where: dict[str, Any], *, gpu: bool) -> Path:
     flags = [] if gpu else where["cpu_flags"].split()[-1:]
     name = " ".join([where["device"], *flags])
     return RESULTS / re.sub(r"[^\w.-]+", "_", name).strip("_")
+
+
+def keep(rows: Sequence[dict[str, Any]], json_path: Path | None, saved: Path | None) -> None:
+    """Write rows to what `--json` names and to where `--save` puts them, and say so."""
+    for path in (json_path, saved):
+        if path is not None:
+            write(path, rows)
+            print(f"-> {path}")

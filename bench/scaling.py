@@ -37,7 +37,7 @@ from rich.table import Table
 from torch import Tensor
 
 from bench.machine import machine
-from bench.rows import load, results_folder, write
+from bench.rows import keep, load, results_folder, write
 from pipa_fast import ops
 from pipa_fast.ops._checks import group_name
 from pipa_fast.ops._ranks import gather_padded
@@ -316,12 +316,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"fitted: {model.rate * 1e-9:.0f} GFLOP/s a rank, {model.bandwidth * 1e-9:.2f} GB/s, "
         f"{model.latency * 1e6:.0f} us, {model.cores} cores"
     )
-    paths = [args.json] if args.json else []
-    if args.save:
-        paths.append(results_folder(where, gpu=False) / "scaling.json")
-    for path in paths:
-        write(path, rows)
-        print(f"-> {path}")
+    saved = results_folder(where, gpu=False) / "scaling.json" if args.save else None
+    keep(rows, args.json, saved)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.machine import machine
-from bench.rows import load, results_folder, write
+from bench.rows import keep, load, results_folder, write
 from bench.scaling import seconds_of
 from pipa_fast.training import distributed
 from pipa_fast.training.config import load as load_config
@@ -133,12 +133,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             measured += load([Path(out)])
     rows = [where | row for row in explain(measured, os.cpu_count() or 1)]
     Console().print(table(rows))
-    paths = [args.json] if args.json else []
-    if args.save:
-        paths.append(results_folder(where, gpu=False) / "scaling_step.json")
-    for path in paths:
-        write(path, rows)
-        print(f"-> {path}")
+    saved = results_folder(where, gpu=False) / "scaling_step.json" if args.save else None
+    keep(rows, args.json, saved)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from bench.machine import machine
-from bench.rows import results_folder, write
+from bench.rows import keep, results_folder
 from pipa_fast.data.batch import Batch
 from pipa_fast.training import distributed
 from pipa_fast.training.config import Config, load, merge, read_recipe
@@ -206,11 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         row, grown = soak(args.steps, args.every, args.workers, Path(folder))
     shown = {key: value for key, value in row.items() if key != "samples"}
     print(json.dumps(shown, indent=2))
-    paths = [args.json] if args.json else []
-    if args.save:
-        paths.append(results_folder(row, gpu=False) / "soak.json")
-    for path in paths:
-        write(path, [row])
+    keep([row], args.json, results_folder(row, gpu=False) / "soak.json" if args.save else None)
     for what in grown:
         print(f"grows: {what}", file=sys.stderr)
     return bool(grown)
