@@ -108,7 +108,7 @@ def _without_places(config: Config) -> Config:
     return replace(
         config,
         data=replace(data, **roots),
-        model=replace(config.model, weights=Path(weights).name if weights else None),
+        model=replace(config.model, weights=Path(weights).name if weights else None, start=None),
         run=RunConfig(),
     )
 

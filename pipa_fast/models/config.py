@@ -60,6 +60,9 @@ class ModelConfig:
     name on its hub, or a file that NVlabs published (mit_b5.pth). resnet101: a file with
     mmsegmentation's names (resnet101_v1c). DINOv2, DINOv3, ConvNeXt, Swin: a folder or a hub's
     name."""
+    start: str | None = None
+    """Folder of a run, or one as `export` and `convert` write it, of whose whole network training
+    starts; projection heads are drawn at random. None starts from `weights` alone."""
     projections: bool = True
     """Whether there are projection heads, which the contrasts train. Inference never needs them."""
     pixel_dim: int = 256

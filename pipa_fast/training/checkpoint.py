@@ -276,14 +276,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def fit(network: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
-    """Give the network the weights read from `path`, those of projection heads left out.
+    """Give the network the weights read from `path`; projection heads keep their own.
 
     Raises:
         ValueError: they are not exactly the network's; the file is named.
     """
+    heads = {k: v for k, v in network.state_dict().items() if k.startswith("projections.")}
     kept = {k: v for k, v in weights.items() if not k.startswith("projections.")}
     try:
-        network.load_state_dict(kept)
+        network.load_state_dict(kept | heads)
     except RuntimeError as error:  # it lists what is missing, too much, or of another shape
         problems = textwrap.shorten(str(error), 400)
         raise ValueError(f"{path} does not fit the settings of its run: {problems}") from error
@@ -302,7 +303,7 @@ def load_run(run_dir: Path | str) -> tuple[SegmentationNetwork, Config]:
             raise ValueError(f"run must be a folder with {name}; got {str(run_dir)!r}")
     config = read_settings(run_dir / SETTINGS)
     # All weights come from the run: those that training started from may be gone.
-    network = build_network(replace(config.model, weights=None)).export()
+    network = build_network(replace(config.model, weights=None, start=None)).export()
     fit(network, read_weights(run_dir / EXPORTED), run_dir / EXPORTED)
     return network.eval(), config
 

@@ -67,6 +67,9 @@ class Trainer:
         model.projections = config.adaptation.needs_projections
         model.batch_norm = _batch_norm(model.batch_norm, world)
         self.network = build_network(model).to(world.device)
+        if model.start is not None:
+            path = Path(model.start) / checkpoint.EXPORTED
+            checkpoint.fit(self.network, checkpoint.read_weights(path), path)
         self.teacher: Teacher | None = None
         if config.adaptation.needs_teacher:
             self.teacher = Teacher(self.network, ceiling=config.adaptation.ema_alpha)

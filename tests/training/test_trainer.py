@@ -167,6 +167,39 @@ def test_half_precision_follows_float32(tmp_path, precision):
     torch.testing.assert_close(mean["half"], mean["full"], rtol=0.05, atol=0.05)
 
 
+def test_training_may_start_from_a_whole_network(tmp_path):
+    first = trainer_for(tmp_path, "streets_source")
+    first.run()
+    start = {"model": {"start": str(first.run_dir)}}
+    second = trainer_for(tmp_path, **start)
+    learnt, own = first.network.state_dict(), second.network.state_dict()
+    assert any(name.startswith("projections.") for name in own)
+    for name, value in own.items():
+        assert name.startswith("projections.") or torch.equal(value, learnt[name]), name
+    for mine, own in zip(
+        second.teacher.network.parameters(), second.network.export().parameters(), strict=True
+    ):
+        assert torch.equal(mine, own)
+    second.run()
+    with pytest.raises(ValueError, match="holds a run of other settings .model.start"):
+        trainer_for(tmp_path, run={"resume": "auto"}).run()
+    network, _ = checkpoint.load_run(second.run_dir)  # needs the first run no more
+    first.run_dir.rename(tmp_path / "gone")
+    assert checkpoint.load_run(second.run_dir)[0].state_dict().keys() == network.state_dict().keys()
+
+
+def test_a_start_that_is_not_there_or_of_another_network_is_named(tmp_path):
+    with pytest.raises(ValueError, match="nowhere/model.safetensors"):
+        trainer_for(tmp_path, model={"start": "nowhere"})
+    trainer_for(tmp_path, "streets_source").run()
+    start = {
+        "start": str(tmp_path / "streets_source"),
+        "hrda": {"enabled": True, "detail": [32, 32]},
+    }
+    with pytest.raises(ValueError, match="streets_source/model.safetensors does not fit"):
+        trainer_for(tmp_path, model=start)
+
+
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGUSR1, 0)]
 )
