@@ -7,11 +7,12 @@ python -m bench scaling_step --ranks 1 2 --recipe streets_pipa --steps 20 --save
 Each rank is a gloo process with one thread and steps on as many images whatever the number of
 ranks. Where there are more ranks than cores, they take turns. The model of W ranks' step:
 
-    turns step(1)    what a rank does on its own images
-    + reduce(W)      all_reduce of as many bytes as the gradients have, measured alone
+    turns (step(1) - contrast(1))    what a rank does on its own images but for the contrasts
+    + contrast(W)                    the pixel contrasts of its anchors with all ranks' anchors
+    + reduce(W)                      all_reduce of as many bytes as the gradients have
 
-Contrast across ranks is not in it: of sampled anchors it is small, and what the model lacks is told
-as `off`. Batch-norm layers are frozen everywhere, as several ranks need on a CPU.
+The last two are measured alone, on as many ranks. Batch-norm layers are frozen everywhere, as
+several ranks need on a CPU.
 """
 
 import argparse
@@ -31,12 +32,24 @@ from rich.table import Table
 
 from bench.machine import machine
 from bench.rows import keep, load, results_folder, write
-from bench.scaling import seconds_of
+from bench.scaling import draw, seconds_of
+from pipa_fast import ops
 from pipa_fast.training import distributed
 from pipa_fast.training.config import load as load_config
 from pipa_fast.training.config import merge, read_recipe
 from pipa_fast.training.distributed import World
 from pipa_fast.training.trainer import Trainer
+from pipa_fast.uda.objectives.pixel_contrast import PixelContrast
+
+
+def contrasts(trainer: Trainer) -> None:
+    """Compute what a step's pixel contrasts compute, of as many anchors, and their gradients."""
+    for term in trainer.step.objectives:
+        count = getattr(term.loss, "num_anchors", None) if isinstance(term, PixelContrast) else None
+        if isinstance(count, int):
+            x, labels = draw(count, trainer.config.model.pixel_dim)
+            x.requires_grad_()
+            ops.pixel_contrast(x, labels, group=trainer.world.group).backward()
 
 
 def measure(world: World, folder: str, recipe: str, steps: int) -> dict[str, Any]:
@@ -49,6 +62,7 @@ def measure(world: World, folder: str, recipe: str, steps: int) -> dict[str, Any
     batch = next(trainer._batches())
     times = seconds_of(lambda: trainer._train_step(batch), steps)
     size = sum(p.numel() * p.element_size() for p in trainer.network.parameters())
+    contrast = seconds_of(lambda: contrasts(trainer), steps)
     reduced = [0.0]
     if world.size > 1:
         gradients = torch.zeros(size // 4)
@@ -60,6 +74,7 @@ def measure(world: World, folder: str, recipe: str, steps: int) -> dict[str, Any
         "ranks": world.size,
         "images": config.data.batch_size,
         "p50_ms": statistics.median(times) * 1e3,
+        "contrast_ms": statistics.median(contrast) * 1e3,
         "gradient_bytes": size,
         "reduce_ms": statistics.median(reduced) * 1e3,
     }
@@ -79,12 +94,12 @@ def work(rank: int, ranks: int, folder: str, recipe: str, steps: int, out: str) 
 
 def explain(rows: Sequence[dict[str, Any]], cores: int) -> list[dict[str, Any]]:
     """Return the rows with what the model says of them and how far it is off."""
-    (alone,) = [row["p50_ms"] for row in rows if row["ranks"] == 1]
+    (alone,) = [row["p50_ms"] - row["contrast_ms"] for row in rows if row["ranks"] == 1]
     made = []
     for row in rows:
         turns = max(1.0, row["ranks"] / cores)
-        # the reduction was measured while ranks took turns; one thread a rank hides none of it
-        said = turns * alone + row["reduce_ms"]
+        # both were measured while ranks took turns; one thread a rank hides none of it
+        said = turns * alone + row["contrast_ms"] + row["reduce_ms"]
         added = {"cores": cores, "model_ms": said, "model_error": said / row["p50_ms"] - 1}
         made.append(row | added)
     return made
@@ -93,13 +108,14 @@ def explain(rows: Sequence[dict[str, Any]], cores: int) -> list[dict[str, Any]]:
 def table(rows: Sequence[dict[str, Any]]) -> Table:
     """Return the rows as a table."""
     made = Table(box=SIMPLE, caption="images: of all ranks, in a second")
-    for column in ("ranks", "images/s", "step [ms]", "reduce [ms]", "model [ms]", "off"):
+    for column in ("ranks", "images/s", "step [ms]", "contrasts", "reduction", "model [ms]", "off"):
         made.add_column(column, justify="right")
     for r in rows:
         made.add_row(
             str(r["ranks"]),
             f"{r['ranks'] * r['images'] / r['p50_ms'] * 1e3:.1f}",
             f"{r['p50_ms']:.0f}",
+            f"{r['contrast_ms']:.1f}",
             f"{r['reduce_ms']:.1f}",
             f"{r['model_ms']:.0f}",
             f"{r['model_error']:+.0%}",

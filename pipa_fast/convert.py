@@ -99,6 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the process's exit code. A bad one exits with 2."""
     words = list(sys.argv[1:] if argv is None else argv)
     end = words.index("--") if "--" in words else len(words)
+    if early := [word for word in words[:end] if word.startswith("--") and "." in word]:
+        parser().error(f"settings of the recipe follow after --, as in -- {' '.join(early)} ...")
     return run_command(parser(), functools.partial(run, words=words[end + 1 :]), words[:end])
 
 

@@ -39,7 +39,7 @@ def test_a_rank_that_hangs_is_named(tmp_path):
 
 def test_a_process_that_hangs_ends_and_says_where(tmp_path):
     command = [sys.executable, "-m", "tests.faults.ranks", "hang", str(tmp_path)]
-    command += ["--run.timeout", "4"]
+    command += ["--run.timeout", "15"]  # the first batch takes a few seconds
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 4, done.stderr
