@@ -69,5 +69,5 @@ def run_command(
     try:
         run(options, Console())
     except (ValueError, OSError) as error:
-        cli.error(str(error))
+        cli.exit(2, f"error: {error}\n")
     return 0

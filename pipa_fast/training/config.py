@@ -225,10 +225,10 @@ def read_recipe(name: str) -> dict[str, Any]:
 def _read(name: str, known: Mapping[str, Path]) -> dict[str, Any]:
     path = known.get(name, Path(name))
     if not path.is_file():
-        raise ValueError(
-            f"config must be a YAML file or one of {', '.join(known)}; got {name!r}"
-            f"{did_you_mean(name, known)}"
-        )
+        near = did_you_mean(name, known)
+        if near:  # fifty names would hide it
+            raise ValueError(f"config must be a YAML file or a recipe's name; got {name!r}{near}")
+        raise ValueError(f"config must be a YAML file or one of {', '.join(known)}; got {name!r}")
     content = _read_mapping(path)
     base = content.pop("base", None)
     content.setdefault("recipe", path.stem)
