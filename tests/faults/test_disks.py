@@ -26,8 +26,10 @@ def allowed() -> bool:
     [
         ("full", 2, "step 4 could not be written .*No space left.*Make room there"),
         ("readonly", 2, "Read-only file system"),
-        ("readonly at start", None, "Read-only file system"),
-        ("vanished", 2, "No such file or directory: .*streets_source"),
+        pytest.param("readonly at start", None, "Read-only file system", marks=pytest.mark.slow),
+        pytest.param(
+            "vanished", 2, "No such file or directory: .*streets_source", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_disk_that_fails_costs_no_checkpoint(tmp_path, how, before, said):

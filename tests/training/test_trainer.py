@@ -201,7 +201,12 @@ def test_a_start_that_is_not_there_or_of_another_network_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGUSR1, 0)]
+    ("number", "status"),
+    [
+        (signal.SIGINT, 130),
+        (signal.SIGTERM, 0),
+        pytest.param(signal.SIGUSR1, 0, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number, status):
     command = [sys.executable, "-u", "-m", "pipa_fast.train", "--config", "streets_source"]
