@@ -31,8 +31,10 @@ def status(folder):
 def test_a_rank_that_hangs_is_named(tmp_path):
     done = run("hang", tmp_path, "--run.timeout", "8")
     assert done.returncode != 0
-    (error,) = [line for line in done.stderr.splitlines() if "error: rank" in line]
-    assert error.split("error: ")[1].startswith("rank 1 is in training of step 3 since"), error
+    # Rank 0 says so, and before torchrun has killed it, perhaps rank 1 of itself.
+    errors = [line for line in done.stderr.splitlines() if "error: rank" in line]
+    assert errors and all("rank 1 is in training of step 3 since" in line for line in errors)
+    assert any(line.split("error: ")[1].startswith("rank 1 is in") for line in errors), errors
     assert status(tmp_path)["state"] == "failed"
     assert "rank 1 is in training of step 3" in status(tmp_path)["reason"]
 
@@ -68,7 +70,7 @@ def test_a_rank_that_dies_is_started_again(tmp_path):
 @pytest.mark.slow
 def test_all_ranks_stop_where_one_is_asked(tmp_path):
     done = run("ask", tmp_path)
-    assert done.returncode == 1  # torchrun's own, whatever its workers say
+    assert done.returncode == 0  # 1 where torchrun itself is told, whatever its workers say
     assert status(tmp_path)["state"] == "stopped" and status(tmp_path)["iteration"] == 5
     state = checkpoint.load_newest(tmp_path / "streets_source")
     assert state is not None and state["iteration"] == 5
