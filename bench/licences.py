@@ -11,9 +11,13 @@ import argparse
 import importlib.metadata
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from packaging.requirements import Requirement
+
+from bench.audit import plain
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = re.compile(
@@ -21,11 +25,6 @@ TABLE = re.compile(
     r"(?:^\|.*\n)*",
     re.MULTILINE,
 )
-
-
-def normal(name: str) -> str:
-    """Return a package's name as indexes compare it."""
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def licence_of(metadata: Any) -> str:
@@ -40,31 +39,33 @@ def licence_of(metadata: Any) -> str:
     return told.replace("|", "/")
 
 
-def asked(requirement: str) -> str:
-    return re.match(r"[\w.-]+", requirement)[0]  # type: ignore[index]
+def needed(requirements: Iterable[str]) -> list[str]:
+    """Return the names of the packages that requirements ask for here, without any extra."""
+    parsed = map(Requirement, requirements)
+    return [r.name for r in parsed if r.marker is None or r.marker.evaluate({"extra": ""})]
 
 
 def rows() -> list[tuple[str, str, str, str]]:
     """Return (package, version, licence, who asks) of all that pipa_fast's requirements need."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = [(asked(r), "pipa_fast") for r in project["dependencies"]]
-    wanted += [(asked(r), f"[{e}]") for e in ("bench", "export", "video") for r in extras[e]]
+    wanted = [(name, "pipa_fast") for name in needed(project["dependencies"])]
+    for extra in ("bench", "export", "video"):
+        wanted += [(name, f"[{extra}]") for name in needed(extras[extra])]
     found: dict[str, tuple[str, str, str, str]] = {}
     while wanted:
         name, by = wanted.pop(0)
-        if normal(name) in found:
+        if plain(name) in found:
             continue
         try:
             package = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:
             if by.startswith(("pipa_fast", "[")):
-                found[normal(name)] = (name, "not installed", "see its page", by)
+                found[plain(name)] = (name, "not installed", "see its page", by)
             continue
         metadata = package.metadata
-        found[normal(name)] = (metadata["Name"], package.version, licence_of(metadata), by)
-        needs = [r for r in package.requires or [] if "extra ==" not in r]
-        wanted += [(asked(r), metadata["Name"]) for r in needs]
+        found[plain(name)] = (metadata["Name"], package.version, licence_of(metadata), by)
+        wanted += [(name, metadata["Name"]) for name in needed(package.requires or [])]
     return sorted(found.values(), key=lambda row: row[0].lower())
 
 

@@ -94,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name == "completion":
         return completion(rest)
     if name in COMMANDS:
+        # torch's record, around training's, makes None of an exit with 0
         return import_module(f"pipa_fast.{name}").main(rest) or 0
     if not name.startswith("-"):
         overview().error(f"there is no command {name!r}{did_you_mean(name, COMMANDS)}")

@@ -10,15 +10,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 
 from pipa_fast.data.datasets import build_dataset
-from pipa_fast.evaluation.command_line import device_of, run_command
+from pipa_fast.evaluation.command_line import add_device_argument, device_of, run_command
 from pipa_fast.evaluation.comparison import Group, comparison_table, grouped
 from pipa_fast.evaluation.comparison_page import MOST, Pictures, page
-from pipa_fast.evaluation.inference import evaluating, predict_logits, to_batch
-from pipa_fast.evaluation.panels import spread_indices
+from pipa_fast.evaluation.panels import predict_sample, spread_indices
 from pipa_fast.evaluation.runs import read_run
 from pipa_fast.program import make_parser
 
@@ -40,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
         default=4,
         help="validation images on the page, which each group's first run segments (default: 4)",
     )
-    made.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: a GPU if any)")
+    add_device_argument(made)
     return made
 
 
@@ -60,12 +58,11 @@ def pictures_of(groups: Sequence[Group], count: int, device: str) -> list[Pictur
     dataset, shown = build_dataset(first.data.target, "val", first.data.target_root), []
     for index in spread_indices(len(dataset), count):
         sample, predictions = dataset[index], {}
-        size = (sample.label.shape[0], sample.label.shape[1])
         for group, (network, config) in zip(groups, loaded, strict=True):
             view = {"image_size": config.evaluation.size, "window": config.evaluation.window}
-            with evaluating(network.to(place)):
-                logits = predict_logits(network, to_batch([sample.image], place), size=size, **view)
-            predictions[group.name] = logits[0].argmax(0).cpu().numpy().astype(np.uint8)
+            network.to(place)
+            labels, _ = predict_sample(network, sample=sample, device=place, **view)
+            predictions[group.name] = labels
         shown.append(Pictures(sample.name, sample.image, sample.label, predictions))
     return shown
 
@@ -74,13 +71,14 @@ def run(options: argparse.Namespace, console: Console) -> None:
     """Print and write what the command line asks for."""
     if options.images < 0:
         raise ValueError(f"--images must be a count, 0 for none; got {options.images}")
-    console.print(comparison_table(options.runs))
+    runs = [read_run(folder) for folder in options.runs]
+    console.print(comparison_table(runs))
     for folder in options.runs:
         if (folder / "report.html").is_file():
             console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
     if options.out is None:
         return
-    groups = grouped([read_run(folder) for folder in options.runs])
+    groups = grouped(runs)
     if len(groups) > MOST:
         raise ValueError(f"--out shows up to {MOST} groups of runs; got {len(groups)}")
     names = [group.name for group in groups]

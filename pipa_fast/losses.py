@@ -302,7 +302,8 @@ class PatchConsistencyLoss(nn.Module):
         """
         maps = (labels_a, labels_b, confidence_a, confidence_b)
         _check_views(view_a, view_b, maps, boxes)
-        weights = pixel_weights(weights, view_a, (view_a.shape[0],), torch.float32)
+        wide = torch.promote_types(view_a.dtype, torch.float32)
+        weights = pixel_weights(weights, view_a, (view_a.shape[0],), wide)
         size = (view_a.shape[2], view_a.shape[3])
         if seed is None:
             seed = self.step.clone()

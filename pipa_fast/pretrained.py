@@ -14,9 +14,8 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from pipa_fast import __version__
-from pipa_fast.checks import require
-from pipa_fast.evaluation.comparison import classes_of, grouped
-from pipa_fast.evaluation.runs import Run, read_run
+from pipa_fast.checks import first_line, require
+from pipa_fast.evaluation.runs import Run, classes_of, read_run
 from pipa_fast.models import SegmentationNetwork, size_multiple
 from pipa_fast.training.checkpoint import EXPORTED, SETTINGS, load_run, write_settings
 from pipa_fast.training.config import Config, RunConfig
@@ -92,7 +91,7 @@ def push(folder: str | Path, name: str, *, private: bool = True) -> str:
         )
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise ValueError(
-            f"{name!r} cannot be pushed: {_first_line(error)}. `hf auth login` signs you in"
+            f"{name!r} cannot be pushed: {first_line(error)}. `hf auth login` signs you in"
         ) from error
     return made.commit_url
 
@@ -121,19 +120,15 @@ def _download(name: str, revision: str | None) -> Path:
         found = huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=files)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ValueError(
-            f"name must be {expected}; got {name!r}, and the hub says: {_first_line(error)}"
+            f"name must be {expected}; got {name!r}, and the hub says: {first_line(error)}"
         ) from error
     return Path(found)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def card(network: SegmentationNetwork, config: Config, run: Run, name: str) -> str:
     """Return the model card, filled in as far as the run's folder tells."""
     template = resources.files("pipa_fast").joinpath("model_card.md").read_text(encoding="utf-8")
-    scores = [f"| {c} | {run.iou[c]:.1f} |" for c in classes_of(grouped([run]))]
+    scores = [f"| {c} | {run.iou[c]:.1f} |" for c in classes_of([run])]
     return string.Template(template).substitute(
         name=name,
         version=__version__,

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """One thread, fixed seeds, and Triton's interpreter where there is no GPU, for every test."""
 
+import json
 import os
 import random
+from pathlib import Path
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = "1"  # before torch is imported
@@ -11,6 +13,7 @@ os.environ.pop("PIPA_FAST_BACKEND", None)
 import numpy as np
 import pytest
 import torch
+import yaml
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported: kernels run on the CPU
@@ -50,3 +53,26 @@ def few_scenes(monkeypatch):
 
     monkeypatch.setattr(trainer, "build_dataset", Few)
     monkeypatch.setattr(train, "build_dataset", Few)
+
+
+@pytest.fixture
+def make_run(tmp_path: Path):
+    def make(name: str, miou: float = 40.0, **config) -> Path:
+        """Write the folder of a finished run."""
+        folder = tmp_path / name
+        folder.mkdir()
+        iou = {"road": miou + 20, "car": miou, "sky": miou - 20}
+        results = {"miou": miou, "iou": iou, "recipe": name, "iteration": 300, "seed": 3}
+        history = [
+            {"kind": "train", "iteration": 100 * i, "loss": {"source": 2.0 / i, "pixel": 3.0}}
+            | {"lr": 1e-3, "images_per_second": float("nan") if i == 1 else 50.0}
+            for i in (1, 2, 3)
+        ]
+        history.append({"kind": "eval", "iteration": 300, "miou": miou, "iou": iou})
+        settings = {"recipe": name, "seed": 3, "data": {"target": "<b>streets</b>"}, **config}
+        (folder / "results.json").write_text(json.dumps(results))
+        (folder / "history.jsonl").write_text("".join(json.dumps(r) + "\n" for r in history))
+        (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+        return folder
+
+    return make

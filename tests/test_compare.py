@@ -12,12 +12,11 @@ from pipa_fast.data.streets import SPLIT_SIZES
 from pipa_fast.evaluation.comparison import grouped
 from pipa_fast.evaluation.comparison_page import Pictures, page
 from pipa_fast.evaluation.runs import read_run
-from tests.evaluation.conftest import make_run  # noqa: F401
 from tests.training.test_trainer import trainer_for
 
 
 @pytest.fixture
-def seeds(make_run):  # noqa: F811
+def seeds(make_run):
     """Three runs of one recipe, of which one has another learning rate, and one of another."""
 
     def make(name, miou, seed, **config):

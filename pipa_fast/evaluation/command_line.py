@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from pipa_fast.checks import first_line
 from pipa_fast.evaluation.inference import SlidingWindow
 
 
@@ -22,6 +23,11 @@ def add_inference_arguments(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--flip", action="store_true", help="average the probabilities of image and mirror image"
     )
+    add_device_argument(made)
+
+
+def add_device_argument(made: argparse.ArgumentParser) -> None:
+    """Add the option of the device."""
     made.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: a GPU if any)")
 
 
@@ -54,8 +60,9 @@ def device_of(name: str) -> torch.device:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"--device must be one that works here; got {name!r}: {reason}") from error
+        raise ValueError(
+            f"--device must be one that works here; got {name!r}: {first_line(error)}"
+        ) from error
     return torch.device(name)
 
 

@@ -4,34 +4,31 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.table import Table
 from rich.text import Text
 
 from pipa_fast.checks import require
-from pipa_fast.data.labels import CLASSES
-from pipa_fast.evaluation.runs import Run, flatten, read_run
+from pipa_fast.evaluation.runs import Run, classes_of, flatten
 
 
-def comparison_table(runs: Sequence[Path | str]) -> Table:
-    """Return mIoU and IoU per class [percent] of run folders, with differences to the first.
+def comparison_table(runs: Sequence[Run]) -> Table:
+    """Return mIoU and IoU per class [percent] of runs, with differences to the first.
 
     Raises:
-        ValueError: no runs, or a folder without results.
+        ValueError: no runs.
     """
-    require(len(runs) > 0, "runs", list(runs), "at least one run folder")
-    read = [read_run(path) for path in runs]
+    require(len(runs) > 0, "runs", list(runs), "at least one run")
     table = Table(title="IoU on the validation images [%]", title_justify="left")
     table.add_column("class")
-    for position, run in enumerate(read):
+    for position, run in enumerate(runs):
         table.add_column(_heading(run), justify="right")
         if position:
             table.add_column("Δ", justify="right")
-    for name in classes_of(grouped(read)):
-        table.add_row(name, *_cells([run.iou.get(name) for run in read]))
+    for name in classes_of(runs):
+        table.add_row(name, *_cells([run.iou.get(name) for run in runs]))
     table.add_section()
-    table.add_row(Text("mIoU", style="bold"), *_cells([run.miou for run in read]), style="bold")
+    table.add_row(Text("mIoU", style="bold"), *_cells([run.miou for run in runs]), style="bold")
     return table
 
 
@@ -92,9 +89,3 @@ def _what(run: Run) -> object:
     settings = {k: v for k, v in flatten(run.config).items() if k != "seed"}
     settings = {k: v for k, v in settings.items() if not k.startswith("run.")}
     return repr(sorted(settings.items())) if settings else run.path
-
-
-def classes_of(groups: Sequence[Group]) -> list[str]:
-    """Return the classes that some run was scored on, Cityscapes' first and in their order."""
-    present = {name for group in groups for run in group.runs for name in run.iou}
-    return [c for c in CLASSES if c in present] + sorted(present - set(CLASSES))

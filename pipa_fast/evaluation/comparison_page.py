@@ -8,9 +8,10 @@ import numpy as np
 
 from pipa_fast.data.labels import CLASSES, IGNORE_INDEX
 from pipa_fast.evaluation.charts import Series, line_chart
-from pipa_fast.evaluation.comparison import Group, classes_of
+from pipa_fast.evaluation.comparison import Group
 from pipa_fast.evaluation.panels import colorize
-from pipa_fast.evaluation.report_sections import document, legend, png, swatch
+from pipa_fast.evaluation.report_sections import document, legend, strip, swatch
+from pipa_fast.evaluation.runs import classes_of
 
 MOST = 8  # groups, each with a colour of its own
 # Okabe and Ito's colours, which most eyes tell apart; darker ones on light pages, and last a grey.
@@ -73,7 +74,8 @@ def _keys(groups: Sequence[Group]) -> str:
 def _classes(groups: Sequence[Group]) -> str:
     """Return a bar for each class and group, with its spread over seeds."""
     bodies = []
-    for name in [*classes_of(groups), "mean"]:
+    runs = [run for group in groups for run in group.runs]
+    for name in [*classes_of(runs), "mean"]:
         rows = []
         for i, group in enumerate(groups):
             found = group.miou() if name == "mean" else group.iou(name)
@@ -130,17 +132,8 @@ def _pictures(pictures: Sequence[Pictures]) -> str:
     for shown in pictures:
         maps = {"truth": shown.truth, **shown.predictions}
         classes |= set().union(*(np.unique(m).tolist() for m in maps.values())) - {IGNORE_INDEX}
-        columns = [("image", shown.image), *((name, colorize(m)) for name, m in maps.items())]
-        figures = "".join(
-            f'<figure><img class="{"photo" if name == "image" else "map"}" '
-            f'alt="{escape(shown.name)}: {escape(name)}" src="{png(picture)}">'
-            f"<figcaption>{escape(name)}</figcaption></figure>"
-            for name, picture in columns
-        )
-        parts.append(
-            f'<div class="panel"><header><h3>{escape(shown.name)}</h3></header>'
-            f'<div class="strip" style="--columns:{min(len(columns), 6)}">{figures}</div></div>'
-        )
+        colours = [(name, colorize(m)) for name, m in maps.items()]
+        parts.append(strip(shown.name, "", [("image", shown.image), *colours]))
     known = sorted(c for c in classes if c < len(CLASSES))
     return (
         "<section><h2>The same images</h2>"

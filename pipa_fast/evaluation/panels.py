@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures of what a network sees: image, truth, prediction, confidence and error side by side."""
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import nn
 from pipa_fast.checks import require
 from pipa_fast.data.datasets import Dataset
 from pipa_fast.data.labels import CLASSES, IGNORE_INDEX, PALETTE
+from pipa_fast.data.sample import Sample
 from pipa_fast.evaluation.inference import evaluating, predict_logits, to_batch
 
 WRONG = np.array([226, 48, 48], np.float32)  # red, in no class's hue at this brightness
@@ -52,6 +54,19 @@ class Panel:
         ]
 
 
+def predict_sample(
+    network: nn.Module, *, sample: Sample, device: torch.device | str, **view: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labels [H, W] uint8 and their probabilities, at the size of the sample's label.
+
+    `view` goes to `predict_logits`. The network is left in the mode it was in.
+    """
+    size, images = (sample.label.shape[0], sample.label.shape[1]), to_batch([sample.image], device)
+    with evaluating(network):
+        best = predict_logits(network, images, size=size, **view).softmax(1).max(1)
+    return best.indices[0].cpu().numpy().astype(np.uint8), best.values[0].cpu().numpy()
+
+
 def collect_panels(
     network: nn.Module,
     teacher: nn.Module | None,
@@ -68,14 +83,7 @@ def collect_panels(
     panels = []
     for index in indices:
         sample = dataset[index]
-        size = (sample.label.shape[0], sample.label.shape[1])
-        images = to_batch([sample.image], device)
-
-        def probabilities(of: nn.Module, images=images, size=size) -> tuple[np.ndarray, np.ndarray]:
-            with evaluating(of):
-                best = predict_logits(of, images, size=size, **view).softmax(1).max(1)
-            return best.indices[0].cpu().numpy().astype(np.uint8), best.values[0].cpu().numpy()
-
+        probabilities = functools.partial(predict_sample, sample=sample, device=device, **view)
         prediction, confidence = probabilities(network)
         panels.append(
             Panel(

@@ -16,9 +16,10 @@ from pipa_fast.evaluation.charts import Series, line_chart, scatter
 from pipa_fast.evaluation.embedding import Projection
 from pipa_fast.evaluation.panels import Panel, resize_to_width
 from pipa_fast.evaluation.report_style import STYLE
-from pipa_fast.evaluation.runs import Run, flatten
+from pipa_fast.evaluation.runs import Run, classes_of, flatten
 
 MAX_WIDTH = 512  # of a picture [pixels]: larger ones are reduced, which keeps the file small
+MOST_COLUMNS = 6  # of pictures side by side on a wide page
 ABSENT = "\N{EN DASH}"
 
 
@@ -98,16 +99,21 @@ def _panel(panel: Panel) -> str:
     text = f"{100 * right:.1f} % of labelled pixels right"
     if panel.baseline is not None:
         text = f"{text}, source-only {100 * panel.accuracy(panel.baseline):.1f} %"
-    columns = panel.columns()
+    return strip(panel.name, f'<span class="soft">{text}</span>', panel.columns())
+
+
+def strip(name: str, note: str, pictures: Sequence[tuple[str, np.ndarray]]) -> str:
+    """Return pictures [H, W, 3] uint8 with their captions in a row, below a name and a note."""
     figures = "".join(
         f'<figure><img class="{"photo" if caption == "image" else "map"}" '
-        f'alt="{escape(panel.name)}: {escape(caption)}" src="{png(picture)}">'
+        f'alt="{escape(name)}: {escape(caption)}" src="{png(picture)}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
-        for caption, picture in columns
+        for caption, picture in pictures
     )
     return (
-        f'<div class="panel"><header><h3>{escape(panel.name)}</h3><span class="soft">{text}</span>'
-        f'</header><div class="strip" style="--columns:{len(columns)}">{figures}</div></div>'
+        f'<div class="panel"><header><h3>{escape(name)}</h3>{note}</header>'
+        f'<div class="strip" style="--columns:{min(len(pictures), MOST_COLUMNS)}">{figures}</div>'
+        "</div>"
     )
 
 
@@ -141,9 +147,10 @@ def iou_section(run: Run, base: Run | None) -> str:
     """Return IoU per class as bars, the source-only run's below each."""
     if not run.iou:
         return ""
-    known = [c for c in CLASSES if c in run.iou] + sorted(run.iou.keys() - set(CLASSES))
     before = {} if base is None else base.iou
-    rows = [_iou_row(swatch(c) + escape(c), run.iou[c], before.get(c), base) for c in known]
+    rows = [
+        _iou_row(swatch(c) + escape(c), run.iou[c], before.get(c), base) for c in classes_of([run])
+    ]
     mean = None if base is None else base.miou
     rows.append(_iou_row("mean", run.miou, mean, base, kind=' class="mean"'))
     extra = '<th class="number before">source</th><th class="number">Δ</th>' if base else ""

@@ -3,11 +3,14 @@
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from pipa_fast.data.labels import CLASSES
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -37,6 +40,12 @@ class Run:
         """Return iterations and mIoU [percent] of every evaluation."""
         records = [r for r in self.history if r.get("kind") == "eval"]
         return [r["iteration"] for r in records], [r["miou"] for r in records]
+
+
+def classes_of(runs: Iterable[Run]) -> list[str]:
+    """Return the classes that some run was scored on, Cityscapes' first and in their order."""
+    present = {name for run in runs for name in run.iou}
+    return [c for c in CLASSES if c in present] + sorted(present - set(CLASSES))
 
 
 def read_run(path: Path | str) -> Run:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipa_fast.checks import first_line
+
 # Within a block of a Mix Transformer. Keys and values are one matrix in the files, two here.
 _BLOCK_PARTS = {
     "norm1": ("layernorm_before",),
@@ -99,7 +101,7 @@ def read_file(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise ValueError(
             f"{path} holds more than weights, which could run code when read ({reason}). If you "
             "trust where it is from, write its weights alone to a new file, once: torch.save("

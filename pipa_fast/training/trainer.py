@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipa_fast import __version__
+from pipa_fast.checks import first_line
 from pipa_fast.data.batch import Batch
 from pipa_fast.data.datasets import build_dataset
 from pipa_fast.data.loader import TrainingSet, batches
@@ -172,7 +173,7 @@ class Trainer:
                 # gloo's and NCCL's errors have no type of their own; others are not ours to hide.
                 if self.world.size == 1 or not _waited_in_vain(error):
                     raise
-                lost = RankLost(f"{self.heartbeat.explain()} ({_first_line(error)})")
+                lost = RankLost(f"{self.heartbeat.explain()} ({first_line(error)[:200]})")
                 self._tell_failed(lost)
                 raise lost from error
 
@@ -456,10 +457,6 @@ def _waited_in_vain(error: BaseException) -> bool:
     text = str(error)
     known = ("Timed out", "timeout", "Connection closed by peer", "Connection reset", "Broken pipe")
     return isinstance(error, dist.DistError) or any(words in text for words in known)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:200]
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

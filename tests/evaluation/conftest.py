@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small network, a small dataset and a run's folder, none of which needs training."""
 
-import json
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from torch import Tensor, nn
 
 from pipa_fast.data.labels import PALETTE
 from pipa_fast.data.sample import Sample
+from pipa_fast.evaluation.report import write_report
 
 
 class Outputs(NamedTuple):
@@ -74,23 +72,18 @@ def make_network():
 
 
 @pytest.fixture
-def make_run(tmp_path: Path):
-    def make(name: str, miou: float = 40.0, **config) -> Path:
-        """Write the folder of a finished run."""
-        folder = tmp_path / name
-        folder.mkdir()
-        iou = {"road": miou + 20, "car": miou, "sky": miou - 20}
-        results = {"miou": miou, "iou": iou, "recipe": name, "iteration": 300, "seed": 3}
-        history = [
-            {"kind": "train", "iteration": 100 * i, "loss": {"source": 2.0 / i, "pixel": 3.0}}
-            | {"lr": 1e-3, "images_per_second": float("nan") if i == 1 else 50.0}
-            for i in (1, 2, 3)
-        ]
-        history.append({"kind": "eval", "iteration": 300, "miou": miou, "iou": iou})
-        settings = {"recipe": name, "seed": 3, "data": {"target": "<b>streets</b>"}, **config}
-        (folder / "results.json").write_text(json.dumps(results))
-        (folder / "history.jsonl").write_text("".join(json.dumps(r) + "\n" for r in history))
-        (folder / "config.yaml").write_text(yaml.safe_dump(settings))
-        return folder
-
-    return make
+def full(make_run, network, make_network, dataset):
+    base = make_run("streets_source", 30.0, mixed=None)
+    run = make_run(
+        "streets_pipa", 42.25, mixed={"weight": 1.0, "<i>": 2, "note": "<script>alert(1)</script>"}
+    )
+    path = write_report(
+        run,
+        network=network,
+        dataset=dataset,
+        teacher=make_network(1),
+        baseline_dir=base,
+        baseline=make_network(2),
+        num_panels=3,
+    )
+    return path

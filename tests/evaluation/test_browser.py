@@ -11,7 +11,6 @@ from pipa_fast.evaluation.comparison import grouped
 from pipa_fast.evaluation.comparison_page import Pictures, page
 from pipa_fast.evaluation.runs import read_run
 from tests.browser import SIZES, browser, look
-from tests.evaluation.test_report import full  # noqa: F401
 
 # Where to keep pictures for a person to look at: PICTURES=folder make browser
 KEPT = os.environ.get("PICTURES")

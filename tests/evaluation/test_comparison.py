@@ -6,6 +6,7 @@ from rich.console import Console
 
 from pipa_fast.compare import main
 from pipa_fast.evaluation.comparison import comparison_table
+from pipa_fast.evaluation.runs import read_run
 
 
 def printed(table) -> str:
@@ -16,7 +17,7 @@ def printed(table) -> str:
 
 def test_differences_are_to_the_first_run(make_run):
     runs = [make_run("streets_source", 30.0), make_run("streets_pipa", 42.5), make_run("other", 25)]
-    text = printed(comparison_table(runs))
+    text = printed(comparison_table([read_run(r) for r in runs]))
     row = next(line for line in text.splitlines() if "mIoU" in line)
     assert [w for w in row.replace("│", " ").split()] == [
         "mIoU",
@@ -36,7 +37,7 @@ def test_a_class_that_one_run_lacks_has_no_difference(make_run):
     (runs[1] / "results.json").write_text(results.replace('"car"', '"bus"'))
     rows = {
         line.split()[1]: line.split()
-        for line in printed(comparison_table(runs)).splitlines()
+        for line in printed(comparison_table([read_run(r) for r in runs])).splitlines()
         if "│" in line
     }
     assert rows["car"][-2] == "-" and rows["bus"][3] == "-"

@@ -52,24 +52,6 @@ def sections(html: str) -> list[str]:
     return re.findall(r"<h2>(.*?)</h2>", html)
 
 
-@pytest.fixture
-def full(make_run, network, make_network, dataset):
-    base = make_run("streets_source", 30.0, mixed=None)
-    run = make_run(
-        "streets_pipa", 42.25, mixed={"weight": 1.0, "<i>": 2, "note": "<script>alert(1)</script>"}
-    )
-    path = write_report(
-        run,
-        network=network,
-        dataset=dataset,
-        teacher=make_network(1),
-        baseline_dir=base,
-        baseline=make_network(2),
-        num_panels=3,
-    )
-    return path
-
-
 def test_a_full_report_is_self_contained(full):
     html = full.read_text()
     checker = check(html)
