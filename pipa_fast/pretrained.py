@@ -51,16 +51,18 @@ def save_pretrained(run: str | Path, folder: str | Path, *, name: str | None = N
         name: of the network in the card, as the hub's OWNER/NAME; the folder's by default.
 
     Raises:
-        ValueError: the run's folder is not that of a finished run.
+        ValueError: the run's folder is not that of a finished run, or is the one to write: its
+            settings hold this machine's places.
         OSError: a file cannot be written.
     """
     run, folder = Path(run), Path(folder)
+    other = run.resolve() != folder.resolve()
+    require(other, "folder", str(folder), "another than the run's own")
     network, config = load_run(run)
     text = card(network, config, read_run(run), name or folder.resolve().name)
     folder.mkdir(parents=True, exist_ok=True)
-    if run.resolve() != folder.resolve():
-        shutil.copyfile(run / EXPORTED, folder / EXPORTED)
-        write_settings(folder, _without_places(config))
+    shutil.copyfile(run / EXPORTED, folder / EXPORTED)
+    write_settings(folder, _without_places(config))
     (folder / CARD).write_text(text, encoding="utf-8")
     return folder
 

@@ -93,6 +93,10 @@ def test_settings_that_go_up_hold_no_places_of_this_machine(run, tmp_path):
     for file in ("config.yaml", "README.md"):
         text = (folder / file).read_text()
         assert "me_at_home" not in text and str(tmp_path) not in text
+    before = (run / "config.yaml").read_text()
+    with pytest.raises(ValueError, match="folder must be another than the run's own"):
+        pretrained.save_pretrained(run, run)  # whose settings a push would carry up as they are
+    assert (run / "config.yaml").read_text() == before and not (run / "README.md").exists()
     config.data.source, config.data.source_root = "gta5", "/home/me_at_home/gta5"
     config.model.encoder, config.model.weights = "mit_b5", "/home/me_at_home/mit_b5.pth"
     clean = pretrained._without_places(config)
