@@ -31,11 +31,15 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def device_name(device: torch.device) -> str:
-    """Return the GPU's name, or the processor's as the system tells it."""
+    """Return the GPU's name, or the processor's as the system tells it, with its generation.
+
+    A virtual machine may call processors of several generations the same: family and model differ.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    names = cpu_lines("model name")
-    return names[0] if names else platform.processor() or platform.machine()
+    named = cpu_lines("model name")[:1] or [platform.processor() or platform.machine()]
+    found = {key: cpu_lines(f"cpu {key}" if key == "family" else key) for key in ("family", "model")}
+    return " ".join(named + [f"{key} {values[0]}" for key, values in found.items() if values])
 
 
 def cpu_flags() -> list[str]:
