@@ -233,9 +233,11 @@ def _finish(
     p = tl.load(Positives + at, mask=real, other=0.0).to(tl.float32)
     own = tl.sum(a * p, 1) * scale
     own -= top - HEADROOM if RESCALE else shift
+    # An infinite cosine may leave Z = 0, or no loss: what is not finite makes its anchor's own NaN.
+    own += tl.sum(0.0 * a + 0.0 * p + 0.0 * o, 1)
     # L_i = log(1 + Z/e), σ = Z/(Z + e), from log2(Z/e). An anchor without negatives has Z = 0; NaN
     # is not 0, and stays.
-    some = z != 0
+    some = (z != 0) | (own != own)
     z = tl.where(some, z, 1.0)
     loss, sigma = _softplus_and_sigmoid(tl.log2(z) - own)
     total = tl.load(Total)

@@ -164,12 +164,18 @@ def test_any_layout_of_memory(device, small_tiles):
     )
 
 
-def test_nan_is_not_hidden(device, small_tiles):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_not_finite_is_not_hidden(device, small_tiles, value, dtype):
+    """Of anchors that like their positives and no key, infinite cosines lose nothing."""
     for which in range(3):
         arguments = problem(device, 20, 40, 16)
+        for rows, sign in zip(arguments[:3], (1, 1, -1), strict=True):
+            rows[:, 3] = sign * rows[:, 3].abs()
         arguments[3].fill_(0), arguments[4].fill_(1)
-        arguments[which][7, 3] = torch.nan
-        loss, slope = kernels.forward(*arguments, None, 0.1)
+        arguments[which][7, 3] = value
+        rows = [t.to(dtype) for t in arguments[:3]]
+        loss, slope = kernels.forward(*rows, *arguments[3:], None, 0.05)
         assert loss.isnan() and slope.isnan().any()
 
 

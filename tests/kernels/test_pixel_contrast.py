@@ -246,12 +246,14 @@ def test_nothing_to_sum_is_exactly_zero(device, cut, path):
 
 @PATHS
 @FORMS
-def test_nan_is_not_hidden_and_not_taken_from_ignored_rows(device, cut, path, form):
+def test_what_is_not_finite_is_not_hidden_nor_taken_from_ignored_rows(device, cut, path, form):
     cut(path)
     labels = torch.arange(100) % 3
-    for row in (0, 99):
+    for row, value in ((0, torch.nan), (99, torch.nan), (50, torch.inf)):
         x = unit_rows(100, 16)
-        x[row, 3] = torch.nan
+        x[labels == 2, 3] = x[labels == 2, 3].abs()  # cosines with its own class are +inf, which
+        x[labels != 2, 3] = -x[labels != 2, 3].abs()  # lose nothing, and others are -inf
+        x[row, 3] = value
         loss, gradient, _, _ = run(device, x, labels, None, 0.1, form)
         assert loss.isnan() and gradient.isnan().any()
         ignored = labels.clone()
