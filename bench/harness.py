@@ -7,6 +7,7 @@ no time.
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -141,7 +142,8 @@ def examine(
     if need > free:
         return found | {"status": f"out of memory: needs some {need / 2**30:.0f} GiB"}, None
     if expected > effort.limit:
-        return found | {"status": f"too slow: some {expected:.0f} s a call"}, None
+        how = "as at a smaller size" if math.isinf(expected) else f"some {expected:.0f} s a call"
+        return found | {"status": f"too slow: {how}"}, None
     if effort.memory and device.type == "cpu":
         found |= peak_of_process(settings, contender.name, torch.get_num_threads())
         if found["status"] != "ok":

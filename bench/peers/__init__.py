@@ -40,7 +40,12 @@ def similarity(rows: Tensor, keys: Tensor, temperature: float) -> Tensor:
 
 def compiled(function: Callable[..., Any]) -> Callable[[], Callable[..., Any]]:
     """Return how to make torch.compile of a function, for fixed shapes."""
-    return lambda: torch.compile(function, dynamic=False)
+
+    def make() -> Callable[..., Any]:
+        torch._dynamo.reset()  # beyond its recompile_limit, a function runs eagerly, and says nothing
+        return torch.compile(function, dynamic=False)
+
+    return make
 
 
 def needs(package: str) -> str:

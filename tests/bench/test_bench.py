@@ -2,6 +2,7 @@
 """Every bench runs, checks before it times, and writes what it must. No time is tested."""
 
 import json
+from functools import partial
 from importlib import import_module
 
 import pytest
@@ -12,6 +13,7 @@ from bench import harness, memory, tables
 from bench.contenders import Contender, backends, contenders, peers_of
 from bench.harness import Effort, check, interleave, measure, truth
 from bench.memory import peak_of_process
+from bench.peers import compiled
 from bench.problem import OPS, Problem, Settings, harmonic_labels, make
 from pipa_fast import ops
 
@@ -238,6 +240,20 @@ def test_compiled_peers_are_right(op):
     s = small(op)
     taking_part = contenders(op, CPU, [], ["compile"])
     assert {row["status"] for row in measure(s, taking_part, QUICK)} == {"ok"}
+
+
+def test_compiled_peers_are_compiled_at_every_size(monkeypatch):
+    """Past as many shapes as recompile_limit, dynamo ran the function eagerly, and it was timed."""
+
+    def twice(x: torch.Tensor) -> torch.Tensor:
+        return 2 * x
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    peer = compiled(twice)
+    limits = {"recompile_limit": 1, "fail_on_recompile_limit_hit": True}
+    with torch._dynamo.config.patch(limits):
+        for n in range(2, 5):
+            assert peer()(torch.ones(n)).sum() == 2 * n
 
 
 def test_flex_attention_has_the_value():
