@@ -38,7 +38,10 @@ def forward(
     n, d = anchors.shape
     if n == 0:
         return anchors.new_zeros((), dtype=torch.float32), anchors.new_zeros((0, d)).float()
+    if weights is not None:
+        anchor_labels = torch.where(weights == 0, -1, anchor_labels)
     a, a_keys, order, live = _sort(anchors, anchor_labels)
+    counts = (a_keys != DEAD)[:, None]
     k, k_keys, _, live_keys = _sort(bank, bank_labels)
     first = torch.searchsorted(k_keys, a_keys, out_int32=True)
     past = torch.searchsorted(k_keys, a_keys, right=True, out_int32=True)
@@ -49,16 +52,17 @@ def forward(
     )
     z, o = z.sum(0), o.sum(0) if splits > 1 else o[0]
 
-    p = positives[order].float()
-    weight = torch.ones_like(z) if weights is None else weights[order].float()
-    weight = torch.where(a_keys == DEAD, 0, weight)
+    # What anchors that do not count hold may be NaN.
+    a, p = torch.where(counts, a[:, :d], 0), torch.where(counts, positives[order].float(), 0)
+    weight = counts[:, 0].float() if weights is None else weights[order].float() * counts[:, 0]
     total = weight.sum()
     weight = weight / torch.where(total > 0, total, 1)
     log_z = z.log() - shift * math.log(2)  # without negatives -inf: loss and sigma are 0
-    margin = ((a[:, :d] * p).sum(1) - 1) / temperature - log_z
+    margin = ((a * p).sum(1) - 1) / temperature - log_z
     loss = (weight * -F.logsigmoid(margin)).sum()
     pull = weight * torch.sigmoid(-margin) / temperature
     mean = o[:, :d].div_(torch.where(z > 0, z, 1)[:, None]).sub_(p).mul_(pull[:, None])
     slope = torch.empty_like(p)
     slope[order] = mean
-    return loss, slope
+    # Infinite cosines may leave no sum, or no loss: what is not finite makes the loss NaN.
+    return loss + 0 * (a.sum(dtype=torch.float32) + mean.sum()), slope

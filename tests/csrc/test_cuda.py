@@ -123,11 +123,25 @@ def test_rows_that_take_no_part_may_be_anything():
     assert torch.equal(loss, expected[0]) and torch.equal(gradient, expected[1])
 
     a, p, k = (unit_rows(rows, 128, F16) for rows in (90, 90, 150))
-    labels = torch.randint(-1, 4, (90,)), torch.randint(-1, 4, (150,))
-    expected = patch.forward(a, p, k, *labels, None, 0.1)
-    k[labels[1] == -1] = torch.nan
-    loss, slope = patch.forward(a, p, k, *labels, None, 0.1)
+    labels, weights = (torch.randint(-1, 4, (90,)), torch.randint(-1, 4, (150,))), torch.rand(90)
+    weights[::7] = 0
+    expected = patch.forward(a, p, k, *labels, weights, 0.1)
+    none = (labels[0] == -1) | (weights == 0)
+    a[none], p[none], k[labels[1] == -1] = torch.nan, torch.inf, torch.nan
+    loss, slope = patch.forward(a, p, k, *labels, weights, 0.1)
     assert torch.equal(loss, expected[0]) and torch.equal(slope, expected[1])
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_not_finite_is_not_hidden_by_patch_consistency(value):
+    """Of anchors that like their positives and no key, infinite cosines lose nothing."""
+    for which in range(3):
+        rows = [unit_rows(count, 16, F32) for count in (20, 20, 40)]
+        for x, sign in zip(rows, (1, 1, -1), strict=True):
+            x[:, 3] = sign * x[:, 3].abs()
+        rows[which][7, 3] = value
+        labels = torch.zeros(20, dtype=torch.int64), torch.ones(40, dtype=torch.int64)
+        assert patch.forward(*rows, *labels, None, 0.05)[0].isnan()
 
 
 def test_pixel_contrast_repeats_bit_by_bit():
