@@ -2,8 +2,9 @@
 """A decode head in the manner of mmsegmentation 1.x, with the pixel contrast among its losses.
 
 With mmseg, this is a head of its registry. Without, a stand-in of our own has what a head uses of
-BaseDecodeHead (of release 1.2). mmseg needs mmcv, which could not be installed beside a torch that
-pipa_fast runs with, so this has run with the stand-in alone. In a config:
+BaseDecodeHead (of release 1.2). It has trained with the one of mmsegmentation 1.2.2 on mmcv-lite 2.1,
+whose compiled ops no head of this kind calls: for mmseg's other heads to import, `mmcv.ops` was a mock,
+since the whole mmcv has no wheel for a torch that pipa_fast runs with. In a config:
 
     custom_imports = dict(imports=["mmseg_head"])  # this file, on the PYTHONPATH
     model = dict(decode_head=dict(
