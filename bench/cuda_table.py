@@ -117,6 +117,7 @@ def describe(name: str, chip: int) -> dict[str, Any]:
     beside = {
         "sum_apart_kernel": 2 * other + warps * columns * 4,
         "sum_mixed_kernel": other,
+        "sum_others_kernel": 2 * other,
         "gradient_kernel": 2 * other + 2 * columns * 4,
         "attend_kernel": 2 * other,
     }
@@ -139,6 +140,7 @@ def describe_hopper(kernel: str, shape: Sequence[int], kind: str) -> dict[str, A
     rows, warps = 64 * groups, 4 * groups
     numbers = {
         "hopper_sum_apart_kernel": 2 * warps * columns,
+        "hopper_sum_others_kernel": 4,
         "hopper_gradient_kernel": stages * columns,
         "hopper_attend_kernel": 4,
     }

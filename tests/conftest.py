@@ -4,6 +4,7 @@
 import json
 import os
 import random
+import shutil
 from pathlib import Path
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -42,6 +43,16 @@ def seeds():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def emulator(tmp_path_factory):
+    """The CUDA C++ kernels, compiled for this CPU."""
+    from tests.csrc.cuda_emulated import Emulated, build
+
+    if shutil.which("c++") is None:
+        pytest.skip("there is no C++ compiler")
+    return Emulated(build(tmp_path_factory.getbasetemp().parent))
 
 
 @pytest.fixture

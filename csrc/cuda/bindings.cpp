@@ -10,6 +10,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -73,15 +74,30 @@ void launched(const char* wrong, const char* kernel) {
   STD_TORCH_CHECK(wrong == nullptr, kernel, " could not be launched: ", wrong);
 }
 
+int64_t padded(const Tensor& rows) {
+  const int64_t unit = pipa::cuda::kPadding;
+  return (rows.size(0) + unit - 1) / unit * unit;
+}
+
+// Without keys, the rows are their own.
 pipa::cuda::PixelContrast problem_of(const Tensor& x, const Tensor& first, const Tensor& past,
-                                     const Tensor& live, bool all_form, double scale,
-                                     int64_t number) {
+                                     const Tensor& live, const std::optional<Tensor>& keys,
+                                     const std::optional<Tensor>& live_keys, bool all_form,
+                                     double scale, int64_t number) {
   const int row_bytes = check_rows(x, number, "x");
   STD_TORCH_CHECK(x.size(0) > 0, "x must have rows");
-  const int64_t unit = pipa::cuda::kPadding, padded = (x.size(0) + unit - 1) / unit * unit;
-  check(first, ScalarType::Int, {padded}, x, "first");
-  check(past, ScalarType::Int, {padded}, x, "past");
+  check(first, ScalarType::Int, {padded(x)}, x, "first");
+  check(past, ScalarType::Int, {padded(x)}, x, "past");
   check(live, ScalarType::Int, {1}, x, "live");
+  STD_TORCH_CHECK(keys.has_value() == live_keys.has_value(),
+                  "keys and live_keys must come together");
+  if (keys) {
+    STD_TORCH_CHECK(check_rows(*keys, number, "keys") == row_bytes && keys->size(0) > 0 &&
+                        keys->get_device_index() == x.get_device_index(),
+                    "keys must have rows, and the columns and the device of x");
+    check(*live_keys, ScalarType::Int, {1}, x, "live_keys");
+  }
+  const Tensor& others = keys ? *keys : x;
   return {x.const_data_ptr(),
           x.size(0),
           row_bytes,
@@ -89,17 +105,21 @@ pipa::cuda::PixelContrast problem_of(const Tensor& x, const Tensor& first, const
           static_cast<const int*>(first.const_data_ptr()),
           static_cast<const int*>(past.const_data_ptr()),
           static_cast<const int*>(live.const_data_ptr()),
+          others.const_data_ptr(),
+          others.size(0),
+          static_cast<const int*>((live_keys ? *live_keys : live).const_data_ptr()),
+          !keys.has_value(),
           all_form,
           static_cast<float>(scale),
-          padded};
+          padded(x)};
 }
 
-Tensor pixel_contrast_denominators(Tensor x, Tensor first, Tensor past, Tensor live, bool all_form,
-                                   double scale, int64_t number) {
-  const auto problem = problem_of(x, first, past, live, all_form, scale, number);
+Tensor pixel_contrast_denominators(Tensor x, Tensor first, Tensor past, Tensor live,
+                                   std::optional<Tensor> keys, std::optional<Tensor> live_keys,
+                                   bool all_form, double scale, int64_t number) {
+  const auto problem = problem_of(x, first, past, live, keys, live_keys, all_form, scale, number);
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-  const pipa::cuda::Slots slots =
-      pipa::cuda::pixel_contrast_slots(problem.n, problem.row_bytes, static_cast<int>(x.size(1)));
+  const pipa::cuda::Slots slots = pipa::cuda::pixel_contrast_slots(problem);
   Tensor sums = floats(x, {slots.count, problem.padded}, true);
   launched(pipa::cuda::pixel_contrast_denominators(problem, slots, sums.mutable_data_ptr<float>(),
                                                    current_stream(x.get_device_index())),
@@ -107,9 +127,10 @@ Tensor pixel_contrast_denominators(Tensor x, Tensor first, Tensor past, Tensor l
   return sums;
 }
 
-Tensor pixel_contrast_positives(Tensor x, Tensor first, Tensor past, Tensor live, bool all_form,
-                                double scale, int64_t number, Tensor z) {
-  const auto problem = problem_of(x, first, past, live, all_form, scale, number);
+Tensor pixel_contrast_positives(Tensor x, Tensor first, Tensor past, Tensor live,
+                                std::optional<Tensor> keys, std::optional<Tensor> live_keys,
+                                bool all_form, double scale, int64_t number, Tensor z) {
+  const auto problem = problem_of(x, first, past, live, keys, live_keys, all_form, scale, number);
   check(z, ScalarType::Float, {problem.padded}, x, "z");
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   Tensor parts = floats(x, {pipa::cuda::kParts, 2, problem.padded}, true);
@@ -120,22 +141,24 @@ Tensor pixel_contrast_positives(Tensor x, Tensor first, Tensor past, Tensor live
   return parts;
 }
 
-Tensor pixel_contrast_gradient(Tensor x, Tensor first, Tensor past, Tensor live, bool all_form,
-                               double scale, int64_t number, Tensor z, Tensor u, Tensor pair,
-                               Tensor order, Tensor factor) {
-  const auto problem = problem_of(x, first, past, live, all_form, scale, number);
-  check(z, ScalarType::Float, {problem.padded}, x, "z");
-  check(u, ScalarType::Float, {problem.padded}, x, "u");
-  check(pair, ScalarType::Float, {problem.padded}, x, "pair");
+Tensor pixel_contrast_gradient(Tensor x, Tensor first, Tensor past, Tensor live,
+                               std::optional<Tensor> keys, std::optional<Tensor> live_keys,
+                               bool all_form, double scale, int64_t number, Tensor slopes,
+                               std::optional<Tensor> of_keys, Tensor order, Tensor factor,
+                               bool wide) {
+  const auto problem = problem_of(x, first, past, live, keys, live_keys, all_form, scale, number);
+  check(slopes, ScalarType::Float, {3, problem.padded}, x, "slopes");
+  STD_TORCH_CHECK(keys.has_value() == of_keys.has_value(), "keys and of_keys must come together");
+  if (keys) check(*of_keys, ScalarType::Float, {3, padded(*keys)}, x, "of_keys");
   check(order, ScalarType::Long, {problem.n}, x, "order");
   check(factor, ScalarType::Float, {}, x, "factor");
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-  Tensor gradient = torch::stable::empty_like(x);
+  Tensor gradient = wide ? floats(x, {x.size(0), x.size(1)}, false) : torch::stable::empty_like(x);
   launched(pipa::cuda::pixel_contrast_gradient(
-               problem, z.const_data_ptr<float>(), u.const_data_ptr<float>(),
-               pair.const_data_ptr<float>(), order.const_data_ptr<int64_t>(),
-               factor.const_data_ptr<float>(), gradient.mutable_data_ptr(),
-               current_stream(x.get_device_index())),
+               problem, slopes.const_data_ptr<float>(),
+               (of_keys ? *of_keys : slopes).const_data_ptr<float>(),
+               order.const_data_ptr<int64_t>(), factor.const_data_ptr<float>(), wide,
+               gradient.mutable_data_ptr(), current_stream(x.get_device_index())),
            "pixel_contrast's gradient");
   return gradient;
 }
@@ -179,14 +202,15 @@ std::tuple<Tensor, Tensor> patch_consistency_sums(Tensor anchors, Tensor keys, T
 
 }  // namespace
 
-#define PIPA_ROWS \
-  "Tensor x, Tensor first, Tensor past, Tensor live, bool all_form, float scale, int number"
+#define PIPA_ROWS                                                                            \
+  "Tensor x, Tensor first, Tensor past, Tensor live, Tensor? keys, Tensor? live_keys, bool " \
+  "all_form, float scale, int number"
 
 STABLE_TORCH_LIBRARY(pipa_fast_cuda, m) {
   m.def("pixel_contrast_denominators(" PIPA_ROWS ") -> Tensor");
   m.def("pixel_contrast_positives(" PIPA_ROWS ", Tensor z) -> Tensor");
   m.def("pixel_contrast_gradient(" PIPA_ROWS
-        ", Tensor z, Tensor u, Tensor pair, Tensor order, Tensor factor) -> Tensor");
+        ", Tensor slopes, Tensor? of_keys, Tensor order, Tensor factor, bool wide) -> Tensor");
   m.def(
       "patch_consistency_sums(Tensor anchors, Tensor keys, Tensor first, Tensor past, Tensor live, "
       "Tensor live_keys, float scale, float shift, int number, int splits) -> (Tensor z, Tensor "

@@ -12,8 +12,8 @@ constexpr const char* kNumberNames[] = {"bfloat16", "float16", "tf32", "tf32x3"}
 // Bytes of the rows that kernels are compiled for: a problem takes the least that holds its own.
 constexpr int kWidths[] = {128, 256, 512, 1024, 2048};
 
-constexpr int kPadding = 128;       // rows of [padded] arrays: a multiple, 0 where there is no row
-constexpr int kParts = 8;           // programs that share the columns of a block's own classes
+constexpr int kPadding = 128;  // rows of [padded] arrays: a multiple, 0 where there is no row
+constexpr int kParts = 8;      // programs that share a block's own classes, or the keys of others
 constexpr int kMostRows = 1 << 30;  // rows are counted in 32 bits
 
 }  // namespace pipa::cuda

@@ -20,7 +20,8 @@ hopper_attend_kernel(PIPA_GRID_CONSTANT TensorMap own, PIPA_GRID_CONSTANT Tensor
   constexpr int kEights = S::kColumns / 8;
   const int live = *anchors.live, keys = *anchors.live_keys, begin = block_x() * S::kRows;
   const int part = block_y() % parts * S::kPart;
-  const KeyTiles<S> tiles(anchors, begin, live, keys, block_y() / parts, blocks_y() / parts);
+  const KeyTiles<S> tiles(anchors.first, anchors.past, begin, live, keys, block_y() / parts,
+                          blocks_y() / parts);
   const int column = tiles.next(tiles.share.low), high = tiles.share.high;
   const bool any = begin < live && column < high;
   auto& memory = aligned_memory<AttendMemory<S>>();
@@ -41,8 +42,8 @@ hopper_attend_kernel(PIPA_GRID_CONSTANT TensorMap own, PIPA_GRID_CONSTANT Tensor
   if (any)
     multiply_entries<S, kNumber>(sum[0], memory, part, column, high, keys, next,
                                  [&](float (&e)[1][kEights][4], int at, int) {
-                                   attend_entries<S::kByFma>(e, sums, anchors, mine, at, keys,
-                                                             tiles.whole(at));
+                                   add_exponentials<S::kByFma>(e, sums, anchors.scale,
+                                                               anchors.shift, mine, tiles, at);
                                  });
   add_lanes_of_rows(sums);
   store_attended<kNumber>(sum, sums, anchors, mine, part, block_y() / parts, live, z, o);

@@ -6,7 +6,7 @@
 //   Z_i = Σ e_ik,  O_i = Σ e_ik k,  e_ik = exp2(scale a_i·k - scale + shift).
 #pragma once
 
-#include "cuda/shapes.h"
+#include "cuda/keys.h"
 
 namespace pipa::cuda {
 
@@ -27,46 +27,6 @@ struct Anchors {
 template <class S>
 constexpr int attend_memory() {
   return S::kOwnBytes + 2 * S::kOtherBytes;
-}
-
-// Tiles of keys that this block of anchors meets: those of one of `splits` shares of all keys.
-template <class S>
-struct KeyTiles {
-  int keys;
-  Range share, own, shared;  // of keys; own: of the anchors' classes, shared: of each anchor's
-
-  PIPA_DEVICE KeyTiles(const Anchors& anchors, int begin, int live, int keys, int split, int splits)
-      : keys(keys), share(keys_of(split, splits, keys, S::kColumns)), own{0, 0}, shared{0, 0} {
-    if (begin >= live) return;
-    own = class_range(anchors.first, anchors.past, begin, begin + S::kRows, live);
-    shared = shared_range(anchors.first, anchors.past, begin, begin + S::kRows, live);
-  }
-  // The first tile from `column` on that some anchor does not skip.
-  PIPA_DEVICE int next(int column) const { return next_keys(column, S::kColumns, share, shared); }
-  // Whether all of a tile counts for all anchors.
-  PIPA_DEVICE bool whole(int column) const {
-    return column + S::kColumns <= keys && !own.meets(column, column + S::kColumns);
-  }
-};
-
-// Makes e of similarities with keys `column` ..., and adds it to the anchors' sums.
-template <int kByFma, int kBands, int kEights>
-PIPA_DEVICE void attend_entries(float (&e)[kBands][kEights][4], float (&sums)[kBands][2],
-                                const Anchors& anchors, const LaneRows<kBands>& mine, int column,
-                                int keys, bool whole) {
-  PIPA_UNROLL
-  for (int m = 0; m < kBands; ++m) PIPA_UNROLL
-  for (int n = 0; n < kEights; ++n) PIPA_UNROLL
-  for (int i = 0; i < 4; ++i) {
-    float value = exp2_shared_out<kByFma>(
-        e[m][n][i] * anchors.scale + (anchors.shift - anchors.scale), 4 * n + i);
-    if (!whole) {
-      const int k = column + fragment_column(lane(), n, i);
-      value = is_negative(mine.same(m, i / 2, k), k, keys) ? value : 0.0f;
-    }
-    e[m][n][i] = value;
-    sums[m][i / 2] += value;
-  }
 }
 
 // What a warp has of its anchors: sums, and columns `part` ... of O, of one split of the keys.
@@ -104,7 +64,8 @@ attend_kernel(Anchors anchors, int parts,
   constexpr int kEights = S::kColumns / 8;
   const int live = *anchors.live, keys = *anchors.live_keys, begin = block_x() * S::kRows;
   const int part = block_y() % parts * S::kPart, split = block_y() / parts;
-  const KeyTiles<S> tiles(anchors, begin, live, keys, split, blocks_y() / parts);
+  const KeyTiles<S> tiles(anchors.first, anchors.past, begin, live, keys, split,
+                          blocks_y() / parts);
   char* own = shared_memory();
   char* others = own + S::kOwnBytes;  // two tiles
   const int row = warp() * 16 * S::kBands;
@@ -132,7 +93,7 @@ attend_kernel(Anchors anchors, int parts,
       float e[S::kBands][kEights][4];
       const char* other = others + turn * S::kOtherBytes;
       similarities<kNumber, S::kRowBytes, S::kBands, S::kColumns>(e, own, row, other);
-      attend_entries<0>(e, sums, anchors, mine, column, keys, tiles.whole(column));
+      add_exponentials<0>(e, sums, anchors.scale, anchors.shift, mine, tiles, column);
       add_product<kNumber, S::kRowBytes, S::kBands, S::kColumns, S::kPart>(sum, e, other, part);
       sync_threads();  // the tile after the next may overwrite this one
       column = following;

@@ -22,10 +22,12 @@ const char* with_launches(const PixelContrast& p, const Call& call) {
 
 }  // namespace
 
-Slots pixel_contrast_slots(int64_t n, int row_bytes, int columns) {
+Slots pixel_contrast_slots(const PixelContrast& p) {
+  if (!p.itself) return {0, kParts};
   const int rows = with_width(
-      row_bytes, [](auto width) -> int { return Shapes<decltype(width)::value>::Sum::kRows; });
-  return slots_of(n, rows, columns);
+      p.row_bytes, [](auto width) -> int { return Shapes<decltype(width)::value>::Sum::kRows; });
+  const bool half = p.number == Number::bfloat16 || p.number == Number::float16;
+  return slots_of(p.n, rows, p.row_bytes / (half ? 2 : 4));
 }
 
 const char* pixel_contrast_denominators(const PixelContrast& problem, const Slots& slots,
@@ -40,11 +42,13 @@ const char* pixel_contrast_positives(const PixelContrast& problem, const float* 
       problem, [&](auto launches) { return launches.positives(problem, z, parts, stream); });
 }
 
-const char* pixel_contrast_gradient(const PixelContrast& problem, const float* z, const float* u,
-                                    const float* pair, const int64_t* order, const float* factor,
-                                    void* grad_x, void* stream) {
+const char* pixel_contrast_gradient(const PixelContrast& problem, const float* slopes,
+                                    const float* of_keys, const int64_t* order, const float* factor,
+                                    bool wide, void* grad_x, void* stream) {
+  const Target target = {order, factor, wide, static_cast<char*>(grad_x)};
   return with_launches(problem, [&](auto launches) {
-    return launches.gradient(problem, {z, u, pair}, order, factor, grad_x, stream);
+    return launches.gradient(problem, slopes_of(slopes, problem.n), slopes_of(of_keys, problem.m),
+                             target, stream);
   });
 }
 

@@ -9,21 +9,26 @@
 
 namespace pipa::cuda {
 
+// Rows, and the keys that they are contrasted with: themselves, or rows of others.
 struct PixelContrast {
-  const void* x;     // [n, row_bytes] rows sorted by class, those that take no part last
-  int64_t n;         // at least 1
-  int row_bytes;     // a multiple of 16, at most 2048
-  Number number;     // how they are multiplied
-  const int* first;  // [padded] where each row's class begins
-  const int* past;   // [padded] and ends
-  const int* live;   // [] rows that take part
-  bool all_form;     // denominator: all other rows, or only those of other classes
-  float scale;       // log2(e) / temperature
-  int64_t padded;    // n rounded up to kPadding
+  const void* x;         // [n, row_bytes] rows sorted by class, those that take no part last
+  int64_t n;             // at least 1
+  int row_bytes;         // a multiple of 16, at most 2048
+  Number number;         // how they are multiplied
+  const int* first;      // [padded] where the keys of each row's class begin
+  const int* past;       // [padded] and end
+  const int* live;       // [] rows that take part
+  const void* keys;      // [m, row_bytes] sorted likewise
+  int64_t m;             // at least 1
+  const int* live_keys;  // [] keys that take part
+  bool itself;           // keys, m and live_keys are x, n and live; no row is a pair with itself
+  bool all_form;         // denominator: all keys, or only those of other classes
+  float scale;           // log2(e) / temperature
+  int64_t padded;        // n rounded up to kPadding
 };
 
 // What the sums for the denominators need.
-Slots pixel_contrast_slots(int64_t n, int row_bytes, int columns);
+Slots pixel_contrast_slots(const PixelContrast& problem);
 
 const char* pixel_contrast_denominators(const PixelContrast& problem, const Slots& slots,
                                         float* sums,  // [slots.count, padded], all 0
@@ -35,13 +40,15 @@ const char* pixel_contrast_positives(const PixelContrast& problem,
                                      float* parts,    // [kParts, 2, padded]
                                      void* stream);
 
+// Slopes are z, u and pair (an anchor's weight for each of its positives), 0 for what takes no
+// part.
 const char* pixel_contrast_gradient(const PixelContrast& problem,
-                                    const float* z,  // [padded], as are u and pair: 0 where
-                                    const float* u,  // a row takes no part
-                                    const float* pair,
+                                    const float* slopes,   // [3, padded]
+                                    const float* of_keys,  // [3, m rounded up to kPadding]
                                     const int64_t* order,  // [n] where each row came from
                                     const float* factor,   // [] of the whole gradient
-                                    void* grad_x,          // [n, row_bytes], in the first order
+                                    bool wide,     // the gradient is float32, or as the rows
+                                    void* grad_x,  // [n, columns], in the first order
                                     void* stream);
 
 }  // namespace pipa::cuda

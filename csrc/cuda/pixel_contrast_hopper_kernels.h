@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Pixel contrast on Hopper, of 16-bit numbers: the two kernels that take almost all of the time.
+// Pixel contrast on Hopper, of 16-bit numbers: the kernels that take almost all of the time.
 // What they compute, and in which order, is told in pixel_contrast_kernels.h.
 #pragma once
 
@@ -11,6 +11,8 @@ namespace pipa::cuda {
 // Column sums of all warps, of two tiles by turns.
 template <class S>
 using SumMemory = HopperMemory<S, 2 * S::kWarps * S::kColumns>;
+template <class S>
+using OthersMemory = HopperMemory<S, 4>;
 // u of each buffer's rows.
 template <class S>
 using GradientMemory = HopperMemory<S, S::kStages * S::kColumns>;
@@ -113,24 +115,85 @@ hopper_sum_apart_kernel(PIPA_GRID_CONSTANT TensorMap map, Rows rows, float* slot
 #endif
 }
 
+// As sum_others_kernel.
+template <class S, Number kNumber>
+PIPA_KERNEL(S::kThreads, 1)
+hopper_sum_others_kernel(PIPA_GRID_CONSTANT TensorMap own, PIPA_GRID_CONSTANT TensorMap others,
+                         Rows rows, float* out, int64_t padded) {
+#if defined(PIPA_HOPPER)
+  constexpr int kEights = S::kColumns / 8;
+  const int live = *rows.live, keys = *rows.live_keys, begin = block_x() * S::kRows;
+  const KeyTiles<S> tiles = other_tiles<S>(rows, live, keys);
+  const int high = tiles.share.high;
+  int column = tiles.next(tiles.share.low);
+  if (begin >= live || column >= high) return;
+  auto& memory = aligned_memory<OthersMemory<S>>();
+  memory.begin();
+  auto next = [&](int at) { return tiles.next(at); };
+
+  if (thread() >= S::kConsumers) {
+    shrink_registers<kCopierRegisters>();
+    if (thread() == S::kConsumers)
+      copy_all<S>(memory, &own, begin, &others, column, high, 0, next, [](int, int, Barrier*) {});
+    return;
+  }
+
+  grow_registers<kMultiplierRegisters>();
+  const LaneRows<1> mine(rows.first, rows.past, begin + 16 * warp(), rows.all_form ? 0 : live);
+  float sums[1][2] = {}, s0[1][kEights][4], s1[1][kEights][4];
+  Turn<S::kStages> turn;
+  auto start = [&](auto& s, const Turn<S::kStages>& whose) {
+    barrier_wait(&memory.full[whose.stage], whose.parity);
+    start_similarities<S, kNumber == Number::float16>(s[0], memory.own, memory.others[whose.stage]);
+  };
+  auto add = [&](auto& s) {
+    pin(s[0]);
+    memory.hand_back(turn.stage);
+    add_exponentials<S::kByFma>(s, sums, rows.scale, 0, mine, tiles, column);
+  };
+  // As in hopper_sum_apart_kernel.
+  auto step = [&](auto& now, auto& then) {
+    const int following = next(column + S::kColumns);
+    if (following >= high) {
+      wait_products<0>();
+      add(now);
+      return false;
+    }
+    start(then, turn.after());
+    wait_products<1>();
+    add(now);
+    column = following, turn = turn.after();
+    return true;
+  };
+  barrier_wait(&memory.own_here, 0);
+  start(s0, turn);
+  while (step(s0, s1) && step(s1, s0)) {
+  }
+  add_lanes_of_rows(sums);
+  store_sums(sums, mine, out + block_y() * padded);
+#endif
+}
+
 // As gradient_kernel.
 template <class S, Number kNumber>
 PIPA_KERNEL(S::kThreads, 1)
-hopper_gradient_kernel(PIPA_GRID_CONSTANT TensorMap map, Rows rows, Slopes slopes,
-                       const int64_t* order, const float* factor, char* out) {
+hopper_gradient_kernel(PIPA_GRID_CONSTANT TensorMap own, PIPA_GRID_CONSTANT TensorMap others,
+                       Rows rows, Slopes slopes, Slopes of_keys, Target target) {
 #if defined(PIPA_HOPPER)
   constexpr int kEights = S::kColumns / 8;
-  const int live = *rows.live, begin = block_x() * S::kRows, part = block_y() * S::kPart;
+  const int live = *rows.live, keys = *rows.live_keys;
+  const int begin = block_x() * S::kRows, part = block_y() * S::kPart;
+  const bool any = begin < live && keys > 0;
   auto& memory = aligned_memory<GradientMemory<S>>();
   memory.begin();
   auto next = [](int column) { return column; };
 
   if (thread() >= S::kConsumers) {
     shrink_registers<kCopierRegisters>();
-    if (thread() == S::kConsumers && begin < live)
-      copy_all<S>(memory, &map, begin, &map, 0, live, S::kColumns * 4, next,
+    if (thread() == S::kConsumers && any)
+      copy_all<S>(memory, &own, begin, &others, 0, keys, S::kColumns * 4, next,
                   [&](int column, int stage, Barrier* full) {
-                    copy_bytes(memory.numbers + stage * S::kColumns, slopes.u + column, full,
+                    copy_bytes(memory.numbers + stage * S::kColumns, of_keys.u + column, full,
                                S::kColumns * 4);
                   });
     return;
@@ -139,22 +202,23 @@ hopper_gradient_kernel(PIPA_GRID_CONSTANT TensorMap map, Rows rows, Slopes slope
   grow_registers<kMultiplierRegisters>();
   const int row = 16 * warp();
   float sum[1][S::kPart / 8][4] = {};
-  if (begin < live) {
+  if (any) {
     const Range range = class_range(rows, begin, begin + S::kRows, live);
     float own_u[1][2];
     PIPA_UNROLL
     for (int h = 0; h < 2; ++h) own_u[0][h] = slopes.u[begin + row + fragment_row(lane(), 0, h)];
-    multiply_entries<S, kNumber>(
-        sum[0], memory, part, 0, live, live, next,
-        [&](float (&s)[1][kEights][4], int column, int stage) {
-          const float* u = memory.numbers + stage * S::kColumns;
-          if (range.meets(column, column + S::kColumns))
-            entries<true, S::kByFma>(s, rows, slopes, begin + row, column, live, own_u, u);
-          else
-            entries<false, S::kByFma>(s, rows, slopes, begin + row, column, live, own_u, u);
-        });
+    multiply_entries<S, kNumber>(sum[0], memory, part, 0, keys, keys, next,
+                                 [&](float (&s)[1][kEights][4], int column, int stage) {
+                                   const float* u = memory.numbers + stage * S::kColumns;
+                                   if (range.meets(column, column + S::kColumns))
+                                     entries<true, S::kByFma>(s, rows, slopes, of_keys, begin + row,
+                                                              column, live, own_u, u);
+                                   else
+                                     entries<false, S::kByFma>(s, rows, slopes, of_keys,
+                                                               begin + row, column, live, own_u, u);
+                                 });
   }
-  store_gradient<kNumber>(sum, rows, begin + row, part, live, order, factor, out);
+  store_gradient<kNumber>(sum, rows, begin + row, part, live, target);
 #endif
 }
 

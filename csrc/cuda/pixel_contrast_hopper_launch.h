@@ -23,18 +23,31 @@ const char* HopperPixelContrastLaunches<kRowBytes, kNumber>::sum_apart(const Pix
 }
 
 template <int kRowBytes, Number kNumber>
+const char* HopperPixelContrastLaunches<kRowBytes, kNumber>::sum_others(const PixelContrast& p,
+                                                                        int shares, float* sums,
+                                                                        void* stream) {
+  using S = typename HopperShapes<kRowBytes>::Sum;
+  TensorMap own, others;
+  if (const char* wrong = make_map(&own, p.x, p.n, p.row_bytes, S::kColumns)) return wrong;
+  if (const char* wrong = make_map(&others, p.keys, p.m, p.row_bytes, S::kColumns)) return wrong;
+  return launch(hopper_sum_others_kernel<S, kNumber>, blocks_of(p.n, S::kRows), shares, S::kThreads,
+                memory_bytes<OthersMemory<S>>(), stream, own, others, rows_of(p), sums, p.padded);
+}
+
+template <int kRowBytes, Number kNumber>
 const char* HopperPixelContrastLaunches<kRowBytes, kNumber>::gradient(const PixelContrast& p,
                                                                       const Slopes& slopes,
-                                                                      const int64_t* order,
-                                                                      const float* factor,
-                                                                      void* out, void* stream) {
+                                                                      const Slopes& of_keys,
+                                                                      const Target& target,
+                                                                      void* stream) {
   using S = typename HopperShapes<kRowBytes>::Gradient;
-  TensorMap map;
-  if (const char* wrong = make_map(&map, p.x, p.n, p.row_bytes, S::kColumns)) return wrong;
+  TensorMap own, others;
+  if (const char* wrong = make_map(&own, p.x, p.n, p.row_bytes, S::kColumns)) return wrong;
+  if (const char* wrong = make_map(&others, p.keys, p.m, p.row_bytes, S::kColumns)) return wrong;
   return launch(hopper_gradient_kernel<S, kNumber>, blocks_of(p.n, S::kRows),
                 blocks_of(p.row_bytes, S::kPart * kBytes<kNumber>), S::kThreads,
-                memory_bytes<GradientMemory<S>>(), stream, map, rows_of(p), slopes, order, factor,
-                static_cast<char*>(out));
+                memory_bytes<GradientMemory<S>>(), stream, own, others, rows_of(p), slopes, of_keys,
+                target);
 }
 
 }  // namespace pipa::cuda

@@ -1,26 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 // Pixel contrast on GPUs: the kernels. Formulas as in pipa_fast/reference/pixel_contrast.py.
 //
-// Rows are sorted by class, those that take no part last. Row i's class is rows first[i] … past[i],
-// so that "the same class" is a range of columns, and two blocks of rows share no class unless the
-// one meets the other's range. e_ij = exp2(scale x_i·x_j - scale), scale = log2(e) / temperature.
+// Rows meet keys: themselves, or rows of others. Both are sorted by class, those that take no part
+// last. The keys of row i's class are first[i] … past[i], so that "the same class" is a range of
+// columns, and a block of rows shares no class with keys that do not meet its range.
+// e_ij = exp2(scale x_i·k_j - scale), scale = log2(e) / temperature.
 //
 // Every sum is taken in an order that depends on the shapes alone: the same bits in every run.
 #pragma once
 
-#include "cuda/shapes.h"
+#include "cuda/keys.h"
 
 namespace pipa::cuda {
 
-// Sorted rows; everything is [padded] but x.
+// Sorted rows and keys.
 struct Rows {
-  const char* x;     // [n, row_bytes]
-  int64_t n;         // rows
-  int row_bytes;     // of x, a multiple of 16
-  const int* first;  // where the row's class begins
-  const int* past;   // and ends; 0 for rows that take no part
-  const int* live;   // [] how many rows take part
-  bool all_form;     // denominator: all other rows, or only those of other classes
+  const char* x;         // [n, row_bytes]
+  int64_t n;             // rows
+  int row_bytes;         // of rows and keys, a multiple of 16
+  const int* first;      // [padded] keys of the row's class begin here
+  const int* past;       // [padded] and end here
+  const int* live;       // [] rows that take part
+  const char* keys;      // [m, row_bytes]
+  const int* live_keys;  // [] keys that take part
+  bool itself;           // the rows are their own keys, and none is a pair with itself
+  bool all_form;         // denominator: all keys, or only those of other classes
   float scale;
 };
 
@@ -30,6 +34,8 @@ PIPA_DEVICE Range class_range(const Rows& rows, int begin, int end, int live) {
 PIPA_DEVICE Range own_range(const Rows& rows, int begin, int end, int live) {
   return own_range(rows.first, rows.past, rows.all_form, begin, end, live);
 }
+// The key that a row is: none of others'.
+PIPA_DEVICE int key_of(const Rows& rows, int row) { return rows.itself ? row : -1; }
 
 // Bytes of shared memory: own rows, two tiles of others, and floats beside them.
 template <class S>
@@ -39,6 +45,10 @@ constexpr int sum_memory() {
 template <class S>
 constexpr int mixed_memory() {
   return S::kOwnBytes + S::kOtherBytes;
+}
+template <class S>
+constexpr int others_memory() {
+  return S::kOwnBytes + 2 * S::kOtherBytes;
 }
 template <class S>
 constexpr int gradient_memory() {
@@ -51,7 +61,7 @@ PIPA_DEVICE void load_own(const Rows& rows, char* own, int begin, int live) {
 }
 template <class S>
 PIPA_DEVICE void load_other(const Rows& rows, char* other, int begin, int live) {
-  load_rows<S::kRowBytes, S::kColumns, S::kThreads>(other, rows.x, begin, live, rows.row_bytes);
+  load_rows<S::kRowBytes, S::kColumns, S::kThreads>(other, rows.keys, begin, live, rows.row_bytes);
 }
 
 // The tiles that this program meets in a launch: none where its rows take no part.
@@ -69,9 +79,10 @@ PIPA_DEVICE ApartTiles apart_tiles(const Rows& rows, int first_shift, int past_s
           live};
 }
 
-// Pairs of blocks that share no class, each once: block I meets I + shift, counted around, and what
-// the tile adds to the other's rows goes to that shift's slot. Program (I, p) takes kRun shifts
-// from first_shift + kRun p on, and its own rows' sums go to slot `width` + p.
+// Of rows that are their own keys, pairs of blocks that share no class, each once: block I meets
+// I + shift, counted around, and what the tile adds to the other's rows goes to that shift's slot.
+// Program (I, p) takes kRun shifts from first_shift + kRun p on, and its own rows' sums go to slot
+// `width` + p.
 template <class S, Number kNumber>
 PIPA_KERNEL(S::kThreads, 1)
 sum_apart_kernel(Rows rows,
@@ -146,8 +157,8 @@ sum_apart_kernel(Rows rows,
 enum class Wanted { denominator, positives };
 
 // Rows' sums over the columns of their block's classes; program (I, p) takes every kParts-th tile.
-// denominator: of e, added to out [p]. positives: of losses and slopes, out [2 p] and [2 p + 1], in
-// the form `all` of cosines alone.
+// denominator: of e, added to out [p], where rows are their own keys. positives: of losses and
+// slopes, out [2 p] and [2 p + 1], in the form `all` of cosines alone.
 template <class S, Number kNumber, Wanted kWanted>
 PIPA_KERNEL(S::kThreads, 1)
 sum_mixed_kernel(Rows rows,
@@ -155,7 +166,8 @@ sum_mixed_kernel(Rows rows,
                  float* out,      // [kParts or 2 kParts, padded]
                  int64_t padded) {
   constexpr int kEights = S::kColumns / 8;
-  const int live = *rows.live, begin = block_x() * S::kRows, part = block_y();
+  const int live = *rows.live, keys = *rows.live_keys;
+  const int begin = block_x() * S::kRows, part = block_y();
   if (begin >= live) return;
   char* own = shared_memory();
   char* other = own + S::kOwnBytes;
@@ -166,7 +178,7 @@ sum_mixed_kernel(Rows rows,
   const Range range = kWanted == Wanted::denominator
                           ? own_range(rows, begin, begin + S::kRows, live)
                           : class_range(rows, begin, begin + S::kRows, live);
-  const Range columns = rounded(range, kUnit, live);
+  const Range columns = rounded(range, kUnit, keys);
   float sums[S::kBands][2] = {}, slopes[S::kBands][2] = {};
   float log_z[S::kBands][2], own_z[S::kBands][2];
   if constexpr (kWanted == Wanted::positives) {
@@ -180,7 +192,7 @@ sum_mixed_kernel(Rows rows,
   load_own<S>(rows, own, begin, live);
   for (int column = columns.low + part * S::kColumns; column < columns.high;
        column += kParts * S::kColumns) {
-    load_other<S>(rows, other, column, live);
+    load_other<S>(rows, other, column, keys);
     commit_copies();
     wait_copies<0>();
     sync_threads();
@@ -191,14 +203,15 @@ sum_mixed_kernel(Rows rows,
     for (int m = 0; m < S::kBands; ++m) PIPA_UNROLL
     for (int n = 0; n < kEights; ++n) PIPA_UNROLL
     for (int i = 0; i < 4; ++i) {
-      const int h = i / 2, at = column + fragment_column(lane(), n, i), own_row = mine.row[m][h];
+      const int h = i / 2, at = column + fragment_column(lane(), n, i);
+      const int own_key = key_of(rows, mine.row[m][h]);
       const bool same = mine.same(m, h, at);
       const float exponent = s[m][n][i] * rows.scale - rows.scale;
       if constexpr (kWanted == Wanted::denominator) {
-        const bool wanted = in_denominator(rows.all_form, same, own_row, at, live);
+        const bool wanted = in_denominator(rows.all_form, same, own_key, at, keys);
         sums[m][h] += wanted ? exp2_fast(exponent) : 0.0f;
       } else {
-        const bool wanted = is_positive(same, own_row, at);
+        const bool wanted = is_positive(same, own_key, at);
         if (rows.all_form) {
           sums[m][h] += wanted ? s[m][n][i] : 0.0f;
         } else {
@@ -229,7 +242,65 @@ sum_mixed_kernel(Rows rows,
   }
 }
 
-// What the gradient of a row depends on, [padded] each, 0 for rows that take no part.
+// The tiles of keys that this program meets: in the form `all`, no class is left out.
+template <class S>
+PIPA_DEVICE KeyTiles<S> other_tiles(const Rows& rows, int live, int keys) {
+  return {rows.first, rows.past, block_x() * S::kRows, rows.all_form ? 0 : live, keys,
+          block_y(),  blocks_y()};
+}
+
+// The sums of a warp's rows, which all lanes of a row have, to [padded].
+template <int kBands>
+PIPA_DEVICE void store_sums(const float (&sums)[kBands][2], const LaneRows<kBands>& mine,
+                            float* out) {
+  if (lane() % 4 != 0) return;
+  PIPA_UNROLL
+  for (int m = 0; m < kBands; ++m) PIPA_UNROLL
+  for (int h = 0; h < 2; ++h) out[mine.row[m][h]] = sums[m][h];
+}
+
+// Rows' sums of e over keys of others that count in their denominators; program (I, p) takes the
+// p-th share of the keys.
+template <class S, Number kNumber>
+PIPA_KERNEL(S::kThreads, 1)
+sum_others_kernel(Rows rows,
+                  float* out,  // [shares, padded]
+                  int64_t padded) {
+  const int live = *rows.live, keys = *rows.live_keys, begin = block_x() * S::kRows;
+  const KeyTiles<S> tiles = other_tiles<S>(rows, live, keys);
+  const int high = tiles.share.high;
+  int column = tiles.next(tiles.share.low);
+  if (begin >= live || column >= high) return;
+  char* own = shared_memory();
+  char* others = own + S::kOwnBytes;  // two tiles
+  const int row = warp() * 16 * S::kBands;
+  const LaneRows<S::kBands> mine(rows.first, rows.past, begin + row, rows.all_form ? 0 : live);
+  float sums[S::kBands][2] = {};
+  load_own<S>(rows, own, begin, live);
+  load_other<S>(rows, others, column, keys);
+  commit_copies();
+  for (int turn = 0; column < high; turn ^= 1) {
+    const int following = tiles.next(column + S::kColumns);
+    if (following < high) {
+      load_other<S>(rows, others + (turn ^ 1) * S::kOtherBytes, following, keys);
+      commit_copies();
+      wait_copies<1>();
+    } else {
+      wait_copies<0>();
+    }
+    sync_threads();
+    float e[S::kBands][S::kColumns / 8][4];
+    similarities<kNumber, S::kRowBytes, S::kBands, S::kColumns>(e, own, row,
+                                                                others + turn * S::kOtherBytes);
+    sync_threads();  // the tile after the next may overwrite this one
+    add_exponentials<0>(e, sums, rows.scale, 0, mine, tiles, column);
+    column = following;
+  }
+  add_lanes_of_rows(sums);
+  store_sums(sums, mine, out + block_y() * padded);
+}
+
+// What the gradient of a row, or a key, depends on, [padded] each, 0 where it takes no part.
 struct Slopes {
   const float* z;
   const float* u;
@@ -239,7 +310,8 @@ struct Slopes {
 // Makes entries of G of similarities. With kMarked, some columns share a class with some rows.
 template <bool kMarked, int kByFma, int kBands, int kEights>
 PIPA_DEVICE void entries(float (&s)[kBands][kEights][4], const Rows& rows, const Slopes& slopes,
-                         int begin, int column, int live, const float (&own_u)[kBands][2],
+                         const Slopes& of_keys, int begin, int column, int live,
+                         const float (&own_u)[kBands][2],
                          const float* other_u) {  // [8 kEights]
   const LaneRows<kBands> mine(rows.first, rows.past, begin, kMarked ? live : 0);
   PIPA_UNROLL
@@ -256,56 +328,62 @@ PIPA_DEVICE void entries(float (&s)[kBands][kEights][4], const Rows& rows, const
       const float e = exp2_shared_out<kByFma>(entry * rows.scale - rows.scale, 4 * n + 2 * h + k);
       entry = e * (own_u[m][h] + other_u[at]);
       if (kMarked && mine.same(m, h, j)) {
-        const float other_pair = slopes.pair[j], other_z = slopes.z[j];
+        const float other_pair = of_keys.pair[j], other_z = of_keys.z[j];
         if (rows.all_form)
           entry -= pair + other_pair;
         else
           entry = -pair * z * reciprocal(z + e) - other_pair * other_z * reciprocal(other_z + e);
-        if (j == i) entry = 0;
+        if (rows.itself && j == i) entry = 0;
       }
     }
   }
 }
 
+// Where the gradient goes.
+struct Target {
+  const int64_t* order;  // [n] the row that each sorted one was
+  const float* factor;   // []
+  bool wide;             // float32, or numbers as the rows'
+  char* out;             // [n, columns]
+};
+
 // Columns `part` ... of a warp's rows of factor G X, to where the rows came from.
 template <Number kNumber, int kBands, int kEights>
 PIPA_DEVICE void store_gradient(const float (&sum)[kBands][kEights][4], const Rows& rows,
                                 int begin,  // the warp's first row
-                                int part, int live, const int64_t* order, const float* factor,
-                                char* out) {
+                                int part, int live, const Target& target) {
+  const int columns = rows.row_bytes / kBytes<kNumber>;
   PIPA_UNROLL
   for (int m = 0; m < kBands; ++m) PIPA_UNROLL
   for (int h = 0; h < 2; ++h) {
     const int64_t at = begin + fragment_row(lane(), m, h);
     if (at >= rows.n) continue;
     const bool counts = at < live;  // others may be NaN
-    char* to = out + order[at] * rows.row_bytes;
+    const int64_t to = target.order[at] * columns;
     PIPA_UNROLL
     for (int n = 0; n < kEights; ++n) {
-      const int offset = (part + fragment_column(lane(), n, 0)) * kBytes<kNumber>;
-      if (offset >= rows.row_bytes) continue;
-      const float a = counts ? sum[m][n][2 * h] * *factor : 0.0f;
-      const float b = counts ? sum[m][n][2 * h + 1] * *factor : 0.0f;
-      if constexpr (kHalf<kNumber>) {
-        *reinterpret_cast<uint32_t*>(to + offset) = pack<kNumber>(a, b);
+      const int d = part + fragment_column(lane(), n, 0);
+      if (d >= columns) continue;
+      const float a = counts ? sum[m][n][2 * h] * *target.factor : 0.0f;
+      const float b = counts ? sum[m][n][2 * h + 1] * *target.factor : 0.0f;
+      if (kHalf<kNumber> && !target.wide) {
+        reinterpret_cast<uint32_t*>(target.out)[(to + d) / 2] = pack<kNumber>(a, b);
       } else {
-        reinterpret_cast<float*>(to + offset)[0] = a;
-        reinterpret_cast<float*>(to + offset)[1] = b;
+        reinterpret_cast<float*>(target.out)[to + d] = a;
+        reinterpret_cast<float*>(target.out)[to + d + 1] = b;
       }
     }
   }
 }
 
-// dX = factor G X, written where the rows came from. Program (I, p) makes columns kPart p … of
-// block I's rows, whose similarities it computes anew.
+// dX = factor G K, K the keys, written where the rows came from. Program (I, p) makes columns
+// kPart p … of block I's rows, whose similarities it computes anew.
 template <class S, Number kNumber>
 PIPA_KERNEL(S::kThreads, 1)
-gradient_kernel(Rows rows, Slopes slopes,
-                const int64_t* order,  // [n] the row that each sorted one was
-                const float* factor,   // []
-                char* out) {           // [n, row_bytes]
+gradient_kernel(Rows rows, Slopes slopes, Slopes of_keys, Target target) {
   constexpr int kEights = S::kColumns / 8;
-  const int live = *rows.live, begin = block_x() * S::kRows, part = block_y() * S::kPart;
+  const int live = *rows.live, keys = *rows.live_keys;
+  const int begin = block_x() * S::kRows, part = block_y() * S::kPart;
   char* own = shared_memory();
   char* others = own + S::kOwnBytes;  // two tiles
   float* other_u =
@@ -314,13 +392,13 @@ gradient_kernel(Rows rows, Slopes slopes,
   float sum[S::kBands][S::kPart / 8][4] = {};
 
   auto load = [&](int column, int turn) {
-    load_other<S>(rows, others + turn * S::kOtherBytes, column, live);
+    load_other<S>(rows, others + turn * S::kOtherBytes, column, keys);
     if (thread() < S::kColumns / 4)
-      copy_async(other_u + turn * S::kColumns + 4 * thread(), slopes.u + column + 4 * thread(),
+      copy_async(other_u + turn * S::kColumns + 4 * thread(), of_keys.u + column + 4 * thread(),
                  true);
     commit_copies();
   };
-  if (begin < live) {
+  if (begin < live && keys > 0) {
     const Range range = class_range(rows, begin, begin + S::kRows, live);
     float own_u[S::kBands][2];
     PIPA_UNROLL
@@ -329,8 +407,8 @@ gradient_kernel(Rows rows, Slopes slopes,
     load_own<S>(rows, own, begin, live);
     load(0, 0);
     int turn = 0;
-    for (int column = 0; column < live; column += S::kColumns, turn ^= 1) {
-      if (column + S::kColumns < live) {
+    for (int column = 0; column < keys; column += S::kColumns, turn ^= 1) {
+      if (column + S::kColumns < keys) {
         load(column + S::kColumns, turn ^ 1);
         wait_copies<1>();
       } else {
@@ -342,16 +420,16 @@ gradient_kernel(Rows rows, Slopes slopes,
                                                                   others + turn * S::kOtherBytes);
       const float* u = other_u + turn * S::kColumns;
       if (range.meets(column, column + S::kColumns))
-        entries<true, 0>(s, rows, slopes, begin + row, column, live, own_u, u);
+        entries<true, 0>(s, rows, slopes, of_keys, begin + row, column, live, own_u, u);
       else
-        entries<false, 0>(s, rows, slopes, begin + row, column, live, own_u, u);
+        entries<false, 0>(s, rows, slopes, of_keys, begin + row, column, live, own_u, u);
       add_product<kNumber, S::kRowBytes, S::kBands, S::kColumns, S::kPart>(
           sum, s, others + turn * S::kOtherBytes, part);
       sync_threads();  // the tile after the next may overwrite this one
     }
   }
 
-  store_gradient<kNumber>(sum, rows, begin + row, part, live, order, factor, out);
+  store_gradient<kNumber>(sum, rows, begin + row, part, live, target);
 }
 
 }  // namespace pipa::cuda

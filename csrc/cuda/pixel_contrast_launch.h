@@ -9,14 +9,14 @@
 namespace pipa::cuda {
 
 inline Rows rows_of(const PixelContrast& p) {
-  return {static_cast<const char*>(p.x),
-          p.n,
-          p.row_bytes,
-          p.first,
-          p.past,
-          p.live,
-          p.all_form,
-          p.scale};
+  return {static_cast<const char*>(p.x),    p.n,         p.row_bytes, p.first,    p.past, p.live,
+          static_cast<const char*>(p.keys), p.live_keys, p.itself,    p.all_form, p.scale};
+}
+
+// Of `rows` rows or keys.
+inline Slopes slopes_of(const float* slopes, int64_t rows) {
+  const int64_t padded = int64_t{kPadding} * blocks_of(rows, kPadding);
+  return {slopes, slopes + padded, slopes + 2 * padded};
 }
 
 // For sm_90a, in units of their own.
@@ -24,8 +24,9 @@ template <int kRowBytes, Number kNumber>
 struct HopperPixelContrastLaunches {
   static const char* sum_apart(const PixelContrast& p, float* slots, int first, int width,
                                int until, void* stream);
-  static const char* gradient(const PixelContrast& p, const Slopes& slopes, const int64_t* order,
-                              const float* factor, void* out, void* stream);
+  static const char* sum_others(const PixelContrast& p, int shares, float* sums, void* stream);
+  static const char* gradient(const PixelContrast& p, const Slopes& slopes, const Slopes& of_keys,
+                              const Target& target, void* stream);
 };
 
 template <int kRowBytes, Number kNumber>
@@ -44,8 +45,17 @@ struct PixelContrastLaunches {
                   slots, p.padded, first, width, until);
   }
 
+  static const char* sum_others(const PixelContrast& p, int shares, float* sums, void* stream) {
+    if constexpr (kHopper && kHalf<kNumber>)
+      if (use_hopper())
+        return HopperPixelContrastLaunches<kRowBytes, kNumber>::sum_others(p, shares, sums, stream);
+    return launch(sum_others_kernel<Sum, kNumber>, blocks_of(p.n, Sum::kRows), shares,
+                  Sum::kThreads, others_memory<Sum>(), stream, rows_of(p), sums, p.padded);
+  }
+
   static const char* denominators(const PixelContrast& p, const Slots& slots, float* sums,
                                   void* stream) {
+    if (!p.itself) return sum_others(p, slots.count, sums, stream);
     const int blocks = blocks_of(p.n, Sum::kRows), past = past_shift(blocks);
     for (int first = 1; first < past; first += slots.width) {
       const int until = least(first + slots.width, past);
@@ -63,16 +73,16 @@ struct PixelContrastLaunches {
                   p.padded);
   }
 
-  static const char* gradient(const PixelContrast& p, const Slopes& slopes, const int64_t* order,
-                              const float* factor, void* out, void* stream) {
+  static const char* gradient(const PixelContrast& p, const Slopes& slopes, const Slopes& of_keys,
+                              const Target& target, void* stream) {
     if constexpr (kHopper && kHalf<kNumber>)
       if (use_hopper())
-        return HopperPixelContrastLaunches<kRowBytes, kNumber>::gradient(p, slopes, order, factor,
-                                                                         out, stream);
+        return HopperPixelContrastLaunches<kRowBytes, kNumber>::gradient(p, slopes, of_keys, target,
+                                                                         stream);
     const int parts = blocks_of(p.row_bytes, Gradient::kPart * kBytes<kNumber>);
     return launch(gradient_kernel<Gradient, kNumber>, blocks_of(p.n, Gradient::kRows), parts,
                   Gradient::kThreads, gradient_memory<Gradient>(), stream, rows_of(p), slopes,
-                  order, factor, static_cast<char*>(out));
+                  of_keys, target);
   }
 };
 

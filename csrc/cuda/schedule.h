@@ -134,7 +134,7 @@ PIPA_HOST_DEVICE Slots slots_of(int64_t n, int rows, int columns) {
   return {width, slot_of_part(kParts, width)};
 }
 
-// ---- patch consistency: keys in shares ----
+// ---- keys of others, in shares ----
 
 // Keys of the split-th of `splits` shares, in whole tiles.
 PIPA_HOST_DEVICE Range keys_of(int split, int splits, int keys, int columns) {
@@ -144,8 +144,8 @@ PIPA_HOST_DEVICE Range keys_of(int split, int splits, int keys, int columns) {
   return {low, least(high, keys)};
 }
 
-// The first tile of a share from `column` on that some anchor of a block does not skip. shared: the
-// keys that belong to the class of each of its anchors.
+// The first tile of a share from `column` on that some row of a block does not skip. shared: the
+// keys that belong to the class of each of its rows.
 PIPA_HOST_DEVICE int next_keys(int column, int columns, Range share, Range shared) {
   while (column < share.high && column >= shared.low &&
          least(column + columns, share.high) <= shared.high)

@@ -11,22 +11,85 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipa_fast.ops._cuda import DEAD, KERNELS, LOG2E, by_class, number
+from pipa_fast.reference.pixel_contrast import Rows, Settings
 
 PADDING = 128  # kPadding of csrc/cuda/limits.h
 HALF_RANGE = 2.0**14  # G/2 is at most 1 of the largest weight, and float16 ends at 2^16
 
 
-class Sorted(NamedTuple):
-    """Rows by class, those that take no part last; [padded] but `x` and `order`."""
+class Side(NamedTuple):
+    """Rows or keys by class, those that take no part last."""
 
     x: Tensor  # [N, D padded to a multiple of 8]
     order: Tensor  # [N] int64, the row that each was
-    first: Tensor  # int32, where its class begins
-    past: Tensor  # int32, and ends; 0 where it takes no part
+    classes: Tensor  # [N] int64 ascending, DEAD where a row takes no part
     live: Tensor  # [1] int32, rows that take part
+
+    @classmethod
+    def of(cls, features: Tensor, labels: Tensor, ignore_index: int) -> "Side":
+        """Sort rows."""
+        classes, order, live = by_class(labels + _wrapped(DEAD - ignore_index))
+        return cls(F.pad(features[order], (0, -features.shape[1] % 8)), order, classes, live)
+
+    def home(self, values: Tensor) -> Tensor:
+        """Return values [K, padded] where the rows came from [K, N]: 0 for those without part."""
+        n = len(self.order)
+        out = values.new_empty((len(values), n))
+        out[:, self.order] = torch.where(self.classes != DEAD, values[:, :n], 0)
+        return out
+
+
+class Meeting(NamedTuple):
+    """Rows and the keys that they meet."""
+
+    rows: Side
+    keys: Side | None  # None: the rows are their own keys
+    first: Tensor  # [padded] int32, where the keys of a row's class begin
+    past: Tensor  # and end; 0 where the row takes no part
+
+    @classmethod
+    def of(cls, rows: Side, keys: Side | None) -> "Meeting":
+        """Find the classes of rows among the keys."""
+        others = (rows if keys is None else keys).classes
+        first, past = (
+            torch.searchsorted(others, rows.classes, right=right, out_int32=True)
+            for right in (False, True)
+        )
+        past = torch.where(rows.classes == DEAD, 0, past)
+        return cls(rows, keys, *_padded(torch.stack((first, past))).unbind())
+
+    def positives(self) -> Tensor:
+        """Return how many positives each row has among the keys [padded] float32."""
+        itself = 1 if self.keys is None else 0
+        return (self.past - self.first - itself).clamp(min=0).float()
+
+    def problem(self, temperature: float, denominator: str) -> tuple[object, ...]:
+        """Return the first arguments of a kernel's operator."""
+        rows = self.rows
+        others = (None, None) if self.keys is None else (self.keys.x, self.keys.live)
+        how = denominator == "all", LOG2E / temperature, number(rows.x.dtype)
+        return rows.x, self.first, self.past, rows.live, *others, *how
+
+
+class Anchors(NamedTuple):
+    """Rows that meet each other, and the weights [padded] of those that are anchors."""
+
+    meeting: Meeting
     positives: Tensor  # float32
     share: Tensor  # float32, an anchor's weight
     pair: Tensor  # float32, and that for each of its positives
+
+    @classmethod
+    def of(
+        cls, features: Tensor, labels: Tensor, weights: Tensor | None, ignore_index: int
+    ) -> "Anchors":
+        """Sort all rows and their weights."""
+        meeting = Meeting.of(Side.of(features, labels, ignore_index), None)
+        positives = meeting.positives()
+        share = (positives > 0).float()
+        if weights is not None:
+            share = share * _padded(weights[meeting.rows.order])
+        return cls(meeting, positives, share, share / positives.clamp(min=1))
 
 
 def _wrapped(key: int) -> int:
@@ -34,28 +97,9 @@ def _wrapped(key: int) -> int:
     return (key + 2**63) % 2**64 - 2**63
 
 
-def _sort(features: Tensor, labels: Tensor, weights: Tensor | None, ignore_index: int) -> Sorted:
-    n, d = features.shape
-    keys, order, live = by_class(labels + _wrapped(DEAD - ignore_index))
-    first = torch.searchsorted(keys, keys, out_int32=True)
-    past = torch.searchsorted(keys, keys, right=True, out_int32=True)
-    past = torch.where(keys == DEAD, 0, past)
-    positives = (past - first - 1).clamp(min=0).float()
-    share = (positives > 0).float()
-    if weights is not None:
-        share = share * weights[order]
-    rows = torch.stack((positives, share, share / positives.clamp(min=1)))
-    end = -n % PADDING
-    begin, stop = F.pad(torch.stack((first, past)), (0, end)).unbind()
-    positives, share, pair = F.pad(rows, (0, end)).unbind()
-    x = F.pad(features[order], (0, -d % 8))
-    return Sorted(x, order, begin, stop, live, positives, share, pair)
-
-
-def _problem(rows: Sorted, temperature: float, denominator: str) -> tuple[object, ...]:
-    scale = LOG2E / temperature
-    kind = number(rows.x.dtype)
-    return rows.x, rows.first, rows.past, rows.live, denominator == "all", scale, kind
+def _padded(values: Tensor) -> Tensor:
+    """Fill [..., N] up with zeros to whole blocks of rows."""
+    return F.pad(values, (0, -values.shape[-1] % PADDING))
 
 
 def forward(
@@ -70,8 +114,8 @@ def forward(
     if features.shape[0] == 0:
         nothing = features.new_zeros(0, dtype=torch.float32)
         return nothing.sum(), nothing, nothing.clone()
-    rows = _sort(features, labels, weights, ignore_index)
-    problem = _problem(rows, temperature, denominator)
+    rows = Anchors.of(features, labels, weights, ignore_index)
+    problem = rows.meeting.problem(temperature, denominator)
     z = KERNELS.pixel_contrast_denominators(*problem).sum(0)
     losses, slopes = KERNELS.pixel_contrast_positives(*problem, z).sum(0)
     anchors = rows.share > 0
@@ -83,10 +127,8 @@ def forward(
     else:
         terms, u = rows.pair * losses / LOG2E, rows.pair * slopes
     loss = torch.where(anchors, terms, 0).sum() / rows.share.sum().clamp(min=1e-38)
-    saved = z.new_empty((2, len(rows.order)))
-    live = rows.past > 0
-    saved[:, rows.order] = torch.where(live, torch.stack((z, u)), 0)[:, : len(rows.order)]
-    return loss, saved[0], saved[1]
+    z, u = rows.meeting.rows.home(torch.stack((z, u)))
+    return loss, z, u
 
 
 def backward(
@@ -104,15 +146,96 @@ def backward(
     n, d = features.shape
     if n == 0:
         return features.new_empty((n, d))
-    rows = _sort(features, labels, weights, ignore_index)
-    z, u = F.pad(torch.stack((z, u))[:, rows.order], (0, -n % PADDING)).unbind()
-    pair, total = rows.pair, rows.share.sum()
+    rows = Anchors.of(features, labels, weights, ignore_index)
+    order, total = rows.meeting.rows.order, rows.share.sum()
+    z, u = _padded(torch.stack((z, u))[:, order]).unbind()
     scale = total.new_ones(())
     if features.dtype == torch.float16:
         largest = rows.share.amax()
         scale = torch.where(largest > 0, HALF_RANGE / largest, 0.0)
     factor = torch.where(total > 0, grad.float() / (temperature * total * scale), 0.0)
+    slopes = torch.stack((z, u * scale, rows.pair * scale))
     gradient = KERNELS.pixel_contrast_gradient(
-        *_problem(rows, temperature, denominator), z, u * scale, pair * scale, rows.order, factor
+        *rows.meeting.problem(temperature, denominator), slopes, None, order, factor, False
     )
-    return gradient[:, :d].contiguous() if gradient.shape[1] != d else gradient
+    return gradient[:, :d].contiguous()
+
+
+# ---- across ranks: sums over pairs with some keys, see Pairs of _pixel_contrast_ranks.py ----
+
+
+def _meeting(rows: Rows, keys: Rows | None, settings: Settings) -> Meeting | None:
+    """Return rows and keys by class, None where there is no pair: nothing is launched for none."""
+    if len(rows.labels) == 0 or (keys is not None and len(keys.labels) == 0):
+        return None
+    side = Side.of(rows.x, rows.labels, settings.ignore_index)
+    others = None if keys is None else Side.of(keys.x, keys.labels, settings.ignore_index)
+    return Meeting.of(side, others)
+
+
+def denominators(rows: Rows, keys: Rows | None, settings: Settings) -> Tensor:
+    """Return Z [N] over the keys."""
+    meeting = _meeting(rows, keys, settings)
+    if meeting is None:
+        return rows.x.new_zeros(len(rows.labels), dtype=torch.float32)
+    problem = meeting.problem(settings.temperature, settings.denominator)
+    z = KERNELS.pixel_contrast_denominators(*problem).sum(0, keepdim=True)
+    return meeting.rows.home(z)[0]
+
+
+def positives(rows: Rows, keys: Rows | None, settings: Settings) -> tuple[Tensor, Tensor]:
+    """Return the sums of positives' losses, and of their derivatives by log Z [N]."""
+    meeting = _meeting(rows, keys, settings)
+    if meeting is None:
+        losses, slopes = rows.x.new_zeros((2, len(rows.labels)), dtype=torch.float32)
+        return losses, slopes
+    assert rows.z is not None
+    z = _padded(rows.z[meeting.rows.order])
+    problem = meeting.problem(settings.temperature, settings.denominator)
+    losses, slopes = KERNELS.pixel_contrast_positives(*problem, z).sum(0)
+    if settings.denominator == "all":
+        slopes = meeting.positives()  # losses are sums of cosines
+        log_z = torch.where(z > 0, z, 1).log()
+        losses = slopes * log_z - (losses - slopes) / settings.temperature
+    else:
+        losses, slopes = losses / LOG2E, slopes * z
+    losses, slopes = meeting.rows.home(torch.stack((losses, slopes)))
+    return losses, slopes
+
+
+def pulls(rows: Rows, keys: Rows | None, settings: Settings) -> Tensor:
+    """Return G X [N, D] over the keys, in float32."""
+    meeting, d = _meeting(rows, keys, settings), rows.x.shape[1]
+    if meeting is None:
+        return rows.x.new_zeros((len(rows.labels), d), dtype=torch.float32)
+    gain = _gain(rows, rows if keys is None else keys)
+    of_rows = _slopes(rows, meeting.rows, gain)
+    of_keys = None
+    if keys is not None and meeting.keys is not None:
+        of_keys = _slopes(keys, meeting.keys, gain)
+    problem = meeting.problem(settings.temperature, settings.denominator)
+    gradient = KERNELS.pixel_contrast_gradient(
+        *problem, of_rows, of_keys, meeting.rows.order, 1 / gain, True
+    )
+    return gradient[:, :d].contiguous()
+
+
+def _slopes(known: Rows, side: Side, gain: Tensor) -> Tensor:
+    """Return z, u and w of sorted rows [3, padded], the latter two times the gain."""
+    assert known.z is not None and known.u is not None
+    slopes = torch.stack((known.z, known.u * gain, known.w * gain))[:, side.order]
+    return _padded(torch.where(side.classes != DEAD, slopes, 0)).contiguous()
+
+
+def _gain(rows: Rows, keys: Rows) -> Tensor:
+    """Return by what entries of G are multiplied [], for the range that float16 has; else 1.
+
+    An entry is at most twice the largest weight of an anchor, and u z at most the anchor's own.
+    """
+    one = torch.ones((), device=rows.x.device)
+    if rows.x.dtype != torch.float16:
+        return one
+    assert rows.z is not None and rows.u is not None and keys.z is not None and keys.u is not None
+    known = torch.cat((rows.w, keys.w, rows.u * rows.z, keys.u * keys.z))
+    largest = known.amax()
+    return torch.where(largest > 0, HALF_RANGE / largest, one)

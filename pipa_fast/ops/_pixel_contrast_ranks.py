@@ -28,7 +28,7 @@ from pipa_fast.ops._ranks import (
     place,
     sum_over_ranks,
 )
-from pipa_fast.ops.backends import Backend, Problem
+from pipa_fast.ops.backends import Backend
 from pipa_fast.reference.pixel_contrast import Rows, Settings, anchor_weights
 
 GATHER_BYTES = 2**28
@@ -164,13 +164,8 @@ def backward(
     return (gradient * scale).to(features.dtype)
 
 
-def over_ranks(backend: Backend, pairs: Pairs | None) -> Backend:
-    """Return a backend of pixel contrast that takes groups too; without pairs it says it cannot."""
-
-    def why_not(problem: Problem) -> str:
-        if problem.group and pairs is None:
-            return "it computes one rank's rows, and a group is given"
-        return backend.why_not(problem)
+def over_ranks(backend: Backend, pairs: Pairs) -> Backend:
+    """Return a backend of pixel contrast that takes groups too."""
 
     # A call's arguments are those of the op's schema, of which a group is the last.
     def over_group(whole: Callable[..., Any], single: Callable[..., Any], *arguments: Any) -> Any:
@@ -181,7 +176,6 @@ def over_ranks(backend: Backend, pairs: Pairs | None) -> Backend:
         return single(*tensors, *settings)
 
     return backend._replace(
-        why_not=why_not,
         forward=functools.partial(over_group, forward, backend.forward),
         backward=functools.partial(over_group, backward, backend.backward),
     )

@@ -119,6 +119,15 @@ _TRITON_PAIRS = Pairs(
     later(_TRITON_RANKS, "pulls"),
     empty=0,
 )
+_CUDA_MODULE = "pipa_fast.ops._pixel_contrast_cuda"
+_CUDA_PAIRS = Pairs(
+    later(_CUDA_MODULE, "denominators"),
+    torch.add,
+    later(_CUDA_MODULE, "positives"),
+    factor_of_z,
+    later(_CUDA_MODULE, "pulls"),
+    empty=0,
+)
 _REFERENCE_PAIRS = Pairs(
     reference.denominators,
     torch.logaddexp,
@@ -129,7 +138,7 @@ _REFERENCE_PAIRS = Pairs(
 )
 BACKENDS = (
     over_ranks(triton_backend("pixel_contrast"), _TRITON_PAIRS),
-    over_ranks(cuda_backend("pixel_contrast"), None),
+    over_ranks(cuda_backend("pixel_contrast"), _CUDA_PAIRS),
     over_ranks(Backend("cpu", cpu_why_not, cpu.forward, cpu.backward), cpu.pairs()),
     over_ranks(
         Backend("reference", reference_why_not, reference.forward, reference.backward),

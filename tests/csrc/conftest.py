@@ -1,12 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The native extensions, or a skip where they were not built."""
 
-import shutil
-
 import pytest
 import torch
-
-from tests.csrc.cuda_emulated import Emulated, build
 
 
 @pytest.fixture(scope="session")
@@ -38,18 +34,10 @@ def bf16_isa(request, host):
     return available(request.param, host)
 
 
-@pytest.fixture(scope="session")
-def emulator(tmp_path_factory):
-    if shutil.which("c++") is None:
-        pytest.skip("there is no C++ compiler")
-    return Emulated(build(tmp_path_factory.getbasetemp().parent))
-
-
 @pytest.fixture(params=["sm_80", "sm_90a"])
 def kernels(emulator, request):
     """The CUDA kernels on a CPU, of either chip: Hopper has its own for 16-bit numbers."""
-    emulator.library.set_hopper(request.param == "sm_90a")
-    return emulator
+    return emulator.of(request.param)
 
 
 @pytest.fixture

@@ -32,8 +32,8 @@ extern "C" {
 
 void set_hopper(bool hopper) { pipa::cuda::emulator::hopper = hopper; }
 
-void pixel_contrast_slots(int64_t n, int row_bytes, int columns, int* width, int* count) {
-  const pipa::cuda::Slots slots = pipa::cuda::pixel_contrast_slots(n, row_bytes, columns);
+void pixel_contrast_slots(const PixelContrast* problem, int* width, int* count) {
+  const pipa::cuda::Slots slots = pipa::cuda::pixel_contrast_slots(*problem);
   *width = slots.width, *count = slots.count;
 }
 
@@ -46,10 +46,11 @@ const char* pixel_contrast_positives(const PixelContrast* problem, const float* 
   return pipa::cuda::pixel_contrast_positives(*problem, z, parts, nullptr);
 }
 
-const char* pixel_contrast_gradient(const PixelContrast* problem, const float* z, const float* u,
-                                    const float* pair, const int64_t* order, const float* factor,
-                                    void* grad_x) {
-  return pipa::cuda::pixel_contrast_gradient(*problem, z, u, pair, order, factor, grad_x, nullptr);
+const char* pixel_contrast_gradient(const PixelContrast* problem, const float* slopes,
+                                    const float* of_keys, const int64_t* order, const float* factor,
+                                    bool wide, void* grad_x) {
+  return pipa::cuda::pixel_contrast_gradient(*problem, slopes, of_keys, order, factor, wide, grad_x,
+                                             nullptr);
 }
 
 const char* patch_consistency_sums(const pipa::cuda::PatchConsistency* problem, int splits,

@@ -42,6 +42,10 @@ class PixelContrast(ctypes.Structure):
         ("first", ctypes.c_void_p),
         ("past", ctypes.c_void_p),
         ("live", ctypes.c_void_p),
+        ("keys", ctypes.c_void_p),
+        ("m", ctypes.c_int64),
+        ("live_keys", ctypes.c_void_p),
+        ("itself", ctypes.c_bool),
         ("all_form", ctypes.c_bool),
         ("scale", ctypes.c_float),
         ("padded", ctypes.c_int64),
@@ -76,18 +80,20 @@ class Emulated:
             getattr(self.library, f"pixel_contrast_{name}").restype = ctypes.c_char_p
         self.library.patch_consistency_sums.restype = ctypes.c_char_p
 
+    def of(self, chip: str) -> "Emulated":
+        """Return these kernels, as a chip would choose them: Hopper has its own for 16 bits."""
+        self.library.set_hopper(chip == "sm_90a")
+        return self
+
     def _call(self, name: str, problem: ctypes.Structure, *arguments: object) -> None:
         given = [_pointer(a) if isinstance(a, Tensor) else a for a in arguments]
         wrong = getattr(self.library, name)(ctypes.byref(problem), *given)
         assert wrong is None, wrong
 
     def pixel_contrast_denominators(self, *problem):
-        x, width, count = problem[0], ctypes.c_int(), ctypes.c_int()
-        made = _pixel_contrast(*problem)
+        made, width, count = _pixel_contrast(*problem), ctypes.c_int(), ctypes.c_int()
         sizes = ctypes.byref(width), ctypes.byref(count)
-        self.library.pixel_contrast_slots(
-            ctypes.c_int64(made.n), made.row_bytes, x.shape[1], *sizes
-        )
+        self.library.pixel_contrast_slots(ctypes.byref(made), *sizes)
         sums = torch.zeros(count.value, made.padded)
         self._call("pixel_contrast_denominators", made, width, count, sums)
         return sums
@@ -100,10 +106,12 @@ class Emulated:
         return parts
 
     def pixel_contrast_gradient(self, *arguments):
-        *problem, z, u, pair, order, factor = arguments
-        gradient = torch.full_like(problem[0], torch.nan)
+        *problem, slopes, of_keys, order, factor, wide = arguments
+        dtype = torch.float32 if wide else problem[0].dtype
+        gradient = torch.full_like(problem[0], torch.nan, dtype=dtype)
+        known = slopes, slopes if of_keys is None else of_keys
         made = _pixel_contrast(*problem)
-        self._call("pixel_contrast_gradient", made, z, u, pair, order, factor, gradient)
+        self._call("pixel_contrast_gradient", made, *known, order, factor, wide, gradient)
         return gradient
 
     def patch_consistency_sums(
@@ -133,7 +141,8 @@ def _pointer(tensor: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
 
 
-def _pixel_contrast(x, first, past, live, all_form, scale, number) -> PixelContrast:
+def _pixel_contrast(x, first, past, live, keys, live_keys, all_form, scale, number):
+    others = x if keys is None else keys
     return PixelContrast(
         x.data_ptr(),
         len(x),
@@ -142,6 +151,10 @@ def _pixel_contrast(x, first, past, live, all_form, scale, number) -> PixelContr
         first.data_ptr(),
         past.data_ptr(),
         live.data_ptr(),
+        others.data_ptr(),
+        len(others),
+        (live if keys is None else live_keys).data_ptr(),
+        keys is None,
         all_form,
         scale,
         len(first),

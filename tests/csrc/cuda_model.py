@@ -14,10 +14,15 @@ from torch import Tensor
 from pipa_fast._host import cuda
 
 
-def rows_of(x, first, past, live, all_form=False, scale=0.0, number=0) -> SimpleNamespace:
-    """The first arguments of a kernel."""
+def rows_of(
+    x, first, past, live, keys=None, live_keys=None, all_form=False, scale=0.0, number=0
+) -> SimpleNamespace:
+    """The first arguments of a kernel. `count`: keys that take part."""
+    itself = keys is None
+    keys, count = (x, live) if itself else (keys, live_keys)
     where = {"first": first.tolist(), "past": past.tolist(), "live": int(live)}
-    return SimpleNamespace(x=x.double(), **where, all_form=all_form, scale=scale)
+    others = {"keys": keys.double(), "count": int(count), "itself": itself}
+    return SimpleNamespace(x=x.double(), **where, **others, all_form=all_form, scale=scale)
 
 
 def zeros(*shape: int) -> Tensor:
@@ -54,6 +59,12 @@ class Model:
 
     def pixel_contrast_denominators(self, *problem) -> Tensor:
         r, padded = rows_of(*problem), len(problem[1])
+        if not r.itself:
+            sums = zeros(cuda.PARTS, padded)
+            for part in range(cuda.PARTS):
+                for begin, _, e in self._exponentials(r, part, cuda.PARTS):
+                    sums[part, begin : begin + self.rows] += e.sum(1)
+            return sums
         blocks = cuda.blocks_of(len(r.x), self.rows)
         width, count = cuda.slots_of(len(r.x), self.rows, r.x.shape[1])
         slots, end = zeros(count, padded), cuda.past_shift(blocks)
@@ -88,9 +99,30 @@ class Model:
         for part in range(cuda.PARTS):
             for begin in range(0, r.live, self.rows):
                 own = load(r.x, begin, self.rows, r.live)
-                low, high = cuda.rounded(self._own(r, begin, all_form), unit, r.live)
+                low, high = cuda.rounded(self._own(r, begin, all_form), unit, r.count)
                 for column in range(low + part * self.columns, high, cuda.PARTS * self.columns):
-                    yield part, begin, column, own @ load(r.x, column, self.columns, r.live).T
+                    yield part, begin, column, own @ load(r.keys, column, self.columns, r.count).T
+
+    def _exponentials(
+        self, r: SimpleNamespace, split: int, splits: int, shift: float = 0.0
+    ) -> Iterator[tuple]:
+        """Block's first row, keys of a tile and e of both: of a share of others' keys."""
+        share = cuda.keys_of(split, splits, r.count, self.columns)
+        for begin in range(0, r.live, self.rows):
+            own, shared, rows = (0, 0), (0, 0), load(r.x, begin, self.rows, r.live)
+            if not r.all_form:
+                end = min(begin + self.rows, r.live)
+                own = self._own(r, begin)
+                shared = cuda.shared_range(r.first, r.past, begin, end, r.live)
+            for column in cuda.key_tiles(self.columns, share, shared):
+                other, end = load(r.keys, column, self.columns, r.count), column + self.columns
+                e = torch.exp2(rows @ other.T * r.scale + (shift - r.scale))
+                if end > r.count or cuda.meets(own, column, end):
+                    e = e.where(self._mask(self._is_negative(r), begin, column, r), 0)
+                yield begin, other, e
+
+    def _is_negative(self, r: SimpleNamespace) -> Callable[..., bool]:
+        return lambda same, _, j: cuda.is_negative(same and not r.all_form, j, r.count)
 
     def pixel_contrast_positives(self, *arguments) -> Tensor:
         *problem, z = arguments
@@ -101,27 +133,31 @@ class Model:
             t = own_z.log2() - exponent
             losses = s if r.all_form else t.clamp(min=0) + torch.log2(1 + torch.exp2(-t.abs()))
             slopes = 1 / (own_z + torch.exp2(exponent))
-            mask = self._mask(cuda.is_positive, begin, column, r)
+            counts = lambda same, i, j: cuda.is_positive(same, i if r.itself else -1, j)  # noqa: E731
+            mask = self._mask(counts, begin, column, r)
             for kind, values in enumerate((losses, slopes)):
                 out[part, kind, at] += values.where(mask, 0).sum(1)
         return out
 
     def pixel_contrast_gradient(self, *arguments) -> Tensor:
-        *problem, z, u, pair, order, factor = arguments
+        *problem, (z, u, pair), of_keys, order, factor, _ = arguments
         r, out = rows_of(*problem), torch.full_like(problem[0], torch.nan).double()
+        key_z, key_u, key_pair = (z, u, pair) if r.itself else of_keys
         for begin in range(0, len(r.x), self.rows):
             own, total = load(r.x, begin, self.rows, r.live), zeros(self.rows, r.x.shape[1])
             i = torch.arange(begin, begin + self.rows)[:, None]
-            for column in range(0, r.live if begin < r.live else 0, self.columns):
-                other = load(r.x, column, self.columns, r.live)
+            for column in range(0, r.count if begin < r.live else 0, self.columns):
+                other = load(r.keys, column, self.columns, r.count)
                 j = torch.arange(column, column + self.columns)
                 e = torch.exp2(own @ other.T * r.scale - r.scale)
-                g = e * (u[i] + u[j])
+                g = e * (u[i] + key_u[j])
                 if cuda.meets(self._own(r, begin), column, column + self.columns):
-                    pull = pair[i] * z[i] / (z[i] + e) + pair[j] * z[j] / (z[j] + e)
-                    marked = g - pair[i] - pair[j] if r.all_form else -pull
+                    pull = pair[i] * z[i] / (z[i] + e) + key_pair[j] * key_z[j] / (key_z[j] + e)
+                    marked = g - pair[i] - key_pair[j] if r.all_form else -pull
                     same = self._mask(lambda same, *_: same, begin, column, r)
-                    g = marked.where(same, g).where(~same | (i != j), 0)
+                    g = marked.where(same, g)
+                    if r.itself:
+                        g = g.where(i != j, 0)
                 for part in range(0, r.x.shape[1], self.part):
                     total[:, part : part + self.part] += g @ other[:, part : part + self.part]
             for row in range(begin, min(begin + self.rows, len(r.x))):
@@ -131,20 +167,11 @@ class Model:
     def patch_consistency_sums(
         self, a, keys, first, past, live, live_keys, scale, shift, number, splits
     ) -> tuple[Tensor, Tensor]:
-        r, k, count = rows_of(a, first, past, live), keys.double(), int(live_keys)
+        r = rows_of(a, first, past, live, keys, live_keys, scale=scale)
         z, o = zeros(splits, len(a)), zeros(splits, *a.shape)
         for split in range(splits):
-            share = cuda.keys_of(split, splits, count, self.columns)
-            for begin in range(0, r.live, self.rows):
+            for begin, other, e in self._exponentials(r, split, splits, shift):
                 at = slice(begin, min(begin + self.rows, r.live))
-                own, anchors = self._own(r, begin), load(r.x, begin, self.rows, r.live)
-                shared = cuda.shared_range(r.first, r.past, begin, at.stop, r.live)
-                for column in cuda.key_tiles(self.columns, share, shared):
-                    other, end = load(k, column, self.columns, count), column + self.columns
-                    e = torch.exp2(anchors @ other.T * scale + (shift - scale))
-                    if end > count or cuda.meets(own, column, end):
-                        counts = lambda same, _, j: cuda.is_negative(same, j, count)  # noqa: E731
-                        e = e.where(self._mask(counts, begin, column, r), 0)
-                    z[split, at] += e.sum(1)[: at.stop - begin]
-                    o[split, at] += (e @ other)[: at.stop - begin]
+                z[split, at] += e.sum(1)[: at.stop - begin]
+                o[split, at] += (e @ other)[: at.stop - begin]
         return z.float(), o.float()

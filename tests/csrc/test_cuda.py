@@ -10,6 +10,7 @@ from pipa_fast.ops import _pixel_contrast_cuda as pixel
 from pipa_fast.ops.backends import Problem, cuda_why_not
 from pipa_fast.reference import patch_consistency as reference_patch
 from pipa_fast.reference import pixel_contrast as reference_pixel
+from tests.csrc.two_ranks import errors, two_ranks
 
 # dtype or precision: relative errors of loss and gradient, given the same rounded rows
 BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
@@ -149,6 +150,67 @@ def test_pixel_contrast_repeats_bit_by_bit():
     case = pixel_case(200, 64, BF16, "negatives")
     first, second = both_ways(pixel, *case), both_ways(pixel, *case)
     assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+
+
+@pytest.mark.parametrize("form", ["negatives", "all"])
+@pytest.mark.parametrize(
+    ("n", "m", "d", "kind", "classes"),
+    [
+        (1, 1, 8, BF16, 1),
+        (3, 140, 16, F32, 2),
+        (150, 130, 90, BF16, 5),  # padded to 96 columns, which a kernel of 128 takes
+        (130, 20, 24, F16, 40),
+        pytest.param(70, 300, 64, BF16, 1, marks=pytest.mark.slow),  # no row has a negative
+        pytest.param(150, 600, 64, F16, 3, marks=pytest.mark.slow),
+        pytest.param(40, 130, 128, F32, 5, marks=pytest.mark.slow),
+        pytest.param(70, 90, 256, "tf32", 5, marks=pytest.mark.slow),
+        pytest.param(140, 90, 256, BF16, 5, marks=pytest.mark.slow),
+        pytest.param(70, 40, 512, F16, 3, marks=pytest.mark.slow),
+        pytest.param(20, 40, 512, F32, 3, marks=pytest.mark.slow),
+    ],
+)
+def test_pairs_with_rows_of_another_rank(n, m, d, kind, classes, form):
+    """Each sum is no further from float64's than the reference's in the rows' dtype, and a bit."""
+    torch.manual_seed(n + d)
+    x, labels = unit_rows(n + m, d, precision(kind)), torch.randint(0, classes, (n + m,))
+    labels = labels.masked_fill(torch.rand(n + m) < 0.1, 255)
+    settings = reference_pixel.Settings(0.1, form, 255)
+    cases = two_ranks(x, labels, n, settings)
+    for name, found, same, truth in errors(pixel, cases, settings):
+        assert found.isfinite().all() and found.dtype == F32, name
+        allowed = BOUNDS[kind][name == "pulls" or kind == "tf32"]
+        error, floor = ((v.double() - truth).norm() for v in (found, same))
+        assert error <= 1.1 * floor + allowed * truth.norm() + 1e-6, name
+
+
+def test_pairs_repeat_bit_by_bit_whatever_rows_without_part_hold():
+    labels = torch.randint(0, 4, (200,)).masked_fill(torch.rand(200) < 0.3, 255)
+    settings = reference_pixel.Settings(0.1, "negatives", 255)
+    x = unit_rows(200, 64, BF16)
+    found = []
+    for filled in (x, x.masked_fill((labels == 255)[:, None], torch.nan)):
+        (rows, _), (keys, _) = two_ranks(x, labels, 140, settings)
+        rows, keys = rows._replace(x=filled[:140]), keys._replace(x=filled[140:])
+        found.append([pixel.denominators(rows, keys, settings), pixel.pulls(rows, keys, settings)])
+        found[-1] += pixel.positives(rows, keys, settings)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("form", ["negatives", "all"])
+@pytest.mark.parametrize(("mine", "others"), [(0, 20), (20, 0), (20, 255), (255, 20)])
+def test_pairs_of_nothing(mine, others, form):
+    """No rows, no keys, and only ignored ones (255)."""
+    counts = [20 if count == 255 else count for count in (mine, others)]
+    x = unit_rows(sum(counts), 8, BF16)
+    labels = torch.arange(sum(counts)) % 3
+    settings = reference_pixel.Settings(0.1, form, 255)
+    for count, part in ((mine, slice(0, counts[0])), (others, slice(counts[0], None))):
+        if count == 255:
+            labels[part] = 255
+    (rows, _), (keys, _) = two_ranks(x, labels, counts[0], settings)
+    sums = [pixel.denominators(rows, keys, settings), *pixel.positives(rows, keys, settings)]
+    for values in (*sums, pixel.pulls(rows, keys, settings)):
+        assert len(values) == counts[0] and not values.any()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,10 @@ import torch
 import torch.nn.functional as F
 
 from pipa_fast import ops
+from pipa_fast.ops import _pixel_contrast_cuda as pixel
 from pipa_fast.ops.backends import Problem, cuda_why_not
+from pipa_fast.reference.pixel_contrast import Settings
+from tests.csrc.two_ranks import errors, two_ranks
 
 REASON = cuda_why_not(Problem("cuda"))
 pytestmark = pytest.mark.skipif(bool(REASON), reason=f"the cuda backend cannot run: {REASON}")
@@ -38,6 +41,19 @@ def test_pixel_contrast(n, d, form, dtype):
     loss = ops.pixel_contrast(x, labels, denominator=form, backend="cuda")
     wide = x.detach().double().requires_grad_()
     check(dtype, loss, x, ops.pixel_contrast(wide, labels, denominator=form), wide)
+
+
+@pytest.mark.parametrize("dtype", list(BOUNDS))
+@pytest.mark.parametrize("form", ["negatives", "all"])
+def test_pairs_with_rows_of_another_rank(form, dtype):
+    torch.manual_seed(0)
+    x, labels = rows(1500, 90, dtype).detach(), torch.randint(0, 19, (1500,), device="cuda")
+    labels, settings = labels.masked_fill(labels == 3, 255), Settings(0.1, form, 255)
+    cases = two_ranks(x, labels, 900, settings)
+    for name, found, same, truth in errors(pixel, cases, settings):
+        error, floor = ((v.double() - truth).norm() for v in (found, same))
+        allowed = BOUNDS[dtype][name == "pulls"]
+        assert error <= 1.1 * floor + allowed * truth.norm() + 1e-6, name
 
 
 @pytest.mark.parametrize("dtype", list(BOUNDS))
@@ -139,9 +155,18 @@ def test_compiled_and_captured():
 def test_operators_refuse_what_would_read_past_memory():
     kernels, x = torch.ops.pipa_fast_cuda, torch.zeros(10, 8, device="cuda")
     ints = torch.zeros(128, dtype=torch.int32, device="cuda")
-    good = [x, ints, ints, ints[:1], False, 1.0, 3]
+    good = [x, ints, ints, ints[:1], x, ints[:1], False, 1.0, 3]
     assert kernels.pixel_contrast_denominators(*good).shape[1] == 128
-    for place, bad in ((0, x.T), (0, x.bfloat16()), (1, ints[:10]), (3, ints), (6, 4)):
+    wrong = (0, x.T), (0, x.bfloat16()), (1, ints[:10]), (3, ints), (8, 4)
+    wrong_keys = (
+        (4, None),
+        (4, x[:0]),
+        (4, x.half()),
+        (4, x.new_zeros(10, 16)),
+        (5, None),
+        (5, ints),
+    )
+    for place, bad in (*wrong, *wrong_keys):
         given = [bad if i == place else argument for i, argument in enumerate(good)]
         with pytest.raises(RuntimeError, match="must"):
             kernels.pixel_contrast_denominators(*given)

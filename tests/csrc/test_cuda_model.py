@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The CUDA kernels' algorithm against float64, and the kernels' partial sums against it."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,7 +13,9 @@ from pipa_fast.ops import _patch_consistency_cuda as patch
 from pipa_fast.ops import _pixel_contrast_cuda as pixel
 from pipa_fast.reference import patch_consistency as reference_patch
 from pipa_fast.reference import pixel_contrast as reference_pixel
+from pipa_fast.reference.pixel_contrast import Settings
 from tests.csrc.cuda_model import Model
+from tests.csrc.two_ranks import errors, two_ranks
 
 SIZES = [1, 2, 15, 16, 17, 83]  # around a block of 16 rows, and several
 LABELS = {
@@ -60,6 +64,18 @@ def test_pixel_contrast_of_other_tiles(n, d, rows, monkeypatch):
     check_pixel_contrast(Model(rows, 16), monkeypatch, *case, "negatives")
 
 
+@pytest.mark.parametrize("form", ["negatives", "all"])
+@pytest.mark.parametrize("kind", list(LABELS))
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (15, 7), (17, 30), (50, 70)])
+def test_pixel_contrast_of_two_ranks(n, m, kind, form, monkeypatch):
+    torch.manual_seed(n)
+    monkeypatch.setattr(pixel, "KERNELS", Model())
+    settings = Settings(0.1, form, 255)
+    cases = two_ranks(unit_rows(n + m), LABELS[kind](n + m), n, settings)
+    for _, found, _, truth in errors(pixel, cases, settings):
+        close(found, truth)
+
+
 @pytest.mark.parametrize("splits", [1, 3])
 @pytest.mark.parametrize("kind", list(LABELS))
 @pytest.mark.parametrize(("n", "m"), [(1, 0), (2, 1), (15, 7), (16, 8), (17, 9), (50, 70)])
@@ -92,13 +108,17 @@ def test_kernels_put_each_partial_sum_where_the_model_does(kernels):
     torch.manual_seed(0)
     model = Model(128, 64)
     labels = torch.randint(0, 5, (330,)).masked_fill(torch.arange(330) % 50 == 0, 255)
-    rows = pixel._sort(unit_rows(330, 64).bfloat16(), labels, None, 255)
-    for form in ("negatives", "all"):
-        problem = pixel._problem(rows, 0.1, form)
+    rows = pixel.Side.of(unit_rows(330, 64).bfloat16(), labels, 255)
+    keys = pixel.Side.of(unit_rows(200, 64).bfloat16(), torch.randint(0, 5, (200,)), 0)
+    for form, others in itertools.product(("negatives", "all"), (None, keys)):
+        problem = pixel.Meeting.of(rows, others).problem(0.1, form)
         sums = [k.pixel_contrast_denominators(*problem).double() for k in (kernels, model)]
-        assert (sums[1][:3] > 0).any(1).all()  # of the shift, of its program, and of a part
+        if others is None:
+            assert (sums[1][:3] > 0).any(1).all()  # of the shift, of its program, and of a part
+        else:
+            sums = [s.sum(0)[:300] for s in sums]  # a share's tiles are wider on Hopper; 323 live
         torch.testing.assert_close(*sums, rtol=1e-4, atol=0)
-        z = sums[1].sum(0).float()
+        z = sums[1].sum(0).float() if others is None else torch.rand(len(problem[1]))
         parts = [k.pixel_contrast_positives(*problem, z).double() for k in (kernels, model)]
         kinds = slice(0, 1 if form == "all" else 2)  # the form `all` needs no slopes
         torch.testing.assert_close(*(p[:, kinds] for p in parts), rtol=1e-4, atol=1e-5)

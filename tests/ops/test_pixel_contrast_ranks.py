@@ -10,14 +10,16 @@ import torch.nn.functional as F
 
 from pipa_fast import ops
 from pipa_fast.ops import _pixel_contrast_cpu as cpu
+from pipa_fast.ops import _pixel_contrast_cuda as cuda
 from pipa_fast.ops import _pixel_contrast_ranks as ranks
 from pipa_fast.reference.pixel_contrast import Rows, Settings, anchor_weights
 
 op = sys.modules["pipa_fast.ops.pixel_contrast"]
 IGNORE = 255
-# How many rows each rank holds. Blocks have 96 rows on the CPU, tiles 16 to 64 in Triton.
+# How many rows each rank holds. Blocks have 96 rows on the CPU, tiles 16 to 64 in Triton, 16 to 128
+# in CUDA C++.
 CUTS = [(5, 9), (0, 7), (7, 0), (1, 1, 1), (20, 37), (70, 130), (97, 3, 200)]
-FEW = 5  # of them, for the interpreter
+FEW = 5  # of them, for the interpreter and the emulator
 LAYOUTS = {
     "skewed": lambda n: (torch.rand(n) ** 3 * 9).long(),
     "own classes": lambda n: torch.arange(n) // max(1, n // 3),
@@ -30,14 +32,18 @@ LAYOUTS = {
 
 
 CPUS = ["portable", "avx2", "avx512", "portable_bf16", "avx512_bf16"]
+CHIPS = ["sm_80", "sm_90a"]
+GPUS = [pytest.param(name, marks=pytest.mark.slow) for name in ("triton", *CHIPS)]
 
 
-@pytest.fixture(params=["reference", *CPUS, pytest.param("triton", marks=pytest.mark.slow)])
+@pytest.fixture(params=["reference", *CPUS, *GPUS])
 def pairs(request, monkeypatch):
     if request.param == "reference":
         return op._REFERENCE_PAIRS
     if request.param == "triton":
         return interpreted(monkeypatch)
+    if request.param in CHIPS:
+        return emulated(request, monkeypatch, request.param)
     if not pytest.importorskip("pipa_fast._host").cpu_features()[request.param]:
         pytest.skip(f"this CPU has no {request.param}")
     return cpu.pairs(request.param)
@@ -60,6 +66,12 @@ def interpreted(monkeypatch):
     for table in ("MIXED", "GRADIENT"):
         monkeypatch.setattr(_pixel_contrast_ranks, table, rows)
     return op._TRITON_PAIRS
+
+
+def emulated(request, monkeypatch, chip):
+    """Those of CUDA C++."""
+    monkeypatch.setattr(cuda, "KERNELS", request.getfixturevalue("emulator").of(chip))
+    return op._CUDA_PAIRS
 
 
 @dataclasses.dataclass
@@ -132,7 +144,8 @@ def check(monkeypatch, pairs, x, labels, weights, settings, cuts, tolerance):
 @pytest.mark.parametrize("form", ["negatives", "all"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_parts_are_the_whole(monkeypatch, pairs, layout, form):
-    for cuts in CUTS[: FEW if pairs is op._TRITON_PAIRS else None]:
+    slow = pairs in (op._TRITON_PAIRS, op._CUDA_PAIRS)
+    for cuts in CUTS[: FEW if slow else None]:
         n = sum(cuts)
         x, labels = F.normalize(torch.randn(n, 11), dim=1), LAYOUTS[layout](n)
         settings = Settings(0.1, form, IGNORE)
@@ -145,6 +158,25 @@ def test_triton_in_short(monkeypatch, form):
     x, labels = F.normalize(torch.randn(37, 11), dim=1), LAYOUTS["some ignored"](37)
     pairs, settings = interpreted(monkeypatch), Settings(0.1, form, IGNORE)
     check(monkeypatch, pairs, x, labels, torch.rand(37), settings, [20, 17], 1e-6)
+
+
+@pytest.mark.parametrize("form", ["negatives", "all"])
+@pytest.mark.parametrize(
+    ("chip", "dtype", "tolerance"),
+    [
+        ("sm_80", torch.float32, 1e-6),
+        ("sm_80", torch.bfloat16, 1e-3),
+        ("sm_90a", torch.bfloat16, 1e-3),
+        ("sm_90a", torch.float16, 1e-3),
+    ],
+)
+def test_cuda_in_short(monkeypatch, request, chip, dtype, tolerance, form):
+    """A class of the first rank alone, one of the second, and a rank without rows."""
+    x = F.normalize(torch.randn(190, 11), dim=1).to(dtype)
+    labels = torch.where(torch.rand(190) < 0.2, IGNORE, torch.arange(190) % 3)
+    labels[:20], labels[180:] = 7, 8
+    pairs, settings = emulated(request, monkeypatch, chip), Settings(0.1, form, IGNORE)
+    check(monkeypatch, pairs, x, labels, torch.rand(190), settings, [140, 0, 50], tolerance)
 
 
 @pytest.mark.parametrize("form", ["negatives", "all"])
@@ -181,11 +213,15 @@ def test_float64_of_the_reference(monkeypatch):
             check(monkeypatch, op._REFERENCE_PAIRS, x, labels, None, settings, [20, 0, 40], 1e-12)
 
 
-@pytest.mark.parametrize("name", ["cpu", "triton"])
-def test_rows_that_are_not_finite(monkeypatch, name):
+@pytest.mark.parametrize("name", ["cpu", "triton", *CHIPS])
+def test_rows_that_are_not_finite(monkeypatch, request, name):
     if name == "cpu":
         pytest.importorskip("pipa_fast._C")
-    pairs = cpu.pairs() if name == "cpu" else interpreted(monkeypatch)
+        pairs = cpu.pairs()
+    elif name == "triton":
+        pairs = interpreted(monkeypatch)
+    else:
+        pairs = emulated(request, monkeypatch, name)
     x, labels = F.normalize(torch.randn(40, 8), dim=1), torch.arange(40) % 4
     x[33] = torch.nan  # of the other rank
     settings = Settings(0.1, "negatives", IGNORE)
