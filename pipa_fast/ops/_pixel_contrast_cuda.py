@@ -4,6 +4,7 @@
 The kernels compute what depends on pairs of rows. Nothing here waits for the device.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -29,7 +30,9 @@ class Side(NamedTuple):
     def of(cls, features: Tensor, labels: Tensor, ignore_index: int) -> "Side":
         """Sort rows."""
         classes, order, live = by_class(labels + _wrapped(DEAD - ignore_index))
-        return cls(F.pad(features[order], (0, -features.shape[1] % 8)), order, classes, live)
+        # Infinite cosines may lose nothing, which would hide them; nan is in every sum.
+        x = features[order].nan_to_num(nan=math.nan, posinf=math.nan, neginf=math.nan)
+        return cls(F.pad(x, (0, -features.shape[1] % 8)), order, classes, live)
 
     def home(self, values: Tensor) -> Tensor:
         """Return values [K, padded] where the rows came from [K, N]: 0 for those without part."""

@@ -134,6 +134,19 @@ def test_rows_that_take_no_part_may_be_anything():
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("form", ["negatives", "all"])
+def test_what_is_not_finite_is_not_hidden_by_pixel_contrast(form, value):
+    """Of rows that like their own class and no other, infinite cosines lose nothing."""
+    labels = torch.arange(100) % 3
+    for dtype in (F32, BF16):
+        x = unit_rows(100, 16, dtype)
+        x[:, 3] = torch.where(labels == 2, 1, -1) * x[:, 3].abs()
+        x[50, 3] = value
+        loss, gradient = both_ways(pixel, x, labels, None, 0.1, form, 255)
+        assert loss.isnan() and gradient.isnan().any()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_what_is_not_finite_is_not_hidden_by_patch_consistency(value):
     """Of anchors that like their positives and no key, infinite cosines lose nothing."""
     for which in range(3):
