@@ -37,9 +37,11 @@ def device_name(device: torch.device) -> str:
     """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    named = cpu_lines("model name")[:1] or [platform.processor() or platform.machine()]
-    found = {key: cpu_lines(f"cpu {key}" if key == "family" else key) for key in ("family", "model")}
-    return " ".join(named + [f"{key} {values[0]}" for key, values in found.items() if values])
+    name = cpu_lines("model name")[:1] or [platform.processor() or platform.machine()]
+    family, model = cpu_lines("cpu family"), cpu_lines("model")
+    if family and model:
+        name += ["family", family[0], "model", model[0]]
+    return " ".join(name)
 
 
 def cpu_flags() -> list[str]:

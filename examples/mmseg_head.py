@@ -2,9 +2,8 @@
 """A decode head in the manner of mmsegmentation 1.x, with the pixel contrast among its losses.
 
 With mmseg, this is a head of its registry. Without, a stand-in of our own has what a head uses of
-BaseDecodeHead (of release 1.2). It has trained with the one of mmsegmentation 1.2.2 on mmcv-lite 2.1,
-whose compiled ops no head of this kind calls: for mmseg's other heads to import, `mmcv.ops` was a mock,
-since the whole mmcv has no wheel for a torch that pipa_fast runs with. In a config:
+BaseDecodeHead. It has trained with that of mmsegmentation 1.2.2 on mmcv-lite 2.1 (`mmcv.ops`, which
+other heads import, was a mock: the whole mmcv has no build for a recent torch). In a config:
 
     custom_imports = dict(imports=["mmseg_head"])  # this file, on the PYTHONPATH
     model = dict(decode_head=dict(

@@ -42,7 +42,7 @@ def compiled(function: Callable[..., Any]) -> Callable[[], Callable[..., Any]]:
     """Return how to make torch.compile of a function, for fixed shapes."""
 
     def make() -> Callable[..., Any]:
-        torch._dynamo.reset()  # beyond its recompile_limit, a function runs eagerly, and says nothing
+        torch._dynamo.reset()  # past its recompile_limit, a function runs eagerly without a word
         return torch.compile(function, dynamic=False)
 
     return make
