@@ -66,7 +66,7 @@ def sort_rows_kernel(
     Largest,  # [] of the weights, or None
     Z,  # [N] and
     U,  # [N] as the forward pass saved them, or None
-    X,  # [N padded, D] sorted rows
+    X,  # [N padded, D] sorted rows; inf as NaN, since exp2 of an infinite cosine may be 0
     First,  # [N padded]
     Past,  # [N padded]
     Share,  # [N padded] an anchor's weight
@@ -118,8 +118,7 @@ def sort_rows_kernel(
         mask=live[:, None] & (column < d)[None, :],
         other=0.0,
     )
-    x += x - x  # an infinite feature becomes NaN: exp2 of an infinite cosine may be 0, and hide it
-    tl.store(X + place.to(tl.int64)[:, None] * D + column[None, :], x)
+    tl.store(X + place.to(tl.int64)[:, None] * D + column[None, :], x + (x - x))
 
 
 @triton.jit
