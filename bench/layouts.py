@@ -67,11 +67,11 @@ def reduced(recipe: str, data: Path, iterations: int) -> dict[str, Any]:
     }
 
 
-def call(words: Sequence[str], log: Path, *, ranks: int = 0, expect: int = 0) -> None:
+def call(words: Sequence[str], log: Path, *, ranks: int = 0) -> None:
     """Run a module of pipa_fast, under torchrun if `ranks`, with its output in `log`.
 
     Raises:
-        RuntimeError: another exit status than expected.
+        RuntimeError: it failed.
     """
     launcher = [sys.executable, "-m"]
     if ranks:
@@ -84,7 +84,7 @@ def call(words: Sequence[str], log: Path, *, ranks: int = 0, expect: int = 0) ->
             stdout=out,
             stderr=subprocess.STDOUT,
         )
-    if done.returncode != expect:
+    if done.returncode:
         raise RuntimeError(f"{' '.join(words)} ended with {done.returncode}; see {log}")
 
 
@@ -103,7 +103,7 @@ def train(recipe: str, out: Path, iterations: int, ranks: int) -> dict[str, Any]
     words = ["pipa_fast.train", "--config", str(config), "--run.dir", str(out)]
     words += ["--run.name", recipe, "--run.resume", "auto"]
     stop = ["--run.stop_after", str(iterations // 2)]
-    call([*words, *stop], log, ranks=ranks, expect=1 if ranks else 130)  # torchrun has only 1
+    call([*words, *stop], log, ranks=ranks)
     call(words, log, ranks=ranks)
     call(["pipa_fast.evaluate", "--run", str(folder)], log)
     resumed = [line for line in log.read_text().splitlines() if "resumed" in line]
