@@ -50,7 +50,6 @@ class Problem(NamedTuple):
     dtype: torch.dtype = torch.float32
     dim: int = 64
     temperature: float = 0.1
-    group: str = ""
     rows: int = 0
 
 
@@ -260,8 +259,8 @@ def _table(op: str) -> tuple[Backend, ...]:
 def backends_explained(op: str, device: str | torch.device) -> dict[str, str]:
     """Return each backend of an op with why it cannot run on the device; "" where it can.
 
-    The question is asked for float32 rows, temperature 0.1 and no group. Raises ValueError for a
-    name that is no op's, or no device's.
+    The question is asked for float32 rows and temperature 0.1. Raises ValueError for a name that is
+    no op's, or no device's.
     """
     try:
         kind = torch.device(device).type

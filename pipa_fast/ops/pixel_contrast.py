@@ -80,14 +80,8 @@ def pixel_contrast(
     require(denominator in ("negatives", "all"), "denominator", denominator, '"negatives" or "all"')
     check_label("ignore_index", ignore_index)
     features, name = autocast_features(features), group_name(group)
-    problem = Problem(
-        features.device.type,
-        features.dtype,
-        features.shape[1],
-        temperature,
-        name,
-        features.shape[0],
-    )
+    n, d = features.shape
+    problem = Problem(features.device.type, features.dtype, d, temperature, n)
     backend = choose("pixel_contrast", BACKENDS, problem, backend)
     loss, _, _ = torch.ops.pipa_fast.pixel_contrast(
         features, labels, weights, temperature, denominator, ignore_index, name, backend
@@ -110,24 +104,16 @@ LIBRARY.define(
 )
 
 
-_TRITON_RANKS = "pipa_fast.kernels._pixel_contrast_ranks"
-_TRITON_PAIRS = Pairs(
-    later(_TRITON_RANKS, "denominators"),
-    torch.add,
-    later(_TRITON_RANKS, "positives"),
-    factor_of_z,
-    later(_TRITON_RANKS, "pulls"),
-    empty=0,
-)
-_CUDA_MODULE = "pipa_fast.ops._pixel_contrast_cuda"
-_CUDA_PAIRS = Pairs(
-    later(_CUDA_MODULE, "denominators"),
-    torch.add,
-    later(_CUDA_MODULE, "positives"),
-    factor_of_z,
-    later(_CUDA_MODULE, "pulls"),
-    empty=0,
-)
+def _pairs_of(module: str) -> Pairs:
+    """Return the sums over pairs of a module that is imported when one is called."""
+    denominators, positives, pulls = (
+        later(module, name) for name in ("denominators", "positives", "pulls")
+    )
+    return Pairs(denominators, torch.add, positives, factor_of_z, pulls, empty=0)
+
+
+_TRITON_PAIRS = _pairs_of("pipa_fast.kernels._pixel_contrast_ranks")
+_CUDA_PAIRS = _pairs_of("pipa_fast.ops._pixel_contrast_cuda")
 _REFERENCE_PAIRS = Pairs(
     reference.denominators,
     torch.logaddexp,

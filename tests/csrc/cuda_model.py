@@ -46,11 +46,12 @@ class Model:
     def _mask(
         self, counts: Callable[..., bool], begin: int, column: int, r: SimpleNamespace
     ) -> Tensor:
-        """Which of a tile count: counts(same class, row, column)."""
+        """Which of a tile count: counts(same class, the key that the row is or -1, key)."""
         found = [
-            [counts(cuda.holds(own, j), i, j) for j in range(column, column + self.columns)]
+            [counts(cuda.holds(own, j), itself, j) for j in range(column, column + self.columns)]
             for i in range(begin, begin + self.rows)
             for own in [(r.first[i], r.past[i]) if i < r.live else (0, 0)]
+            for itself in [i if r.itself else -1]
         ]
         return torch.tensor(found)
 
@@ -133,8 +134,7 @@ class Model:
             t = own_z.log2() - exponent
             losses = s if r.all_form else t.clamp(min=0) + torch.log2(1 + torch.exp2(-t.abs()))
             slopes = 1 / (own_z + torch.exp2(exponent))
-            counts = lambda same, i, j: cuda.is_positive(same, i if r.itself else -1, j)  # noqa: E731
-            mask = self._mask(counts, begin, column, r)
+            mask = self._mask(cuda.is_positive, begin, column, r)
             for kind, values in enumerate((losses, slopes)):
                 out[part, kind, at] += values.where(mask, 0).sum(1)
         return out

@@ -243,7 +243,7 @@ def test_the_faster_backend_is_chosen_in_compiled_code(monkeypatch, measured):
 
     @functools.partial(torch.compile, fullgraph=True, backend="eager", dynamic=True)
     def choose(x):
-        problem = table.Problem("cuda", torch.bfloat16, 256, 0.1, "", x.shape[0])
+        problem = table.Problem("cuda", torch.bfloat16, 256, 0.1, x.shape[0])
         return x.sum() * (table.choose("pixel_contrast", lines, problem, None) == "cuda")
 
     assert [int(choose(torch.ones(n))) for n in (1000, 1100, 2000, 9000)] == [1000, 1100, 0, 9000]
