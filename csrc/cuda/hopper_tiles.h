@@ -189,6 +189,42 @@ PIPA_DEVICE void clear_rows(char* tile, int from) {
   sync_some(1, S::kConsumers);
 }
 
+// add(similarities, at) for all tiles at, next(at), … below `high`: while the next tile's products
+// run.
+template <class S, Number kNumber, class Memory, class Next, class Add>
+PIPA_DEVICE void add_similarities(Memory& memory, int at, int high, const Next& next,
+                                  const Add& add) {
+  float s0[1][S::kColumns / 8][4], s1[1][S::kColumns / 8][4];
+  Turn<S::kStages> turn;
+  auto start = [&](auto& s, const Turn<S::kStages>& whose) {
+    barrier_wait(&memory.full[whose.stage], whose.parity);
+    start_similarities<S, kNumber == Number::float16>(s[0], memory.own, memory.others[whose.stage]);
+  };
+  auto take = [&](auto& s) {
+    pin(s[0]);
+    memory.hand_back(turn.stage);
+    add(s, at);
+  };
+  // False at the last tile.
+  auto step = [&](auto& now, auto& then) {
+    const int following = next(at);
+    if (following >= high) {
+      wait_products<0>();
+      take(now);
+      return false;
+    }
+    start(then, turn.after());
+    wait_products<1>();
+    take(now);
+    at = following, turn = turn.after();
+    return true;
+  };
+  barrier_wait(&memory.own_here, 0);
+  start(s0, turn);
+  while (step(s0, s1) && step(s1, s0)) {
+  }
+}
+
 // sum += entries · other over all tiles column, next(column + kColumns), … below `high`.
 // entries(s, column, stage) makes entries of similarities. Rows from `there` on are taken for
 // zeros. With S::kAhead, it runs while the next tile's similarities and the last one's product do;

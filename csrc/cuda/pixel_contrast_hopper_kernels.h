@@ -50,23 +50,16 @@ hopper_sum_apart_kernel(PIPA_GRID_CONSTANT TensorMap map, Rows rows, float* slot
 
   grow_registers<kMultiplierRegisters>();
   const int row = 16 * warp();
-  float row_sums[1][2] = {}, s0[kEights][4], s1[kEights][4];
-  Turn<S::kStages> turn;
+  float row_sums[1][2] = {};
   int half = 0;  // of the column sums
-  auto start = [&](float (&s)[kEights][4], const Turn<S::kStages>& whose) {
-    barrier_wait(&memory.full[whose.stage], whose.parity);
-    start_similarities<S, kNumber == Number::float16>(s, memory.own, memory.others[whose.stage]);
-  };
-  auto add = [&](float (&s)[kEights][4]) {
-    pin(s);
-    memory.hand_back(turn.stage);
-    const int column = tiles.column(index);
+  auto add = [&](float (&s)[1][kEights][4], int at) {
+    const int column = tiles.column(at);
     const bool ragged = column + S::kColumns > live || begin + S::kRows > live;
     float column_sums[kEights][2] = {};
     PIPA_UNROLL
     for (int n = 0; n < kEights; ++n) PIPA_UNROLL
     for (int i = 0; i < 4; ++i) {
-      float e = exp2_shared_out<S::kByFma>(s[n][i] * rows.scale - rows.scale, 4 * n + i);
+      float e = exp2_shared_out<S::kByFma>(s[0][n][i] * rows.scale - rows.scale, 4 * n + i);
       if (ragged) {
         const bool there = begin + row + fragment_row(lane(), 0, i / 2) < live &&
                            column + fragment_column(lane(), n, i) < live;
@@ -82,29 +75,13 @@ hopper_sum_apart_kernel(PIPA_GRID_CONSTANT TensorMap map, Rows rows, float* slot
       float sum = 0;
       PIPA_UNROLL
       for (int w = 0; w < S::kWarps; ++w) sum += partial[w * S::kColumns + thread()];
-      const int64_t slot = slot_of_shift(tiles.shift(index), first_shift);
+      const int64_t slot = slot_of_shift(tiles.shift(at), first_shift);
       slots[slot * padded + column + thread()] += sum;
     }
     half ^= 1;
   };
-  // The next tile's products run while this one's exponentials are summed. False at the last tile.
-  auto step = [&](auto& now, auto& then) {
-    const int following = tiles.next(index + 1);
-    if (following >= tiles.end()) {
-      wait_products<0>();
-      add(now);
-      return false;
-    }
-    start(then, turn.after());
-    wait_products<1>();
-    add(now);
-    index = following, turn = turn.after();
-    return true;
-  };
-  barrier_wait(&memory.own_here, 0);
-  start(s0, turn);
-  while (step(s0, s1) && step(s1, s0)) {
-  }
+  add_similarities<S, kNumber>(
+      memory, index, tiles.end(), [&](int at) { return tiles.next(at + 1); }, add);
   add_lanes_of_rows(row_sums);
   if (lane() % 4 == 0) {
     PIPA_UNROLL
@@ -125,7 +102,7 @@ hopper_sum_others_kernel(PIPA_GRID_CONSTANT TensorMap own, PIPA_GRID_CONSTANT Te
   const int live = *rows.live, keys = *rows.live_keys, begin = block_x() * S::kRows;
   const KeyTiles<S> tiles = other_tiles<S>(rows, live, keys);
   const int high = tiles.share.high;
-  int column = tiles.next(tiles.share.low);
+  const int column = tiles.next(tiles.share.low);
   if (begin >= live || column >= high) return;
   auto& memory = aligned_memory<OthersMemory<S>>();
   memory.begin();
@@ -140,35 +117,12 @@ hopper_sum_others_kernel(PIPA_GRID_CONSTANT TensorMap own, PIPA_GRID_CONSTANT Te
 
   grow_registers<kMultiplierRegisters>();
   const LaneRows<1> mine(rows.first, rows.past, begin + 16 * warp(), rows.all_form ? 0 : live);
-  float sums[1][2] = {}, s0[1][kEights][4], s1[1][kEights][4];
-  Turn<S::kStages> turn;
-  auto start = [&](auto& s, const Turn<S::kStages>& whose) {
-    barrier_wait(&memory.full[whose.stage], whose.parity);
-    start_similarities<S, kNumber == Number::float16>(s[0], memory.own, memory.others[whose.stage]);
-  };
-  auto add = [&](auto& s) {
-    pin(s[0]);
-    memory.hand_back(turn.stage);
-    add_exponentials<S::kByFma>(s, sums, rows.scale, 0, mine, tiles, column);
-  };
-  // As in hopper_sum_apart_kernel.
-  auto step = [&](auto& now, auto& then) {
-    const int following = next(column + S::kColumns);
-    if (following >= high) {
-      wait_products<0>();
-      add(now);
-      return false;
-    }
-    start(then, turn.after());
-    wait_products<1>();
-    add(now);
-    column = following, turn = turn.after();
-    return true;
-  };
-  barrier_wait(&memory.own_here, 0);
-  start(s0, turn);
-  while (step(s0, s1) && step(s1, s0)) {
-  }
+  float sums[1][2] = {};
+  add_similarities<S, kNumber>(
+      memory, column, high, [&](int at) { return next(at + S::kColumns); },
+      [&](float (&e)[1][kEights][4], int at) {
+        add_exponentials<S::kByFma>(e, sums, rows.scale, 0, mine, tiles, at);
+      });
   add_lanes_of_rows(sums);
   store_sums(sums, mine, out + block_y() * padded);
 #endif
