@@ -130,13 +130,14 @@ def describe(name: str, chip: int) -> dict[str, Any]:
         "tile": f"{rows} x {columns}",
         "threads": 32 * warps,
         "part": part,
+        "cluster": 1,
         "shared": own + beside[kernel],
     }
 
 
 def describe_hopper(kernel: str, shape: Sequence[int], kind: str) -> dict[str, Any]:
     """Return the same of a kernel for Hopper, as csrc/cuda/hopper_tiles.h lays its memory out."""
-    row_bytes, groups, columns, stages, part, _ = shape
+    row_bytes, groups, columns, stages, part, _, cluster = shape
     rows, warps = 64 * groups, 4 * groups
     numbers = {
         "hopper_sum_apart_kernel": 2 * warps * columns,
@@ -153,6 +154,7 @@ def describe_hopper(kernel: str, shape: Sequence[int], kind: str) -> dict[str, A
         "tile": f"{rows} x {columns}",
         "threads": 128 * groups + COPIER,
         "part": part,
+        "cluster": cluster,
         "shared": tiles + 4 * numbers[kernel] + 8 * (1 + 2 * stages) + 1024,
     }
 
@@ -175,7 +177,7 @@ def tensor_cores(cubin: Path) -> dict[str, str] | None:
     done = subprocess.run([tool, "-sass", str(cubin)], capture_output=True, text=True)
     found = {}
     for text in done.stdout.split("Function : ")[1:]:
-        kinds = sorted(set(re.findall(r"\b(HMMA|HGMMA|UTMALDG)\b", text)))
+        kinds = sorted(set(re.findall(r"\b(HMMA|HGMMA|UTMALDG|MULTICAST)\b", text)))
         found[text.split("\n", 1)[0].strip()] = " ".join(kinds)
     return found
 
@@ -198,8 +200,10 @@ def fault(row: dict[str, Any]) -> str:
         return "does not fit a multiprocessor"
     if row["tensor_cores"] == "":
         return "multiplies outside of the tensor cores"
-    if row["kernel"].startswith("hopper_") and row["tensor_cores"] not in (None, "HGMMA UTMALDG"):
-        return f"has {row['tensor_cores']}, not HGMMA and UTMALDG"
+    if row["kernel"].startswith("hopper_") and row["tensor_cores"] is not None:
+        wanted = "HGMMA MULTICAST UTMALDG" if row["cluster"] > 1 else "HGMMA UTMALDG"
+        if row["tensor_cores"] != wanted:
+            return f"has {row['tensor_cores']}, not {wanted}"
     return ""
 
 
@@ -209,18 +213,21 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         "# What the CUDA C++ kernels take of a chip",
         "",
         "Compiled, not yet run on a GPU; nothing spills, and nothing is kept in local memory.",
-        "`columns`: of the widest rows that a kernel takes. `blocks`: how many a multiprocessor",
-        "holds. `hopper_` kernels, of wgmma and bulk copies of tensors, take 16-bit numbers on",
-        "sm_90; the environment's `PIPA_FAST_HOPPER=0` leaves them to the others. Their registers",
-        "are those at the start: threads that multiply go on with 240, those that copy with 24.",
+        "`columns`: of the widest rows that a kernel takes. `cluster`: how many blocks share their",
+        "tiles, by copies to all of them. `blocks`: how many a multiprocessor holds. `hopper_`",
+        "kernels, of wgmma and bulk copies of tensors, take 16-bit numbers on sm_90; the",
+        "environment's `PIPA_FAST_HOPPER=0` leaves them to others. Their registers are those at",
+        "the start: threads that multiply go on with 240, those that copy with 24 or 40.",
         "Written by `python -m bench.cuda_table --markdown docs/cuda.md`.",
         "",
-        "| kernel | chip | number | columns | tile | threads | registers | shared KiB | blocks |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| kernel | chip | number | columns | tile | cluster | threads | registers | shared KiB "
+        "| blocks |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
         f"| {r['kernel']} | sm_{CODE[r['chip']]} | {r['number']} | {r['columns']} | {r['tile']} "
-        f"| {r['threads']} | {r['registers']} | {r['shared'] / 1024:.0f} | {r['blocks']} |"
+        f"| {r['cluster']} | {r['threads']} | {r['registers']} | {r['shared'] / 1024:.0f} "
+        f"| {r['blocks']} |"
         for r in sorted(rows, key=lambda r: (r["kernel"], r["chip"], r["number"], r["columns"]))
     ]
     return "\n".join(lines) + "\n"

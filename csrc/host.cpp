@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <thread>
 
@@ -108,17 +109,28 @@ Pair shared_range(const Ints& first, const Ints& past, int begin, int end, int l
   return pair_of(pipa::cuda::shared_range(first.data(), past.data(), begin, end, live));
 }
 
-// Of each tile that a program of the sum apart meets: its shift and its first column.
-std::vector<Pair> apart_tiles(int rows, int columns, int block, int blocks, Pair shifts, Pair own,
-                              int live) {
-  require(columns > 0 && rows > 0 && rows % columns == 0, "rows must be a multiple of columns");
-  require(0 <= block && block < blocks, "block must be one of blocks");
-  const pipa::cuda::ApartTiles tiles = {rows,          columns, block, blocks, range_of(shifts),
-                                        range_of(own), live};
+template <int kCluster>
+std::vector<Pair> apart_tiles_of(int rows, int columns, int block, int blocks, Pair offsets,
+                                 const std::vector<Pair>& own, int live) {
+  const int member = block % kCluster;
+  pipa::cuda::ApartTiles<kCluster> tiles = {
+      rows, columns, block - member, blocks, range_of(offsets), {}, live};
+  std::transform(own.begin(), own.end(), tiles.own, range_of);
   std::vector<Pair> result;
   for (int i = tiles.next(0); i < tiles.end(); i = tiles.next(i + 1))
-    result.emplace_back(tiles.shift(i), tiles.column(i));
+    if (tiles.meets(i, member)) result.emplace_back(tiles.shift(i, member), tiles.column(i));
   return result;
+}
+
+// Of each tile that a program of the sum apart meets with a block: its shift and its first column.
+// own: of each of the cluster's blocks.
+std::vector<Pair> apart_tiles(int rows, int columns, int block, int blocks, Pair offsets,
+                              const std::vector<Pair>& own, int live) {
+  require(columns > 0 && rows > 0 && rows % columns == 0, "rows must be a multiple of columns");
+  require(0 <= block && block < blocks, "block must be one of blocks");
+  require(own.size() == 1 || own.size() == pipa::cuda::kMostCluster, "a cluster has 1 or 2 blocks");
+  return own.size() == 1 ? apart_tiles_of<1>(rows, columns, block, blocks, offsets, own, live)
+                         : apart_tiles_of<2>(rows, columns, block, blocks, offsets, own, live);
 }
 
 Ints key_tiles(int columns, Pair share, Pair shared) {
@@ -154,14 +166,15 @@ void bind_cuda(py::module_ m) {
         py::arg("column"), py::arg("live"));
   m.def("is_positive", &is_positive, py::arg("same"), py::arg("row"), py::arg("column"));
   m.def("is_negative", &is_negative, py::arg("same"), py::arg("column"), py::arg("live"));
-  m.def("past_shift", &past_shift, py::arg("blocks"));
+  m.def("past_offset", &past_offset, py::arg("blocks"), py::arg("cluster"));
   m.def(
-      "shifts_of",
-      [](int program, int first, int past) { return pair_of(shifts_of(program, first, past)); },
-      py::arg("program"), py::arg("first_shift"), py::arg("past_shift"));
+      "offsets_of",
+      [](int program, int first, int past) { return pair_of(offsets_of(program, first, past)); },
+      py::arg("program"), py::arg("first_offset"), py::arg("past_offset"));
   m.def("apart_tiles", &apart_tiles, py::arg("rows"), py::arg("columns"), py::arg("block"),
-        py::arg("blocks"), py::arg("shifts"), py::arg("own"), py::arg("live"),
-        "Shift and first column of each tile that a program meets, in order.");
+        py::arg("blocks"), py::arg("offsets"), py::arg("own"), py::arg("live"),
+        "Shift and first column of each tile that a program's block meets, in order. own: ranges "
+        "of the blocks of its cluster.");
   m.def(
       "slots_of",
       [](int64_t n, int rows, int columns) {
@@ -169,7 +182,7 @@ void bind_cuda(py::module_ m) {
         return Pair{slots.width, slots.count};
       },
       py::arg("n"), py::arg("rows"), py::arg("columns"), "Width and count of the slots.");
-  m.def("slot_of_shift", &slot_of_shift, py::arg("shift"), py::arg("first_shift"));
+  m.def("slot_of_shift", &slot_of_shift, py::arg("shift"), py::arg("first_offset"));
   m.def("slot_of_program", &slot_of_program, py::arg("program"), py::arg("width"));
   m.def("slot_of_part", &slot_of_part, py::arg("part"), py::arg("width"));
   m.def(
@@ -188,6 +201,7 @@ void bind_cuda(py::module_ m) {
       "piece_at", [](int row, int half, int pair) { return Pieces(row, half).at(pair); },
       py::arg("row"), py::arg("half"), py::arg("pair"), "The same, as a lane finds pairs of them.");
   m.attr("RUN") = kRun;
+  m.attr("MOST_CLUSTER") = kMostCluster;
   m.attr("PARTS") = kParts;
 }
 

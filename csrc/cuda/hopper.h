@@ -55,6 +55,17 @@ PIPA_DEVICE void barrier_arrive_expecting(Barrier* barrier, int bytes) {
       "r"(bytes)
       : "memory");
 }
+// As barrier_arrive, at the same barrier of a cluster's member-th block.
+PIPA_DEVICE void barrier_arrive_at(Barrier* barrier, int member) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
+      "}" ::"r"(shared_address(barrier)),
+      "r"(member)
+      : "memory");
+}
 // Until the phase of this parity has ended.
 PIPA_DEVICE void barrier_wait(Barrier* barrier, int parity) {
   asm volatile(
@@ -78,6 +89,17 @@ PIPA_DEVICE void copy_box(void* to, const TensorMap* map, Barrier* barrier, int 
       "l"(map), "r"(shared_address(barrier)), "r"(column), "r"(row)
       : "memory");
 }
+// The same to this place of several blocks' shared memory, and to this barrier of theirs. members:
+// a bit for each block of the cluster.
+PIPA_DEVICE void copy_box_to(int members, void* to, const TensorMap* map, Barrier* barrier,
+                             int column, int row) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".multicast::cluster [%0], [%1, {%4, %5}], [%2], %3;" ::"r"(shared_address(to)),
+      "l"(map), "r"(shared_address(barrier)), "h"(static_cast<uint16_t>(members)), "r"(column),
+      "r"(row)
+      : "memory");
+}
 // bytes, a multiple of 16 as both addresses are, from global to shared memory.
 PIPA_DEVICE void copy_bytes(void* to, const void* from, Barrier* barrier, int bytes) {
   asm volatile(
@@ -89,6 +111,10 @@ PIPA_DEVICE void copy_bytes(void* to, const void* from, Barrier* barrier, int by
 // What this thread wrote to shared memory is there for products and bulk copies.
 PIPA_DEVICE void publish_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
+// All threads of all blocks of the cluster, and what they did before.
+PIPA_DEVICE void sync_cluster() {
+  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+}
 // Threads of some warps, by a barrier's number 1 ... 15.
 PIPA_DEVICE void sync_some(int number, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");

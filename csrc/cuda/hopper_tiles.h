@@ -4,6 +4,9 @@
 // One warp copies, the other warpgroups multiply: warpgroup g owns rows 64 g … of the block's own
 // rows. Results lie as in tiles.h, with one band a warp. In shared memory a tile is [chunks][rows]
 // of kChunk bytes, in the layout of copy_box.
+//
+// Blocks of a cluster meet the same tiles in the same order. Each copies its share of a tile's rows
+// to all of them, once all have handed back what was in the buffer: L2 is read once for a cluster.
 #pragma once
 
 #include "cuda/hopper.h"
@@ -15,18 +18,32 @@ namespace pipa::cuda {
 // Shape. kByFma: of eight exponentials, those that multiply-adds compute. The unit for exponentials
 // does 16 a cycle, and the tensor cores 2,048 multiply-adds: a product of rows of 128 numbers takes
 // as long as its exponentials.
+//
+// kCluster: similarities of kRows rows take 2,048 / kRows / kCluster numbers of others from L2 in
+// each of their cycles, and L2 has some 12 for a multiprocessor (5.5 TB/s by 132 of them). The
+// product of entries, where there is one, adds cycles and takes nothing more.
 template <int kRowBytes_, int kGroups_, int kColumns_, int kStages_, int kPart_ = 0,
-          int kByFma_ = 0>
+          int kByFma_ = 0, int kCluster_ = 1>
 struct HopperShape {
   static constexpr int kRowBytes = kRowBytes_, kRows = 64 * kGroups_, kColumns = kColumns_;
   static constexpr int kConsumers = kWarpgroup * kGroups_, kThreads = kConsumers + kWarpgroup;
   static constexpr int kWarps = kConsumers / kWarp;  // that multiply
   static constexpr int kStages = kStages_, kPart = kPart_, kByFma = kByFma_;
+  static constexpr int kCluster = kCluster_, kBox = kColumns / kCluster;  // rows of a copy
   static constexpr int kChunks = kRowBytes / kChunk;
+  // Of a thread that copies: two groups leave 32 of 65,536; one leaves what a cluster's copies
+  // need.
+  static constexpr int kCopierRegisters = kGroups_ == 1 ? 40 : 24;
   // Whether registers hold two tiles of similarities beside the sums, and buffers a tile between.
   static constexpr bool kAhead = kPart / 2 + kColumns <= 128 && kStages >= 3;
   static constexpr int kOwnBytes = kRows * kRowBytes, kOtherBytes = kColumns * kRowBytes;
   static_assert(kPadding % kRows == 0 && kRows % kColumns == 0 && kRowBytes % kChunk == 0);
+  static_assert(kCluster <= kMostCluster && kColumns % kCluster == 0 && kBox % 8 == 0);
+
+  // This block's place in its cluster.
+  PIPA_DEVICE static int member() { return block_x() % kCluster; }
+  // The first row of the cluster.
+  PIPA_DEVICE static int lead() { return (block_x() - member()) * kRows; }
 };
 
 // Every shape fits in the 227 KiB of shared memory that a block may have. Own rows are as many as
@@ -41,22 +58,22 @@ struct HopperShapes<128> {
 };
 template <>
 struct HopperShapes<256> {
-  using Sum = HopperShape<256, 2, 128, 4, 0, 2>;
+  using Sum = HopperShape<256, 2, 128, 4, 0, 2, 2>;
   using Gradient = HopperShape<256, 2, 64, 4, 128>;
 };
 template <>
 struct HopperShapes<512> {
-  using Sum = HopperShape<512, 2, 128, 2>;
+  using Sum = HopperShape<512, 2, 128, 2, 0, 0, 2>;
   using Gradient = HopperShape<512, 2, 64, 3, 256>;
 };
 template <>
 struct HopperShapes<1024> {
-  using Sum = HopperShape<1024, 1, 64, 2>;
-  using Gradient = HopperShape<1024, 1, 64, 2, 256>;
+  using Sum = HopperShape<1024, 1, 64, 2, 0, 0, 2>;
+  using Gradient = HopperShape<1024, 1, 64, 2, 256, 0, 2>;
 };
 
-// Registers of a thread that copies and of one that multiplies: together at most 65,536.
-constexpr int kCopierRegisters = 24, kMultiplierRegisters = 240;
+// Registers of a thread that multiplies.
+constexpr int kMultiplierRegisters = 240;
 
 // Which buffer is next, and whether it has been used an odd number of times.
 template <int kStages>
@@ -75,21 +92,31 @@ struct HopperMemory {
   float numbers[kFloats];
   Barrier own_here, full[S::kStages], empty[S::kStages];
 
-  // By all threads.
+  // By all threads, first and last. A block waits for its cluster's others, which write here.
   PIPA_DEVICE void begin() {
     if (thread() == 0) {
       barrier_init(&own_here, 1);
       for (int i = 0; i < S::kStages; ++i) {
         barrier_init(&full[i], 1);
-        barrier_init(&empty[i], S::kWarps);
+        barrier_init(&empty[i], S::kWarps * S::kCluster);
       }
       barrier_init_done();
     }
-    sync_threads();
+    if constexpr (S::kCluster > 1)
+      sync_cluster();
+    else
+      sync_threads();
+  }
+  PIPA_DEVICE void end() {
+    if constexpr (S::kCluster > 1) sync_cluster();
   }
   // The buffer may be filled again. By all threads of a warp that multiplies.
   PIPA_DEVICE void hand_back(int stage) {
-    if (lane() == 0) barrier_arrive(&empty[stage]);
+    if constexpr (S::kCluster > 1) {
+      if (lane() < S::kCluster) barrier_arrive_at(&empty[stage], lane());
+    } else {
+      if (lane() == 0) barrier_arrive(&empty[stage]);
+    }
   }
 };
 
@@ -104,31 +131,38 @@ constexpr int memory_bytes() {
   return static_cast<int>(sizeof(Memory)) + 1024;
 }
 
-// Rows `row` … of a matrix to a tile of kRows, in boxes of kBox rows.
-template <int kRows, int kBox, int kChunks>
+// Rows `row` … of a matrix to a tile of kRows, which all blocks of a cluster make of their shares,
+// or, of kRows rows of its own, this block.
+template <class S, int kRows, bool kOfAll>
 PIPA_DEVICE void copy_tile(char* to, const TensorMap* map, Barrier* barrier, int row) {
-  for (int c = 0; c < kChunks; ++c)
-    for (int r = 0; r < kRows; r += kBox)
-      copy_box(to + (c * kRows + r) * kChunk, map, barrier, c * (kChunk / 2), row + r);
+  for (int c = 0; c < S::kChunks; ++c) {
+    char* chunk = to + c * kRows * kChunk;
+    const int column = c * (kChunk / 2);
+    if constexpr (kOfAll && S::kCluster > 1) {
+      const int from = S::member() * S::kBox;
+      copy_box_to((1 << S::kCluster) - 1, chunk + from * kChunk, map, barrier, column, row + from);
+    } else {
+      for (int r = 0; r < kRows; r += S::kBox)
+        copy_box(chunk + r * kChunk, map, barrier, column, row + r);
+    }
+  }
 }
 
-// By one thread: the block's own rows, and then all tiles column, next(column + kColumns), … below
-// `high`, each as soon as there is a buffer. beside(column, stage, barrier) starts what else comes
-// with a tile, of so many bytes.
-template <class S, class Memory, class Next, class Beside>
-PIPA_DEVICE void copy_all(Memory& memory, const TensorMap* own, int begin, const TensorMap* others,
-                          int column, int high, int beside_bytes, const Next& next,
+// By one thread: the block's own rows, and then all tiles at, next(at), … below `high`, each as
+// soon as there is a buffer: rows from column_of(at) on. beside(at, stage, barrier) starts what
+// else comes with a tile, of so many bytes.
+template <class S, class Memory, class Column, class Next, class Beside>
+PIPA_DEVICE void copy_all(Memory& memory, const TensorMap* own, const TensorMap* others, int at,
+                          int high, int beside_bytes, const Column& column_of, const Next& next,
                           const Beside& beside) {
   barrier_arrive_expecting(&memory.own_here, S::kOwnBytes);
-  copy_tile<S::kRows, S::kColumns, S::kChunks>(memory.own, own, &memory.own_here, begin);
-  for (Turn<S::kStages> turn; column < high; turn = turn.after()) {
+  copy_tile<S, S::kRows, false>(memory.own, own, &memory.own_here, block_x() * S::kRows);
+  for (Turn<S::kStages> turn; at < high; at = next(at), turn = turn.after()) {
     Barrier* full = &memory.full[turn.stage];
     barrier_wait(&memory.empty[turn.stage], turn.parity ^ 1);
     barrier_arrive_expecting(full, S::kOtherBytes + beside_bytes);
-    copy_tile<S::kColumns, S::kColumns, S::kChunks>(memory.others[turn.stage], others, full,
-                                                    column);
-    beside(column, turn.stage, full);
-    column = next(column + S::kColumns);
+    copy_tile<S, S::kColumns, true>(memory.others[turn.stage], others, full, column_of(at));
+    beside(at, turn.stage, full);
   }
 }
 
@@ -225,7 +259,7 @@ PIPA_DEVICE void add_similarities(Memory& memory, int at, int high, const Next& 
   }
 }
 
-// sum += entries · other over all tiles column, next(column + kColumns), … below `high`.
+// sum += entries · other over all tiles column, next(column), … below `high`.
 // entries(s, column, stage) makes entries of similarities. Rows from `there` on are taken for
 // zeros. With S::kAhead, it runs while the next tile's similarities and the last one's product do;
 // without, while other warpgroups' do, which leaves registers for wider sums.
@@ -258,7 +292,7 @@ PIPA_DEVICE void multiply_entries(float (&sum)[S::kPart / 8][4], Memory& memory,
     int last = -1;  // stage that the product under way reads
     // False at the last tile.
     auto step = [&](auto& now, auto& then) {
-      const int following = next(column + S::kColumns);
+      const int following = next(column);
       if (following >= high) {
         entries(now, column, turn.stage);
         wait_products<0>();
@@ -282,7 +316,7 @@ PIPA_DEVICE void multiply_entries(float (&sum)[S::kPart / 8][4], Memory& memory,
     for (;;) {
       entries(s0, column, turn.stage);
       start_sum(s0[0]);
-      const int following = next(column + S::kColumns);
+      const int following = next(column);
       if (following >= high) break;
       start(s0[0], following, turn.after());
       wait_products<0>();

@@ -11,7 +11,8 @@ namespace pipa::cuda {
 template <class S>
 struct KeyTiles {
   int keys;                  // that count
-  Range share, own, shared;  // of keys; own: of the rows' classes, shared: of each row's
+  Range share, own, shared;  // of keys; own: of the block's classes, shared: of each row's of a
+                             // cluster
 
   PIPA_DEVICE KeyTiles(const int* first,  // of all rows: where the keys of the row's class begin
                        const int* past,   // and end
@@ -19,11 +20,12 @@ struct KeyTiles {
                        int live,          // rows from here on have no class
                        int keys, int split, int splits)
       : keys(keys), share(keys_of(split, splits, keys, S::kColumns)), own{0, 0}, shared{0, 0} {
-    if (begin >= live) return;
-    own = class_range(first, past, begin, begin + S::kRows, live);
-    shared = shared_range(first, past, begin, begin + S::kRows, live);
+    constexpr int kAll = S::kCluster * S::kRows;
+    const int lead = begin / kAll * kAll;
+    if (lead < live) shared = shared_range(first, past, lead, lead + kAll, live);
+    if (begin < live) own = class_range(first, past, begin, begin + S::kRows, live);
   }
-  // The first tile from `column` on that some row does not skip.
+  // The first tile from `column` on that some row of the cluster does not skip.
   PIPA_DEVICE int next(int column) const { return next_keys(column, S::kColumns, share, shared); }
   // Whether all of a tile counts for all rows.
   PIPA_DEVICE bool whole(int column) const {

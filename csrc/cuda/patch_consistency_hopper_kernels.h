@@ -23,15 +23,18 @@ hopper_attend_kernel(PIPA_GRID_CONSTANT TensorMap own, PIPA_GRID_CONSTANT Tensor
   const KeyTiles<S> tiles(anchors.first, anchors.past, begin, live, keys, block_y() / parts,
                           blocks_y() / parts);
   const int column = tiles.next(tiles.share.low), high = tiles.share.high;
-  const bool any = begin < live && column < high;
+  const bool any = S::lead() < live && column < high;
   auto& memory = aligned_memory<AttendMemory<S>>();
   memory.begin();
-  auto next = [&](int at) { return tiles.next(at); };
+  auto next = [&](int at) { return tiles.next(at + S::kColumns); };
 
   if (thread() >= S::kConsumers) {
-    shrink_registers<kCopierRegisters>();
+    shrink_registers<S::kCopierRegisters>();
     if (thread() == S::kConsumers && any)
-      copy_all<S>(memory, &own, begin, &others, column, high, 0, next, [](int, int, Barrier*) {});
+      copy_all<S>(
+          memory, &own, &others, column, high, 0, [](int at) { return at; }, next,
+          [](int, int, Barrier*) {});
+    memory.end();
     return;
   }
 
@@ -47,6 +50,7 @@ hopper_attend_kernel(PIPA_GRID_CONSTANT TensorMap own, PIPA_GRID_CONSTANT Tensor
                                  });
   add_lanes_of_rows(sums);
   store_attended<kNumber>(sum, sums, anchors, mine, part, block_y() / parts, live, z, o);
+  memory.end();
 #endif
 }
 

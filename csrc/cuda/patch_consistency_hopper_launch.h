@@ -14,15 +14,15 @@ const char* HopperPatchConsistencyLaunches<kRowBytes, kNumber>::sums(const Patch
                                                                      void* stream) {
   using S = typename HopperShapes<kRowBytes>::Gradient;
   TensorMap own, others;
-  if (const char* wrong = make_map(&own, p.a, p.n, p.row_bytes, S::kColumns)) return wrong;
+  if (const char* wrong = make_map(&own, p.a, p.n, p.row_bytes, S::kBox)) return wrong;
   // a map has at least a row; without keys no tile is copied
   const void* keys = p.m > 0 ? p.keys : p.a;
   const int64_t m = p.m > 0 ? p.m : 1;
-  if (const char* wrong = make_map(&others, keys, m, p.row_bytes, S::kColumns)) return wrong;
+  if (const char* wrong = make_map(&others, keys, m, p.row_bytes, S::kBox)) return wrong;
   const int parts = blocks_of(p.row_bytes, S::kPart * kBytes<kNumber>);
-  return launch(hopper_attend_kernel<S, kNumber>, blocks_of(p.n, S::kRows), parts * splits,
-                S::kThreads, memory_bytes<AttendMemory<S>>(), stream, own, others, anchors_of(p),
-                parts, z, o);
+  return launch_clusters(hopper_attend_kernel<S, kNumber>, S::kCluster, blocks_of(p.n, S::kRows),
+                         parts * splits, S::kThreads, memory_bytes<AttendMemory<S>>(), stream, own,
+                         others, anchors_of(p), parts, z, o);
 }
 
 }  // namespace pipa::cuda

@@ -21,30 +21,24 @@ using GradientMemory = HopperMemory<S, S::kStages * S::kColumns>;
 template <class S, Number kNumber>
 PIPA_KERNEL(S::kThreads, 1)
 hopper_sum_apart_kernel(PIPA_GRID_CONSTANT TensorMap map, Rows rows, float* slots, int64_t padded,
-                        int first_shift, int width, int past_shift) {
+                        int first_offset, int width, int past_offset) {
 #if defined(PIPA_HOPPER)
   constexpr int kEights = S::kColumns / 8;
   const int live = *rows.live, begin = block_x() * S::kRows;
-  const ApartTiles tiles = apart_tiles<S>(rows, first_shift, past_shift, live);
-  int index = tiles.next(0);
+  const auto tiles = apart_tiles<S>(rows, first_offset, past_offset, live);
+  const int index = tiles.next(0);
   if (index >= tiles.end()) return;
   auto& memory = aligned_memory<SumMemory<S>>();
   memory.begin();
+  auto next = [&](int at) { return tiles.next(at + 1); };
 
   if (thread() >= S::kConsumers) {
-    shrink_registers<kCopierRegisters>();
-    if (thread() == S::kConsumers) {
-      barrier_arrive_expecting(&memory.own_here, S::kOwnBytes);
-      copy_tile<S::kRows, S::kColumns, S::kChunks>(memory.own, &map, &memory.own_here, begin);
-      for (Turn<S::kStages> turn; index < tiles.end(); turn = turn.after()) {
-        Barrier* full = &memory.full[turn.stage];
-        barrier_wait(&memory.empty[turn.stage], turn.parity ^ 1);
-        barrier_arrive_expecting(full, S::kOtherBytes);
-        copy_tile<S::kColumns, S::kColumns, S::kChunks>(memory.others[turn.stage], &map, full,
-                                                        tiles.column(index));
-        index = tiles.next(index + 1);
-      }
-    }
+    shrink_registers<S::kCopierRegisters>();
+    if (thread() == S::kConsumers)
+      copy_all<S>(
+          memory, &map, &map, index, tiles.end(), 0, [&](int at) { return tiles.column(at); }, next,
+          [](int, int, Barrier*) {});
+    memory.end();
     return;
   }
 
@@ -53,6 +47,8 @@ hopper_sum_apart_kernel(PIPA_GRID_CONSTANT TensorMap map, Rows rows, float* slot
   float row_sums[1][2] = {};
   int half = 0;  // of the column sums
   auto add = [&](float (&s)[1][kEights][4], int at) {
+    // The other blocks need its buffer, so that to leave out the product would win no time.
+    if (S::kCluster > 1 && !tiles.meets(at, S::member())) return;
     const int column = tiles.column(at);
     const bool ragged = column + S::kColumns > live || begin + S::kRows > live;
     float column_sums[kEights][2] = {};
@@ -75,20 +71,20 @@ hopper_sum_apart_kernel(PIPA_GRID_CONSTANT TensorMap map, Rows rows, float* slot
       float sum = 0;
       PIPA_UNROLL
       for (int w = 0; w < S::kWarps; ++w) sum += partial[w * S::kColumns + thread()];
-      const int64_t slot = slot_of_shift(tiles.shift(at), first_shift);
+      const int64_t slot = slot_of_shift(tiles.shift(at, S::member()), first_offset);
       slots[slot * padded + column + thread()] += sum;
     }
     half ^= 1;
   };
-  add_similarities<S, kNumber>(
-      memory, index, tiles.end(), [&](int at) { return tiles.next(at + 1); }, add);
+  add_similarities<S, kNumber>(memory, index, tiles.end(), next, add);
   add_lanes_of_rows(row_sums);
-  if (lane() % 4 == 0) {
+  if (lane() % 4 == 0 && begin < live) {
     PIPA_UNROLL
     for (int h = 0; h < 2; ++h)
       slots[slot_of_program(block_y(), width) * padded + begin + row +
             fragment_row(lane(), 0, h)] += row_sums[0][h];
   }
+  memory.end();
 #endif
 }
 
@@ -103,28 +99,30 @@ hopper_sum_others_kernel(PIPA_GRID_CONSTANT TensorMap own, PIPA_GRID_CONSTANT Te
   const KeyTiles<S> tiles = other_tiles<S>(rows, live, keys);
   const int high = tiles.share.high;
   const int column = tiles.next(tiles.share.low);
-  if (begin >= live || column >= high) return;
+  if (S::lead() >= live || column >= high) return;
   auto& memory = aligned_memory<OthersMemory<S>>();
   memory.begin();
-  auto next = [&](int at) { return tiles.next(at); };
+  auto next = [&](int at) { return tiles.next(at + S::kColumns); };
 
   if (thread() >= S::kConsumers) {
-    shrink_registers<kCopierRegisters>();
+    shrink_registers<S::kCopierRegisters>();
     if (thread() == S::kConsumers)
-      copy_all<S>(memory, &own, begin, &others, column, high, 0, next, [](int, int, Barrier*) {});
+      copy_all<S>(
+          memory, &own, &others, column, high, 0, [](int at) { return at; }, next,
+          [](int, int, Barrier*) {});
+    memory.end();
     return;
   }
 
   grow_registers<kMultiplierRegisters>();
   const LaneRows<1> mine(rows.first, rows.past, begin + 16 * warp(), rows.all_form ? 0 : live);
   float sums[1][2] = {};
-  add_similarities<S, kNumber>(
-      memory, column, high, [&](int at) { return next(at + S::kColumns); },
-      [&](float (&e)[1][kEights][4], int at) {
-        add_exponentials<S::kByFma>(e, sums, rows.scale, 0, mine, tiles, at);
-      });
+  add_similarities<S, kNumber>(memory, column, high, next, [&](float (&e)[1][kEights][4], int at) {
+    add_exponentials<S::kByFma>(e, sums, rows.scale, 0, mine, tiles, at);
+  });
   add_lanes_of_rows(sums);
-  store_sums(sums, mine, out + block_y() * padded);
+  if (begin < live) store_sums(sums, mine, out + block_y() * padded);
+  memory.end();
 #endif
 }
 
@@ -137,25 +135,28 @@ hopper_gradient_kernel(PIPA_GRID_CONSTANT TensorMap own, PIPA_GRID_CONSTANT Tens
   constexpr int kEights = S::kColumns / 8;
   const int live = *rows.live, keys = *rows.live_keys;
   const int begin = block_x() * S::kRows, part = block_y() * S::kPart;
-  const bool any = begin < live && keys > 0;
+  const bool any = S::lead() < live && keys > 0;
   auto& memory = aligned_memory<GradientMemory<S>>();
   memory.begin();
-  auto next = [](int column) { return column; };
+  auto next = [](int column) { return column + S::kColumns; };
 
   if (thread() >= S::kConsumers) {
-    shrink_registers<kCopierRegisters>();
+    shrink_registers<S::kCopierRegisters>();
     if (thread() == S::kConsumers && any)
-      copy_all<S>(memory, &own, begin, &others, 0, keys, S::kColumns * 4, next,
-                  [&](int column, int stage, Barrier* full) {
-                    copy_bytes(memory.numbers + stage * S::kColumns, of_keys.u + column, full,
-                               S::kColumns * 4);
-                  });
+      copy_all<S>(
+          memory, &own, &others, 0, keys, S::kColumns * 4, [](int at) { return at; }, next,
+          [&](int column, int stage, Barrier* full) {
+            copy_bytes(memory.numbers + stage * S::kColumns, of_keys.u + column, full,
+                       S::kColumns * 4);
+          });
+    memory.end();
     return;
   }
 
   grow_registers<kMultiplierRegisters>();
   const int row = 16 * warp();
   float sum[1][S::kPart / 8][4] = {};
+  static_assert(S::kCluster * S::kRows <= kPadding, "rows of a cluster have slopes, or zeros");
   if (any) {
     const Range range = class_range(rows, begin, begin + S::kRows, live);
     float own_u[1][2];
@@ -173,6 +174,7 @@ hopper_gradient_kernel(PIPA_GRID_CONSTANT TensorMap own, PIPA_GRID_CONSTANT Tens
                                  });
   }
   store_gradient<kNumber>(sum, rows, begin + row, part, live, target);
+  memory.end();
 #endif
 }
 

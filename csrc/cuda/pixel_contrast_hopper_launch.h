@@ -11,15 +11,16 @@ namespace pipa::cuda {
 template <int kRowBytes, Number kNumber>
 const char* HopperPixelContrastLaunches<kRowBytes, kNumber>::sum_apart(const PixelContrast& p,
                                                                        float* slots, int first,
-                                                                       int width, int until,
-                                                                       void* stream) {
+                                                                       int width, void* stream) {
   using S = typename HopperShapes<kRowBytes>::Sum;
   static_assert(S::kRows == Shapes<kRowBytes>::Sum::kRows, "slots are for blocks of one size");
+  const int blocks = blocks_of(p.n, S::kRows);
   TensorMap map;
-  if (const char* wrong = make_map(&map, p.x, p.n, p.row_bytes, S::kColumns)) return wrong;
-  return launch(hopper_sum_apart_kernel<S, kNumber>, blocks_of(p.n, S::kRows),
-                blocks_of(width, kRun), S::kThreads, memory_bytes<SumMemory<S>>(), stream, map,
-                rows_of(p), slots, p.padded, first, width, until);
+  if (const char* wrong = make_map(&map, p.x, p.n, p.row_bytes, S::kBox)) return wrong;
+  return launch_clusters(hopper_sum_apart_kernel<S, kNumber>, S::kCluster, blocks,
+                         blocks_of(width, kRun), S::kThreads, memory_bytes<SumMemory<S>>(), stream,
+                         map, rows_of(p), slots, p.padded, first, width,
+                         least(first + width, past_offset(blocks, S::kCluster)));
 }
 
 template <int kRowBytes, Number kNumber>
@@ -28,10 +29,12 @@ const char* HopperPixelContrastLaunches<kRowBytes, kNumber>::sum_others(const Pi
                                                                         void* stream) {
   using S = typename HopperShapes<kRowBytes>::Sum;
   TensorMap own, others;
-  if (const char* wrong = make_map(&own, p.x, p.n, p.row_bytes, S::kColumns)) return wrong;
-  if (const char* wrong = make_map(&others, p.keys, p.m, p.row_bytes, S::kColumns)) return wrong;
-  return launch(hopper_sum_others_kernel<S, kNumber>, blocks_of(p.n, S::kRows), shares, S::kThreads,
-                memory_bytes<OthersMemory<S>>(), stream, own, others, rows_of(p), sums, p.padded);
+  if (const char* wrong = make_map(&own, p.x, p.n, p.row_bytes, S::kBox)) return wrong;
+  if (const char* wrong = make_map(&others, p.keys, p.m, p.row_bytes, S::kBox)) return wrong;
+  return launch_clusters(hopper_sum_others_kernel<S, kNumber>, S::kCluster,
+                         blocks_of(p.n, S::kRows), shares, S::kThreads,
+                         memory_bytes<OthersMemory<S>>(), stream, own, others, rows_of(p), sums,
+                         p.padded);
 }
 
 template <int kRowBytes, Number kNumber>
@@ -42,12 +45,12 @@ const char* HopperPixelContrastLaunches<kRowBytes, kNumber>::gradient(const Pixe
                                                                       void* stream) {
   using S = typename HopperShapes<kRowBytes>::Gradient;
   TensorMap own, others;
-  if (const char* wrong = make_map(&own, p.x, p.n, p.row_bytes, S::kColumns)) return wrong;
-  if (const char* wrong = make_map(&others, p.keys, p.m, p.row_bytes, S::kColumns)) return wrong;
-  return launch(hopper_gradient_kernel<S, kNumber>, blocks_of(p.n, S::kRows),
-                blocks_of(p.row_bytes, S::kPart * kBytes<kNumber>), S::kThreads,
-                memory_bytes<GradientMemory<S>>(), stream, own, others, rows_of(p), slopes, of_keys,
-                target);
+  if (const char* wrong = make_map(&own, p.x, p.n, p.row_bytes, S::kBox)) return wrong;
+  if (const char* wrong = make_map(&others, p.keys, p.m, p.row_bytes, S::kBox)) return wrong;
+  return launch_clusters(hopper_gradient_kernel<S, kNumber>, S::kCluster, blocks_of(p.n, S::kRows),
+                         blocks_of(p.row_bytes, S::kPart * kBytes<kNumber>), S::kThreads,
+                         memory_bytes<GradientMemory<S>>(), stream, own, others, rows_of(p), slopes,
+                         of_keys, target);
 }
 
 }  // namespace pipa::cuda

@@ -64,33 +64,34 @@ PIPA_DEVICE void load_other(const Rows& rows, char* other, int begin, int live) 
   load_rows<S::kRowBytes, S::kColumns, S::kThreads>(other, rows.keys, begin, live, rows.row_bytes);
 }
 
-// The tiles that this program meets in a launch: none where its rows take no part.
+// The tiles that this program's cluster meets in a launch.
 template <class S>
-PIPA_DEVICE ApartTiles apart_tiles(const Rows& rows, int first_shift, int past_shift, int live) {
-  const int begin = block_x() * S::kRows, blocks = blocks_of(rows.n, S::kRows);
-  const Range none = {0, 0};
-  if (begin >= live) return {S::kRows, S::kColumns, block_x(), blocks, none, none, live};
-  return {S::kRows,
-          S::kColumns,
-          block_x(),
-          blocks,
-          shifts_of(block_y(), first_shift, past_shift),
-          own_range(rows, begin, begin + S::kRows, live),
-          live};
+PIPA_DEVICE ApartTiles<S::kCluster> apart_tiles(const Rows& rows, int first_offset, int past_offset,
+                                                int live) {
+  const int block = block_x() / S::kCluster * S::kCluster;
+  ApartTiles<S::kCluster> tiles = {S::kRows, S::kColumns, block, blocks_of(rows.n, S::kRows),
+                                   {0, 0},   {},          live};
+  if (block * S::kRows < live) tiles.offsets = offsets_of(block_y(), first_offset, past_offset);
+  PIPA_UNROLL
+  for (int member = 0; member < S::kCluster; ++member) {
+    const int begin = (block + member) * S::kRows;
+    if (begin < live) tiles.own[member] = own_range(rows, begin, begin + S::kRows, live);
+  }
+  return tiles;
 }
 
 // Of rows that are their own keys, pairs of blocks that share no class, each once: block I meets
 // I + shift, counted around, and what the tile adds to the other's rows goes to that shift's slot.
-// Program (I, p) takes kRun shifts from first_shift + kRun p on, and its own rows' sums go to slot
-// `width` + p.
+// Program (I, p) takes kRun offsets from first_offset + kRun p on, and its own rows' sums go to a
+// slot of p's. Slots are told in schedule.h.
 template <class S, Number kNumber>
 PIPA_KERNEL(S::kThreads, 1)
 sum_apart_kernel(Rows rows,
-                 float* slots,  // [width + programs + kParts, padded], added to
-                 int64_t padded, int first_shift, int width, int past_shift) {
+                 float* slots,  // [Slots::count, padded], added to
+                 int64_t padded, int first_offset, int width, int past_offset) {
   constexpr int kEights = S::kColumns / 8;
   const int live = *rows.live, begin = block_x() * S::kRows;
-  const ApartTiles tiles = apart_tiles<S>(rows, first_shift, past_shift, live);
+  const auto tiles = apart_tiles<S>(rows, first_offset, past_offset, live);
   int index = tiles.next(0);
   if (index >= tiles.end()) return;
   char* own = shared_memory();
@@ -137,7 +138,7 @@ sum_apart_kernel(Rows rows,
       float sum = 0;
       PIPA_UNROLL
       for (int w = 0; w < S::kWarps; ++w) sum += partial[w * S::kColumns + thread()];
-      const int64_t slot = slot_of_shift(tiles.shift(index), first_shift);
+      const int64_t slot = slot_of_shift(tiles.shift(index, 0), first_offset);
       slots[slot * padded + column + thread()] += sum;
     }
     index = following;

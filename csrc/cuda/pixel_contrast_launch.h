@@ -23,7 +23,7 @@ inline Slopes slopes_of(const float* slopes, int64_t rows) {
 template <int kRowBytes, Number kNumber>
 struct HopperPixelContrastLaunches {
   static const char* sum_apart(const PixelContrast& p, float* slots, int first, int width,
-                               int until, void* stream);
+                               void* stream);
   static const char* sum_others(const PixelContrast& p, int shares, float* sums, void* stream);
   static const char* gradient(const PixelContrast& p, const Slopes& slopes, const Slopes& of_keys,
                               const Target& target, void* stream);
@@ -34,15 +34,17 @@ struct PixelContrastLaunches {
   using Sum = typename Shapes<kRowBytes>::Sum;
   using Gradient = typename Shapes<kRowBytes>::template Gradient<kBytes<kNumber>>;
 
+  // `width` offsets from `first` on.
   static const char* sum_apart(const PixelContrast& p, float* slots, int first, int width,
-                               int until, void* stream) {
+                               void* stream) {
     if constexpr (kHopper && kHalf<kNumber>)
       if (use_hopper())
         return HopperPixelContrastLaunches<kRowBytes, kNumber>::sum_apart(p, slots, first, width,
-                                                                          until, stream);
-    return launch(sum_apart_kernel<Sum, kNumber>, blocks_of(p.n, Sum::kRows),
-                  blocks_of(width, kRun), Sum::kThreads, sum_memory<Sum>(), stream, rows_of(p),
-                  slots, p.padded, first, width, until);
+                                                                          stream);
+    const int blocks = blocks_of(p.n, Sum::kRows);
+    return launch(sum_apart_kernel<Sum, kNumber>, blocks, blocks_of(width, kRun), Sum::kThreads,
+                  sum_memory<Sum>(), stream, rows_of(p), slots, p.padded, first, width,
+                  least(first + width, past_offset(blocks, Sum::kCluster)));
   }
 
   static const char* sum_others(const PixelContrast& p, int shares, float* sums, void* stream) {
@@ -56,11 +58,9 @@ struct PixelContrastLaunches {
   static const char* denominators(const PixelContrast& p, const Slots& slots, float* sums,
                                   void* stream) {
     if (!p.itself) return sum_others(p, slots.count, sums, stream);
-    const int blocks = blocks_of(p.n, Sum::kRows), past = past_shift(blocks);
-    for (int first = 1; first < past; first += slots.width) {
-      const int until = least(first + slots.width, past);
-      if (const char* wrong = sum_apart(p, sums, first, slots.width, until, stream)) return wrong;
-    }
+    const int blocks = blocks_of(p.n, Sum::kRows);
+    for (int first = 1; first < past_offset(blocks, kMostCluster); first += slots.width)
+      if (const char* wrong = sum_apart(p, sums, first, slots.width, stream)) return wrong;
     return launch(sum_mixed_kernel<Sum, kNumber, Wanted::denominator>, blocks, kParts,
                   Sum::kThreads, mixed_memory<Sum>(), stream, rows_of(p),
                   static_cast<const float*>(nullptr),

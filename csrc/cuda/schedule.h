@@ -16,7 +16,8 @@
 
 namespace pipa::cuda {
 
-constexpr int kRun = 8;  // shifts of a program, which loads its own rows once
+constexpr int kRun = 8;          // offsets of a program, which loads its own rows once
+constexpr int kMostCluster = 2;  // blocks that meet tiles together
 
 PIPA_HOST_DEVICE int least(int a, int b) { return a < b ? a : b; }
 
@@ -72,8 +73,17 @@ PIPA_HOST_DEVICE bool is_positive(bool same, int row, int column) { return same 
 //
 // Block I meets blocks I + shift, shift = 1 … past_shift, so that each pair meets once, but for
 // opposite blocks, which would meet twice: that pair is left to the one that comes first.
+//
+// A cluster is `cluster` blocks that follow one another and meet the same tiles, which are then
+// copied once for all of them. What it meets is told by the offset from its first block: a shift
+// that is less by one for each block that comes later.
 
 PIPA_HOST_DEVICE constexpr int past_shift(int blocks) { return blocks / 2 + 1; }
+
+// Offsets are 1 … past_offset.
+PIPA_HOST_DEVICE constexpr int past_offset(int blocks, int cluster) {
+  return blocks > 1 ? past_shift(blocks) + cluster - 1 : 1;
+}
 
 PIPA_HOST_DEVICE int other_block(int block, int shift, int blocks) {
   const int other = block + shift;
@@ -84,53 +94,71 @@ PIPA_HOST_DEVICE bool left_to_other(int block, int shift, int blocks) {
   return 2 * shift == blocks && block >= shift;
 }
 
-// Shifts of a launch's program.
-PIPA_HOST_DEVICE Range shifts_of(int program, int first_shift, int past_shift) {
-  const int low = first_shift + program * kRun;
-  return {low, least(low + kRun, past_shift)};
+// Offsets of a launch's program.
+PIPA_HOST_DEVICE Range offsets_of(int program, int first_offset, int past_offset) {
+  const int low = first_offset + program * kRun;
+  return {low, least(low + kRun, past_offset)};
 }
 
-// The tiles that a program meets, rows / columns for each of its shifts, by their numbers: those of
-// blocks that its own one leaves to sum_mixed_kernel, or to the other one, are passed over.
+// The tiles that a program of a cluster meets, rows / columns for each of its offsets, by their
+// numbers. Those of blocks that one leaves to sum_mixed_kernel, or to the other one, it passes
+// over.
+template <int kCluster>
 struct ApartTiles {
+  static_assert(kCluster <= kMostCluster);
   int rows, columns;  // of a block, of a tile
-  int block, blocks;
-  Range shifts, own;  // own: own_range of the block's rows
+  int block, blocks;  // the cluster's first, which has rows that take part, and all
+  Range offsets;
+  Range own[kCluster];  // own_range of each block's rows
   int live;
 
-  PIPA_HOST_DEVICE int of_shift() const { return rows / columns; }
-  PIPA_HOST_DEVICE int end() const { return (shifts.high - shifts.low) * of_shift(); }
-  PIPA_HOST_DEVICE int shift(int index) const { return shifts.low + index / of_shift(); }
+  PIPA_HOST_DEVICE int of_offset() const { return rows / columns; }
+  PIPA_HOST_DEVICE int end() const { return (offsets.high - offsets.low) * of_offset(); }
+  PIPA_HOST_DEVICE int offset(int index) const { return offsets.low + index / of_offset(); }
+  // Of the cluster's member-th block; 0 is the block itself, which `own` leaves out.
+  PIPA_HOST_DEVICE int shift(int index, int member) const { return offset(index) - member; }
   PIPA_HOST_DEVICE int column(int index) const {
-    return other_block(block, shift(index), blocks) * rows + index % of_shift() * columns;
+    return other_block(block, offset(index), blocks) * rows + index % of_offset() * columns;
   }
-  // The first to be met from `index` on; end() where there is none.
+  PIPA_HOST_DEVICE bool meets(int index, int member) const {
+    const int from = block + member, by = shift(index, member);
+    if (kCluster > 1 && (from * rows >= live || by >= past_shift(blocks))) return false;
+    const int at = other_block(from, by, blocks) * rows, past = least(at + rows, live);
+    if (left_to_other(from, by, blocks) || column(index) >= live) return false;
+    // at an index that varies, the array would leave the registers
+    return member == 0 ? !own[0].meets(at, past) : !own[kCluster - 1].meets(at, past);
+  }
+  // The first from `index` on that some block meets; end() where there is none.
   PIPA_HOST_DEVICE int next(int index) const {
-    for (; index < end(); ++index) {
-      const int at = other_block(block, shift(index), blocks) * rows;
-      const bool left = left_to_other(block, shift(index), blocks);
-      if (!left && column(index) < live && !own.meets(at, least(at + rows, live))) break;
-    }
+    for (; index < end(); ++index)
+      for (int member = 0; member < kCluster; ++member)
+        if (meets(index, member)) return index;
     return index;
   }
 };
 
 // Slots of [padded] floats to which sums for the denominators are added. In a launch of `width`
-// shifts from first_shift on, no two programs add to the same number of a slot.
+// offsets from first_offset on, no two programs add to the same number of a slot.
 struct Slots {
   int width;  // of a launch
   int count;  // of all slots
 };
 
-PIPA_HOST_DEVICE int slot_of_shift(int shift, int first_shift) { return shift - first_shift; }
-PIPA_HOST_DEVICE int slot_of_program(int program, int width) { return width + program; }
+// The last blocks of clusters meet shifts that are less than the launch's first offset.
+PIPA_HOST_DEVICE int slot_of_shift(int shift, int first_offset) {
+  return shift - first_offset + kMostCluster - 1;
+}
+PIPA_HOST_DEVICE int slot_of_program(int program, int width) {
+  return slot_of_shift(width, 0) + program;
+}
 PIPA_HOST_DEVICE int slot_of_part(int part, int width) {
-  return width + blocks_of(width, kRun) + part;
+  return slot_of_program(blocks_of(width, kRun), width) + part;
 }
 
-// As many shifts in a launch as a row has columns bound the memory by that of the rows.
+// As many offsets in a launch as a row has columns bound the memory by that of the rows.
 PIPA_HOST_DEVICE Slots slots_of(int64_t n, int rows, int columns) {
-  const int width = least(blocks_of(n, rows) / 2, columns > kRun ? columns : kRun);
+  const int most = past_offset(blocks_of(n, rows), kMostCluster) - 1;
+  const int width = least(most, columns > kRun ? columns : kRun);
   return {width, slot_of_part(kParts, width)};
 }
 

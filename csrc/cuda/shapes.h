@@ -38,6 +38,7 @@ struct Shape {
   static constexpr int kWarps = kWarps_, kThreads = kWarps * kWarp;
   static constexpr int kBands = kRows / 16 / kWarps;
   static constexpr int kPart = kPart_;  // columns of the gradient that a program makes
+  static constexpr int kCluster = 1;    // blocks that meet tiles together
   static constexpr int kOwnBytes = kRows * kRowBytes, kOtherBytes = kColumns * kRowBytes;
   static_assert(kBands * 16 * kWarps == kRows && kPadding % kRows == 0 && kRows % kColumns == 0);
 };

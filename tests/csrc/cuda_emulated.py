@@ -83,6 +83,7 @@ class Emulated:
     def of(self, chip: str) -> "Emulated":
         """Return these kernels, as a chip would choose them: Hopper has its own for 16 bits."""
         self.library.set_hopper(chip == "sm_90a")
+        self.chip = chip
         return self
 
     def _call(self, name: str, problem: ctypes.Structure, *arguments: object) -> None:

@@ -57,19 +57,34 @@ struct Block {
   std::vector<Fiber> fibers;
   std::vector<Meeting> warps;
   Meeting all;
-  std::map<int, Meeting> some;               // of some warps, by a number
-  std::vector<std::function<void()>> later;  // what happens at a random time
+  std::map<int, Meeting> some;  // of some warps, by a number
   std::vector<char> shared;
-  ucontext_t scheduler;
   int current = 0;
+
+  bool gone() const {
+    return std::all_of(fibers.begin(), fibers.end(), [](const Fiber& f) { return f.done; });
+  }
+  char* memory() {
+    char* base = shared.data();
+    return base + (-reinterpret_cast<uintptr_t>(base) & 1023);
+  }
 };
 
-inline Block* block = nullptr;
-inline bool hopper = false;  // what the device is taken for
+// Blocks that run at once.
+struct Cluster {
+  std::vector<Block> blocks;
+  Meeting all;
+  std::vector<std::function<void()>> later;  // what happens at a random time
+  ucontext_t scheduler;
+};
+
+inline Cluster* cluster = nullptr;
+inline Block* block = nullptr;  // of the cluster, the one whose thread runs
+inline bool hopper = false;     // what the device is taken for
 
 inline void yield() {
   Fiber& fiber = block->fibers[block->current];
-  swapcontext(&fiber.context, &block->scheduler);
+  swapcontext(&fiber.context, &cluster->scheduler);
 }
 
 // The last to arrive calls `act` on what all brought.
@@ -97,34 +112,41 @@ inline void enter() {
   yield();
 }
 
-// Runs a kernel's blocks one after another.
-inline void run(int grid_x, int grid_y, int threads, int shared_bytes,
-                std::function<void()> kernel) {
+inline void begin(Block& here, int threads, int shared_bytes) {
   constexpr size_t kStack = 1 << 18;
+  here.fibers.resize(threads);
+  here.warps.resize((threads + kWarp - 1) / kWarp);
+  for (auto& warp : here.warps) warp.size = kWarp, warp.brought.resize(kWarp);
+  here.all.size = threads, here.all.brought.resize(threads);
+  here.shared.assign(shared_bytes + 1024, 0);
+  for (int i = 0; i + 4 <= shared_bytes + 1024; i += 4)
+    reinterpret_cast<float&>(here.shared[i]) = std::numeric_limits<float>::quiet_NaN();
+  for (Fiber& fiber : here.fibers) {
+    fiber.stack.reset(new char[kStack]);
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.get();
+    fiber.context.uc_stack.ss_size = kStack;
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, enter, 0);
+  }
+}
+
+// Runs a kernel's clusters of `size` blocks along x one after another.
+inline void run(int size, int grid_x, int grid_y, int threads, int shared_bytes,
+                std::function<void()> kernel) {
   static std::mt19937 random(7);
   body = &kernel;
   for (int y = 0; y < grid_y; ++y)
-    for (int x = 0; x < grid_x; ++x) {
-      Block here;
-      block = &here;
-      here.x = x, here.y = y, here.grid_y = grid_y;
-      here.fibers.resize(threads);
-      here.warps.resize((threads + kWarp - 1) / kWarp);
-      for (auto& warp : here.warps) warp.size = kWarp, warp.brought.resize(kWarp);
-      here.all.size = threads, here.all.brought.resize(threads);
-      here.shared.assign(shared_bytes + 1024, 0);
-      for (int i = 0; i + 4 <= shared_bytes + 1024; i += 4)
-        reinterpret_cast<float&>(here.shared[i]) = std::numeric_limits<float>::quiet_NaN();
-      std::vector<int> alive;
-      for (int i = 0; i < threads; ++i) {
-        Fiber& fiber = here.fibers[i];
-        fiber.stack.reset(new char[kStack]);
-        getcontext(&fiber.context);
-        fiber.context.uc_stack.ss_sp = fiber.stack.get();
-        fiber.context.uc_stack.ss_size = kStack;
-        fiber.context.uc_link = nullptr;
-        makecontext(&fiber.context, enter, 0);
-        alive.push_back(i);
+    for (int x = 0; x < grid_x; x += size) {
+      Cluster here;
+      cluster = &here;
+      here.blocks.resize(size);
+      here.all.size = size * threads, here.all.brought.resize(here.all.size);
+      std::vector<int> alive;  // threads, numbered through all blocks
+      for (int i = 0; i < size; ++i) {
+        here.blocks[i].x = x + i, here.blocks[i].y = y, here.blocks[i].grid_y = grid_y;
+        begin(here.blocks[i], threads, shared_bytes);
+        for (int j = 0; j < threads; ++j) alive.push_back(i * threads + j);
       }
       while (!alive.empty()) {
         if (!here.later.empty() && random() % 4 == 0) {
@@ -137,16 +159,17 @@ inline void run(int grid_x, int grid_y, int threads, int shared_bytes,
         const int first = alive[random() % alive.size()] / kWarp * kWarp;
         std::vector<int> left;
         for (int i : alive) {
+          block = &here.blocks[i / threads];
           if (i / kWarp * kWarp == first) {
-            here.current = i;
-            swapcontext(&here.scheduler, &here.fibers[i].context);
+            block->current = i % threads;
+            swapcontext(&here.scheduler, &block->fibers[block->current].context);
           }
-          if (!here.fibers[i].done) left.push_back(i);
+          if (!block->fibers[i % threads].done) left.push_back(i);
         }
         alive.swap(left);
       }
     }
-  block = nullptr;
+  cluster = nullptr, block = nullptr;
 }
 
 inline float half_value(uint16_t bits) {
@@ -180,10 +203,7 @@ inline int warp() { return thread() / kWarp; }
 inline int block_x() { return emulator::block->x; }
 inline int block_y() { return emulator::block->y; }
 inline int blocks_y() { return emulator::block->grid_y; }
-inline char* shared_memory() {
-  char* base = emulator::block->shared.data();
-  return base + (-reinterpret_cast<uintptr_t>(base) & 1023);
-}
+inline char* shared_memory() { return emulator::block->memory(); }
 inline void sync_threads() {
   emulator::meet(emulator::block->all, thread(), nullptr, [](auto&) {});
 }
@@ -330,7 +350,7 @@ inline float unpack_f16(uint16_t bits) { return emulator::half_value(bits); }
 template <class... Parameters, class... Arguments>
 const char* launch(void (*kernel)(Parameters...), int grid_x, int grid_y, int threads,
                    int shared_bytes, void*, Arguments... arguments) {
-  emulator::run(grid_x, grid_y, threads, shared_bytes, [&] { kernel(arguments...); });
+  emulator::run(1, grid_x, grid_y, threads, shared_bytes, [&] { kernel(arguments...); });
   return nullptr;
 }
 

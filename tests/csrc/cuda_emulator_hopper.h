@@ -140,41 +140,72 @@ inline void barrier_arrive_expecting(Barrier* barrier, int bytes) {
   barrier->state.expect(bytes);
   barrier_arrive(barrier);
 }
+// Where in another block's memory what lies in this one's does.
+template <class T>
+T* there(emulator::Block& other, T* here) {
+  if (other.gone()) std::abort();  // on a GPU the memory may be somebody else's by now
+  return reinterpret_cast<T*>(other.memory() + emulator::offset_of(here));
+}
+inline void barrier_arrive_at(Barrier* barrier, int member) {
+  barrier_arrive(there(emulator::cluster->blocks.at(member), barrier));
+}
 inline void barrier_wait(Barrier* barrier, int parity) {
   while ((barrier->state.bytes_and_phase & 1) == parity) emulator::yield();
 }
 
-inline void copy_box(void* to, const TensorMap* map, Barrier* barrier, int column, int row) {
+namespace emulator {
+
+// To a block's memory from `at` on.
+inline void copy(const Map& map, Block& block, size_t at, Barrier* barrier, int column, int row) {
+  std::memset(block.memory() + at, 0xff, map.box_rows * kChunk);
+  cluster->later.push_back([=, &block] {
+    if (block.gone()) std::abort();
+    char* memory = block.memory();
+    for (int r = 0; r < map.box_rows; ++r)
+      for (int c = 0; c < kChunk / 2; ++c) {
+        const bool there = row + r < map.n && 2 * (column + c) < map.row_bytes;
+        uint16_t bits = 0;
+        if (there)
+          std::memcpy(&bits,
+                      map.x + static_cast<int64_t>(row + r) * map.row_bytes + 2 * (column + c), 2);
+        std::memcpy(memory + swizzled(at + r * kChunk + 2 * c), &bits, 2);
+      }
+    barrier->state.expect(-map.box_rows * kChunk);
+    barrier->state.settle();
+  });
+}
+
+}  // namespace emulator
+
+inline void copy_box_to(int members, void* to, const TensorMap* map, Barrier* barrier, int column,
+                        int row) {
   emulator::Map here;
   std::memcpy(&here, map, sizeof here);
   const size_t at = emulator::offset_of(to);
   if (at % 1024) std::abort();  // a GPU would swizzle by other rows
-  std::memset(to, 0xff, here.box_rows * kChunk);
-  emulator::block->later.push_back([=] {
-    for (int r = 0; r < here.box_rows; ++r)
-      for (int c = 0; c < kChunk / 2; ++c) {
-        const bool there = row + r < here.n && 2 * (column + c) < here.row_bytes;
-        uint16_t bits = 0;
-        if (there)
-          std::memcpy(
-              &bits, here.x + static_cast<int64_t>(row + r) * here.row_bytes + 2 * (column + c), 2);
-        std::memcpy(shared_memory() + emulator::swizzled(at + r * kChunk + 2 * c), &bits, 2);
-      }
-    barrier->state.expect(-here.box_rows * kChunk);
-    barrier->state.settle();
-  });
+  for (size_t i = 0; i < emulator::cluster->blocks.size(); ++i) {
+    emulator::Block& block = emulator::cluster->blocks[i];
+    if (members >> i & 1) emulator::copy(here, block, at, there(block, barrier), column, row);
+  }
+}
+inline void copy_box(void* to, const TensorMap* map, Barrier* barrier, int column, int row) {
+  const auto member = emulator::block - emulator::cluster->blocks.data();
+  copy_box_to(1 << member, to, map, barrier, column, row);
 }
 inline void copy_bytes(void* to, const void* from, Barrier* barrier, int bytes) {
   if (bytes % 16 || reinterpret_cast<uintptr_t>(to) % 16 || reinterpret_cast<uintptr_t>(from) % 16)
     std::abort();
   std::memset(to, 0xff, bytes);
-  emulator::block->later.push_back([=] {
+  emulator::cluster->later.push_back([=] {
     std::memcpy(to, from, bytes);
     barrier->state.expect(-bytes);
     barrier->state.settle();
   });
 }
 inline void publish_shared() {}
+inline void sync_cluster() {
+  emulator::meet(emulator::cluster->all, emulator::cluster->all.count, nullptr, [](auto&) {});
+}
 inline void sync_some(int number, int threads) {
   emulator::Meeting& meeting = emulator::block->some[number];
   if (meeting.size == 0) meeting.size = threads, meeting.brought.resize(threads);
@@ -234,6 +265,14 @@ inline const char* make_map(TensorMap* map, const void* x, int64_t n, int row_by
   if (reinterpret_cast<uintptr_t>(x) % 16 || row_bytes % 16 || box_rows > 256) return "refused";
   const emulator::Map here{static_cast<const char*>(x), n, row_bytes, box_rows};
   std::memcpy(map, &here, sizeof here);
+  return nullptr;
+}
+
+template <class... Parameters, class... Arguments>
+const char* launch_clusters(void (*kernel)(Parameters...), int size, int blocks, int grid_y,
+                            int threads, int shared_bytes, void*, Arguments... arguments) {
+  emulator::run(size, (blocks + size - 1) / size * size, grid_y, threads, shared_bytes,
+                [&] { kernel(arguments...); });
   return nullptr;
 }
 

@@ -38,10 +38,13 @@ def load(x: Tensor, begin: int, count: int, live: int) -> Tensor:
 
 
 class Model:
-    """Blocks of `rows` meet tiles of `columns`; a program makes `part` columns of a gradient."""
+    """Blocks of `rows` meet tiles of `columns`, a program makes `part` columns of a gradient.
 
-    def __init__(self, rows: int = 16, columns: int = 8, part: int = 16) -> None:
-        self.rows, self.columns, self.part = rows, columns, part
+    cluster: blocks that meet the same tiles.
+    """
+
+    def __init__(self, rows: int = 16, columns: int = 8, part: int = 16, cluster: int = 1) -> None:
+        self.rows, self.columns, self.part, self.cluster = rows, columns, part, cluster
 
     def _mask(
         self, counts: Callable[..., bool], begin: int, column: int, r: SimpleNamespace
@@ -68,29 +71,33 @@ class Model:
             return sums
         blocks = cuda.blocks_of(len(r.x), self.rows)
         width, count = cuda.slots_of(len(r.x), self.rows, r.x.shape[1])
-        slots, end = zeros(count, padded), cuda.past_shift(blocks)
-        for first_shift in range(1, end, max(width, 1)):
+        slots, end = zeros(count, padded), cuda.past_offset(blocks, self.cluster)
+        for first in range(1, end, max(width, 1)):
             for program in range(cuda.blocks_of(width, cuda.RUN)):
-                shifts = cuda.shifts_of(program, first_shift, min(first_shift + width, end))
+                offsets = cuda.offsets_of(program, first, min(first + width, end))
                 own_slot = slots[cuda.slot_of_program(program, width)]
-                for block in range(blocks if shifts[0] < shifts[1] else 0):
-                    self._sum_apart(r, slots, own_slot, block, blocks, shifts, first_shift)
+                for block in range(blocks if offsets[0] < offsets[1] else 0):
+                    self._sum_apart(r, slots, own_slot, block, blocks, offsets, first)
         for part, begin, column, s in self._mixed(r, self.rows, r.all_form):
             counts = lambda *at: cuda.in_denominator(r.all_form, *at, r.live)  # noqa: E731
             e = torch.exp2(s * r.scale - r.scale).where(self._mask(counts, begin, column, r), 0)
             slots[cuda.slot_of_part(part, width), begin : begin + self.rows] += e.sum(1)
         return slots
 
-    def _sum_apart(self, r, slots, own_slot, block, blocks, shifts, first_shift) -> None:
+    def _sum_apart(self, r, slots, own_slot, block, blocks, offsets, first) -> None:
         begin, size = block * self.rows, (self.rows, self.columns)
         if begin >= r.live:
             return
         own, row_sums = load(r.x, begin, self.rows, r.live), zeros(self.rows)
-        left_out = self._own(r, begin, r.all_form)
-        for shift, column in cuda.apart_tiles(*size, block, blocks, shifts, left_out, r.live):
+        lead = begin - begin % (self.cluster * self.rows)
+        left_out = [
+            self._own(r, at, r.all_form) if at < r.live else (0, 0)
+            for at in range(lead, lead + self.cluster * self.rows, self.rows)
+        ]
+        for shift, column in cuda.apart_tiles(*size, block, blocks, offsets, left_out, r.live):
             e = torch.exp2(own @ load(r.x, column, self.columns, r.live).T * r.scale - r.scale)
             e[max(0, r.live - begin) :], e[:, max(0, r.live - column) :] = 0, 0
-            slot = slots[cuda.slot_of_shift(shift, first_shift)]
+            slot = slots[cuda.slot_of_shift(shift, first)]
             slot[column : column + self.columns] += e.sum(0)
             row_sums += e.sum(1)
         own_slot[begin : begin + self.rows] += row_sums
@@ -112,9 +119,10 @@ class Model:
         for begin in range(0, r.live, self.rows):
             own, shared, rows = (0, 0), (0, 0), load(r.x, begin, self.rows, r.live)
             if not r.all_form:
-                end = min(begin + self.rows, r.live)
+                every = self.cluster * self.rows
+                lead = begin - begin % every
                 own = self._own(r, begin)
-                shared = cuda.shared_range(r.first, r.past, begin, end, r.live)
+                shared = cuda.shared_range(r.first, r.past, lead, lead + every, r.live)
             for column in cuda.key_tiles(self.columns, share, shared):
                 other, end = load(r.keys, column, self.columns, r.count), column + self.columns
                 e = torch.exp2(rows @ other.T * r.scale + (shift - r.scale))

@@ -78,6 +78,8 @@ def both_ways(module, x, labels, weights, *settings):
         (300, 64, BF16, {"temperature": 0.03}),
         (300, 24, BF16, {"classes": 1000}),
         (700, 64, BF16, {"classes": 1}),  # two tiles of a class for one program
+        (270, 512, BF16, {"classes": 40}),  # Hopper: five blocks, in clusters of two
+        (520, 72, F16, {"classes": 40}),
     ],
 )
 def test_pixel_contrast(n, d, kind, more, form):
@@ -173,6 +175,8 @@ def test_pixel_contrast_repeats_bit_by_bit():
         (3, 140, 16, F32, 2),
         (150, 130, 90, BF16, 5),  # padded to 96 columns, which a kernel of 128 takes
         (130, 20, 24, F16, 40),
+        (100, 150, 128, BF16, 3),  # Hopper: a cluster whose second block has no row
+        (300, 700, 72, F16, 2),  # its first block may skip keys that the second may not
         pytest.param(70, 300, 64, BF16, 1, marks=pytest.mark.slow),  # no row has a negative
         pytest.param(150, 600, 64, F16, 3, marks=pytest.mark.slow),
         pytest.param(40, 130, 128, F32, 5, marks=pytest.mark.slow),
@@ -239,6 +243,7 @@ def test_pairs_of_nothing(mine, others, form):
         (130, 300, 256, BF16, 3, 1),
         (70, 33, 512, BF16, 5, 4),
         (40, 90, 512, F32, 5, 1),
+        (150, 300, 512, BF16, 2, 1),  # Hopper: a cluster whose blocks may skip other keys
         (70, 90, 256, "tf32", 5, 1),
     ],
 )

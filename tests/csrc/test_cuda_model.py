@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 pytest.importorskip("pipa_fast._host")
 
+from pipa_fast._host import cuda
 from pipa_fast.ops import _patch_consistency_cuda as patch
 from pipa_fast.ops import _pixel_contrast_cuda as pixel
 from pipa_fast.reference import patch_consistency as reference_patch
@@ -50,26 +51,30 @@ def check_pixel_contrast(model, monkeypatch, x, labels, weights, form):
 @pytest.mark.parametrize("form", ["negatives", "all"])
 @pytest.mark.parametrize("kind", list(LABELS))
 @pytest.mark.parametrize("n", SIZES)
-def test_pixel_contrast(n, kind, form, monkeypatch):
+@pytest.mark.parametrize("cluster", [1, 2])
+def test_pixel_contrast(cluster, n, kind, form, monkeypatch):
     torch.manual_seed(n)
     weights = torch.rand(n, dtype=torch.float64) if kind == "mixed" else None
-    check_pixel_contrast(Model(), monkeypatch, unit_rows(n), LABELS[kind](n), weights, form)
+    model, case = Model(cluster=cluster), (unit_rows(n), LABELS[kind](n), weights)
+    check_pixel_contrast(model, monkeypatch, *case, form)
 
 
 @pytest.mark.parametrize(("n", "d", "rows"), [(310, 8, 16), (70, 24, 64), (130, 8, 128)])
-def test_pixel_contrast_of_other_tiles(n, d, rows, monkeypatch):
+@pytest.mark.parametrize("cluster", [1, 2])
+def test_pixel_contrast_of_other_tiles(cluster, n, d, rows, monkeypatch):
     """The first has more shifts than a launch of 8 takes; the second a last part of 8 columns."""
     torch.manual_seed(n)
     case = unit_rows(n, d), LABELS["mixed"](n), None
-    check_pixel_contrast(Model(rows, 16), monkeypatch, *case, "negatives")
+    check_pixel_contrast(Model(rows, 16, cluster=cluster), monkeypatch, *case, "negatives")
 
 
 @pytest.mark.parametrize("form", ["negatives", "all"])
 @pytest.mark.parametrize("kind", list(LABELS))
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (15, 7), (17, 30), (50, 70)])
-def test_pixel_contrast_of_two_ranks(n, m, kind, form, monkeypatch):
+@pytest.mark.parametrize("cluster", [1, 2])
+def test_pixel_contrast_of_two_ranks(cluster, n, m, kind, form, monkeypatch):
     torch.manual_seed(n)
-    monkeypatch.setattr(pixel, "KERNELS", Model())
+    monkeypatch.setattr(pixel, "KERNELS", Model(cluster=cluster))
     settings = Settings(0.1, form, 255)
     cases = two_ranks(unit_rows(n + m), LABELS[kind](n + m), n, settings)
     for _, found, _, truth in errors(pixel, cases, settings):
@@ -79,9 +84,10 @@ def test_pixel_contrast_of_two_ranks(n, m, kind, form, monkeypatch):
 @pytest.mark.parametrize("splits", [1, 3])
 @pytest.mark.parametrize("kind", list(LABELS))
 @pytest.mark.parametrize(("n", "m"), [(1, 0), (2, 1), (15, 7), (16, 8), (17, 9), (50, 70)])
-def test_patch_consistency(n, m, kind, splits, monkeypatch):
+@pytest.mark.parametrize("cluster", [1, 2])
+def test_patch_consistency(cluster, n, m, kind, splits, monkeypatch):
     torch.manual_seed(n)
-    monkeypatch.setattr(patch, "KERNELS", Model())
+    monkeypatch.setattr(patch, "KERNELS", Model(cluster=cluster))
     monkeypatch.setattr(patch, "PROGRAMS", 10**6)
     monkeypatch.setattr(patch, "MAX_SPLITS", splits)
     labels = [made.masked_fill(made == 255, -1) for made in (LABELS[kind](n), LABELS[kind](m))]
@@ -103,18 +109,21 @@ def test_keys_of_one_class_are_met_by_anchors_whose_class_has_none(
     torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=0)
 
 
-def test_kernels_put_each_partial_sum_where_the_model_does(kernels):
-    """Tiles of 128 x 64, the largest."""
+@pytest.mark.parametrize("d", [64, 128])
+def test_kernels_put_each_partial_sum_where_the_model_does(d, kernels):
+    """Tiles of 128 x 64, the largest; of 128 columns, clusters of two on Hopper."""
     torch.manual_seed(0)
-    model = Model(128, 64)
+    model = Model(128, 64, cluster=2 if (d, kernels.chip) == (128, "sm_90a") else 1)
     labels = torch.randint(0, 5, (330,)).masked_fill(torch.arange(330) % 50 == 0, 255)
-    rows = pixel.Side.of(unit_rows(330, 64).bfloat16(), labels, 255)
-    keys = pixel.Side.of(unit_rows(200, 64).bfloat16(), torch.randint(0, 5, (200,)), 0)
+    rows = pixel.Side.of(unit_rows(330, d).bfloat16(), labels, 255)
+    keys = pixel.Side.of(unit_rows(200, d).bfloat16(), torch.randint(0, 5, (200,)), 0)
     for form, others in itertools.product(("negatives", "all"), (None, keys)):
         problem = pixel.Meeting.of(rows, others).problem(0.1, form)
         sums = [k.pixel_contrast_denominators(*problem).double() for k in (kernels, model)]
         if others is None:
-            assert (sums[1][:3] > 0).any(1).all()  # of the shift, of its program, and of a part
+            width, _ = cuda.slots_of(330, 128, d)
+            used = [cuda.slot_of_shift(1, 1), cuda.slot_of_program(0, width)]
+            assert (sums[1][[*used, cuda.slot_of_part(0, width)]] > 0).any(1).all()
         else:
             sums = [s.sum(0)[:300] for s in sums]  # a share's tiles are wider on Hopper; 323 live
         torch.testing.assert_close(*sums, rtol=1e-4, atol=0)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 cuda = pytest.importorskip("pipa_fast._host").cuda
 
 TILES = [(16, 8), (16, 16), (64, 16), (128, 64)]  # rows of a block, columns of a tile
+clusters = st.integers(1, cuda.MOST_CLUSTER)
 sizes_of_classes = st.lists(st.integers(1, 60), min_size=1, max_size=8)
 
 
@@ -23,31 +24,37 @@ def sorted_rows(sizes: list[int], dead: int) -> tuple[np.ndarray, list[int], lis
     return labels, first.tolist(), past.tolist(), int(ends[-1])
 
 
-def met_apart(n, rows, columns, first, past, all_form, live, width):
+def met_apart(n, rows, columns, first, past, all_form, live, width, cluster):
     """What programs meet: launch, block, program, shift and first column of each tile."""
     blocks = cuda.blocks_of(n, rows)
-    end = cuda.past_shift(blocks)
-    for first_shift in range(1, end, max(width, 1)):
-        until = min(first_shift + width, end)
+    end = cuda.past_offset(blocks, cluster)
+    for launch in range(1, end, max(width, 1)):
+        until = min(launch + width, end)
         for program in range(cuda.blocks_of(width, cuda.RUN)):
-            shifts = cuda.shifts_of(program, first_shift, until)
+            offsets = cuda.offsets_of(program, launch, until)
             for block in range(cuda.blocks_of(live, rows)):
-                begin = block * rows
-                own = cuda.own_range(first, past, all_form, begin, begin + rows, live)
-                tiles = cuda.apart_tiles(rows, columns, block, blocks, shifts, own, live)
+                lead = block // cluster * cluster * rows
+                own = [
+                    cuda.own_range(first, past, all_form, begin, begin + rows, live)
+                    if begin < live
+                    else (0, 0)
+                    for begin in range(lead, lead + cluster * rows, rows)
+                ]
+                tiles = cuda.apart_tiles(rows, columns, block, blocks, offsets, own, live)
                 for shift, column in tiles:
-                    yield first_shift, block, program, shift, column
+                    yield launch, block, program, shift, column
 
 
 @settings(deadline=None, max_examples=40)
-@given(sizes_of_classes, st.integers(0, 40), st.sampled_from(TILES), st.booleans())
-@example([10, 30], 0, (16, 8), False)  # a class that ends in blocks 0 and 2, which meet around
-def test_each_pair_counts_once_in_a_denominator(sizes, dead, tile, all_form):
+@given(sizes_of_classes, st.integers(0, 40), st.sampled_from(TILES), st.booleans(), clusters)
+@example([10, 30], 0, (16, 8), False, 1)  # a class that ends in blocks 0 and 2, which meet around
+def test_each_pair_counts_once_in_a_denominator(sizes, dead, tile, all_form, cluster):
     labels, first, past, live = sorted_rows(sizes, dead)
     (rows, columns), n = tile, len(labels)
     seen = np.zeros((n, n), int)
     width, _ = cuda.slots_of(n, rows, 8)
-    for _, block, _, _, column in met_apart(n, *tile, first, past, all_form, live, width):
+    known = first, past, all_form, live, width, cluster
+    for _, block, _, _, column in met_apart(n, *tile, *known):
         own = slice(block * rows, min(block * rows + rows, live))
         seen[own, column : min(column + columns, live)] += 1
         seen[column : min(column + columns, live), own] += 1
@@ -66,16 +73,19 @@ def test_each_pair_counts_once_in_a_denominator(sizes, dead, tile, all_form):
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(1, 60), st.integers(1, 40), st.integers(1, 20))
-def test_blocks_around_a_circle_meet_once_and_programs_do_not_share_numbers(blocks, width, odd):
+@given(st.integers(1, 60), st.integers(1, 40), st.integers(1, 20), clusters)
+def test_blocks_around_a_circle_meet_once_and_programs_do_not_share_numbers(
+    blocks, width, odd, cluster
+):
     """In several launches, and with rows past the last whole block."""
     n = live = (blocks - 1) * 16 + min(odd, 16)
     alone = list(range(n)), list(range(1, n + 1))  # classes of one: blocks share none
     pairs, written = Counter(), {}
-    for launch, block, program, shift, column in met_apart(n, 16, 8, *alone, False, live, width):
+    known = *alone, False, live, width, cluster
+    for launch, block, program, shift, column in met_apart(n, 16, 8, *known):
         pairs[frozenset((block, column // 16))] += 1
         slot = cuda.slot_of_shift(shift, launch)
-        assert 0 <= slot < width
+        assert 0 <= slot < cuda.slot_of_program(0, width)
         assert written.setdefault((launch, slot, column), (block, program)) == (block, program)
     tiles = {
         True: cuda.blocks_of(n, 8) - 2 * (blocks - 1),
@@ -90,13 +100,14 @@ def test_blocks_around_a_circle_meet_once_and_programs_do_not_share_numbers(bloc
 def test_slots_are_each_for_one_thing(n, rows, columns):
     width, count = cuda.slots_of(n, rows, columns)
     programs = cuda.blocks_of(width, cuda.RUN)
-    slots = [cuda.slot_of_shift(shift, 5) for shift in range(5, 5 + width)]
+    shifts = range(5 - (cuda.MOST_CLUSTER - 1), 5 + width)  # of a launch from offset 5 on
+    slots = [cuda.slot_of_shift(shift, 5) for shift in shifts]
     slots += [cuda.slot_of_program(program, width) for program in range(programs)]
     slots += [cuda.slot_of_part(part, width) for part in range(cuda.PARTS)]
     assert slots == list(range(count))
     assert width <= max(columns, cuda.RUN)
-    shifts = [cuda.shifts_of(program, 1, width + 1) for program in range(programs)]
-    assert [s for low, high in shifts for s in range(low, high)] == list(range(1, width + 1))
+    offsets = [cuda.offsets_of(program, 1, width + 1) for program in range(programs)]
+    assert [o for low, high in offsets for o in range(low, high)] == list(range(1, width + 1))
 
 
 @settings(deadline=None, max_examples=60)
@@ -192,4 +203,4 @@ def test_impossible_questions_are_refused():
     with pytest.raises(ValueError, match="first and past"):
         cuda.own_range([0], [1], False, 0, 2, 2)
     with pytest.raises(ValueError, match="multiple"):
-        cuda.apart_tiles(16, 7, 0, 1, (1, 1), (0, 1), 1)
+        cuda.apart_tiles(16, 7, 0, 1, (1, 1), [(0, 1)], 1)

@@ -28,8 +28,10 @@ def test_kernels_compile_and_spill_nothing(unit, chip, tmp_path):
 def test_a_fault_is_named():
     fine = {"kernel": "k", "spills": 0, "stack": 0, "blocks": 1, "tensor_cores": "HMMA"}
     assert cuda_table.fault(fine) == ""
-    hopper = fine | {"kernel": "hopper_k"}
+    hopper = fine | {"kernel": "hopper_k", "cluster": 1}
     assert "not HGMMA" in cuda_table.fault(hopper)
-    assert cuda_table.fault(hopper | {"tensor_cores": "HGMMA UTMALDG"}) == ""
+    copied = hopper | {"tensor_cores": "HGMMA UTMALDG"}
+    assert cuda_table.fault(copied) == ""
+    assert "not HGMMA MULTICAST" in cuda_table.fault(copied | {"cluster": 2})
     for change in ({"spills": 4}, {"stack": 16}, {"blocks": 0}, {"tensor_cores": ""}):
         assert cuda_table.fault(fine | change)
