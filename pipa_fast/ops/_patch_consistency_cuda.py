@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipa_fast.ops._cuda import DEAD, KERNELS, LOG2E, by_class, number
+from pipa_fast.ops._cuda import DEAD, KERNELS, LOG2E, TF32, by_class, number
 
-SHIFT = 15
-"""e times 2^15 fills float16's range: its 30 octaves are those of e while 2 / temperature <= 20."""
+SHIFT, OCTAVES = 15, 29
+"""e times 2^15 fills float16's range, whose octaves are those of e while 2 / temperature <= 20."""
 PROGRAMS = 264  # that are wanted: two for each of 132 multiprocessors
 MAX_SPLITS = 4  # of the keys, each with sums of its own: what bounds the memory
 BLOCK = 64  # anchors of a program, about
@@ -43,12 +43,15 @@ def forward(
     a, a_keys, order, live = _sort(anchors, anchor_labels)
     counts = (a_keys != DEAD)[:, None]
     k, k_keys, _, live_keys = _sort(bank, bank_labels)
+    how, shift = number(a.dtype), SHIFT if a.dtype == torch.float16 else 0
+    if a.dtype == torch.float16 and 2 / temperature * LOG2E > OCTAVES:
+        # TF32 holds each number of float16, and as small a one as float32 does.
+        a, k, how, shift = a.float(), k.float(), TF32, 0
     first = torch.searchsorted(k_keys, a_keys, out_int32=True)
     past = torch.searchsorted(k_keys, a_keys, right=True, out_int32=True)
-    shift = SHIFT if anchors.dtype == torch.float16 else 0
     splits = max(1, min(MAX_SPLITS, PROGRAMS * BLOCK // n))
     z, o = KERNELS.patch_consistency_sums(
-        a, k, first, past, live, live_keys, LOG2E / temperature, shift, number(a.dtype), splits
+        a, k, first, past, live, live_keys, LOG2E / temperature, shift, how, splits
     )
     z, o = z.sum(0), o.sum(0) if splits > 1 else o[0]
 

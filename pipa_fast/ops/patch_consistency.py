@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Patch consistency: a place gets one embedding in two crops, unlike those of other classes."""
 
-import math
 from typing import Any
 
 import torch
@@ -27,7 +26,6 @@ from pipa_fast.ops.backends import (
     choose,
     cpu_why_not,
     cuda_backend,
-    cuda_why_not,
     implement,
     reference_why_not,
     refuse_second_derivative,
@@ -132,16 +130,6 @@ def _cpu_forward(
     )
 
 
-def _cuda_why_not(problem: Problem) -> str:
-    octaves = 2 / problem.temperature * math.log2(math.e)
-    if problem.dtype == torch.float16 and octaves > 29:
-        return (
-            f"its float16 exponentials fit while 2/temperature <= 20; temperature is "
-            f"{problem.temperature}"
-        )
-    return cuda_why_not(problem)
-
-
 def _over_ranks(backend: Backend) -> Backend:
     """Return a backend that takes groups too: the bank is that of all ranks, and so is Σw."""
 
@@ -179,7 +167,7 @@ BACKENDS = tuple(
     _over_ranks(backend)
     for backend in (
         triton_backend("patch_consistency"),
-        cuda_backend("patch_consistency")._replace(why_not=_cuda_why_not),
+        cuda_backend("patch_consistency"),
         Backend("cpu", cpu_why_not, _cpu_forward, reference.backward),
         Backend("reference", reference_why_not, reference.forward, reference.backward),
     )

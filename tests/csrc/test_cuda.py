@@ -263,6 +263,20 @@ def test_patch_consistency(n, m, d, kind, classes, splits, monkeypatch):
     assert slope.dtype == torch.float32 and slope.shape == a.shape
 
 
+@pytest.mark.parametrize("temperature", [0.1, 0.09, 0.03])
+def test_float16_of_any_temperature(temperature):
+    """Anchors on one side, all others on the other: e is as small as it can be."""
+    torch.manual_seed(0)
+    side = torch.ones(64) / 8  # and how far rows lie about it, or about its opposite
+    a, p, k = (unit_rows(90, 64, F32) * far for far in (0.1, 0.5, 0.2))
+    a, p, k = (F.normalize(rows).half() for rows in (side + a, p - side, k - side))
+    labels = torch.randint(0, 3, (90,)), torch.randint(0, 3, (90,))
+    loss, slope = patch.forward(a, p, k, *labels, None, temperature)
+    rows = a.double(), p.double(), k.double()
+    expected = reference_patch.forward(*rows, *labels, None, temperature)
+    check(F16, loss, expected[0], slope, expected[1])
+
+
 def test_why_cuda_cannot_run():
     problem = Problem("cpu")
     assert "CUDA tensors" in cuda_why_not(problem)
