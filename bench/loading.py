@@ -79,7 +79,7 @@ def write_streets(name: str, root: Path, count: int, size: tuple[int, int] | Non
             "folder after --, with --data.source_root or --data.target_root"
         )
     style, *paths = WRITTEN[name]
-    height, width = size or LAYOUTS[name].size or (0, 0)
+    height, width = size or (LAYOUTS[name].sizes or ((0, 0),))[0]
     for index in range(count):
         image, label = render(0, index, style, (height // ENLARGED, width // ENLARGED))
         enlarged = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)

@@ -33,5 +33,5 @@ ACDC = Layout(
     splits={"train": 1600, "val": 406},
     ids=SCORED_LABEL_IDS,
     unscored=UNSCORED_LABEL_IDS,
-    size=(1080, 1920),
+    sizes=((1080, 1920),),
 )

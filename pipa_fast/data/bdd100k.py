@@ -23,5 +23,5 @@ BDD100K = Layout(
     splits={"train": 7000, "val": 1000},
     ids={i: i for i in range(NUM_CLASSES)},
     unscored=frozenset({IGNORE_INDEX}),
-    size=(720, 1280),
+    sizes=((720, 1280),),
 )

@@ -21,5 +21,5 @@ CITYSCAPES = Layout(
     splits={"train": 2975, "val": 500},
     ids=SCORED_LABEL_IDS,
     unscored=UNSCORED_LABEL_IDS,
-    size=(1024, 2048),
+    sizes=((1024, 2048),),
 )

@@ -20,5 +20,5 @@ DARK_ZURICH = Layout(
     splits={"train": 2416, "val": 50},
     ids=ACDC.ids,
     unscored=ACDC.unscored,
-    size=(1080, 1920),
+    sizes=((1080, 1920),),
 )

@@ -52,11 +52,12 @@ class Layout:
     ids: Mapping[int, int]
     """Train id by the id in a label file; ids without one are in `unscored`."""
     unscored: frozenset[int]
-    size: tuple[int, int] | None
-    """Height and width of every image, None where they differ."""
+    sizes: tuple[tuple[int, int], ...] | None
+    """Heights and widths that images have, None where there are many."""
     eval_classes: tuple[int, ...] = tuple(range(NUM_CLASSES))
     stretched: frozenset[str] = frozenset()
-    """Names of images whose published label has another size: it is resized to the image's."""
+    """Names of images whose published label has another size: it is resized to the image's. What
+    size such an image has is not checked."""
 
     def table(self) -> np.ndarray:
         """Return train ids by label id [256] int16, -1 for ids that the dataset does not have."""

@@ -54,5 +54,5 @@ MAPILLARY = Layout(
     splits={"train": 18000, "val": 2000},
     ids=_IDS,
     unscored=frozenset(range(66)) - _IDS.keys(),
-    size=None,
+    sizes=None,
 )

@@ -65,7 +65,7 @@ def prepare(
     expected = f"a folder with {layout.name}'s images in the published layout"
     require(any(found.values()), "root", str(root), expected)
     problems = [] if subset else _wrong_counts(layout, found)
-    examine = partial(look, layout=layout, size=None if subset else layout.size, write=not check)
+    examine = partial(look, layout=layout, sizes=not subset, write=not check)
     written, counts = 0, {}
     with ProcessPoolExecutor(jobs) as pool:
         for split, pairs in found.items():
@@ -104,15 +104,21 @@ def _count(root: Path, counts: dict[Pair, np.ndarray]) -> list[Path]:
     return [root / name for name in texts]
 
 
-def look(pair: Pair, *, layout: Layout, size: tuple[int, int] | None, write: bool) -> Seen:
-    """Read a pair whole, convert its label if `write`, and tell what is wrong with it."""
+def look(pair: Pair, *, layout: Layout, sizes: bool, write: bool) -> Seen:
+    """Read a pair whole, convert its label if `write`, and tell what is wrong with it.
+
+    With `sizes`, an image of another size than the published ones is.
+    """
     problems: list[str] = []
+    stretched = pair.image.name in layout.stretched
+    published = layout.sizes if sizes and not stretched else None
     shape: tuple[int, int] | None = None
     try:
         image = read_image(pair.image, labelled=pair.label is not None)
         shape = (image.shape[0], image.shape[1])
-        if size is not None and shape != size:
-            problems.append(f"{pair.image} is {shape[0]} x {shape[1]}, not {size[0]} x {size[1]}")
+        if published is not None and shape not in published:
+            expected = " or ".join(f"{height} x {width}" for height, width in published)
+            problems.append(f"{pair.image} is {shape[0]} x {shape[1]}, not {expected}")
     except ValueError as error:
         problems.append(str(error))
     if pair.label is None:
@@ -121,7 +127,6 @@ def look(pair: Pair, *, layout: Layout, size: tuple[int, int] | None, write: boo
         label, written = _converted(pair, layout.table(), write)
     except ValueError as error:
         return Seen(None, False, [*problems, str(error)])
-    stretched = pair.image.name in layout.stretched
     if shape is not None and label.shape != shape and not stretched:
         problems.append(f"{pair.label} is {label.shape}, its image {shape}")
     found = np.bincount(label.ravel(), minlength=IGNORE_INDEX + 1)[:IGNORE_INDEX]

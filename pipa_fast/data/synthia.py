@@ -43,6 +43,6 @@ SYNTHIA = Layout(
         11: 18,  # bicycle
     },
     unscored=frozenset({0, 13, 14, 22}),  # void, parking, road work, lane markings
-    size=(760, 1280),
+    sizes=((760, 1280),),
     eval_classes=EVAL_16,
 )

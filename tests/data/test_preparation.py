@@ -76,7 +76,7 @@ def test_every_file_that_is_wrong_is_listed_and_nothing_counted(tmp_path, capsys
     said = capsys.readouterr().err
     for part in (
         "6 images, not the published 24966",
-        "00000.png is 8 x 12, not 1052 x 1914",
+        "00000.png is 8 x 12, not 1052 x 1914 or 1046 x 1914",
         "00002.png holds label ids [77]",
         "00003.png is (8, 10)",
         "00004.png cannot be read",
@@ -101,10 +101,24 @@ def test_a_folder_that_is_none_is_told(tmp_path, capsys):
     assert "published layout" in capsys.readouterr().err
 
 
-def test_the_two_labels_of_gta5_that_have_another_size_are_stretched(tmp_path):
+@pytest.mark.parametrize("number", [15188, 17705, 20801, 20860])
+def test_labels_of_gta5_that_have_another_size_are_stretched(tmp_path, number):
     root = make("gta5", tmp_path)
-    image_file(root / "images" / "15188.png")
-    label_file(root / "labels" / "15188.png", [7, 26], (4, 6))
+    image_file(root / "images" / f"{number}.png")
+    label_file(root / "labels" / f"{number}.png", [7, 26], (4, 6))
     assert run("gta5", root, "--subset") == 0
     sample = build_dataset("gta5", "train", root)[2]
     assert sample.label.shape == (8, 12) and set(np.unique(sample.label)) == {0, 13}
+
+
+def test_the_sizes_of_gta5_are_those_of_the_download(tmp_path, capsys):
+    for number, image, label in (
+        (1, (1052, 1914), (1052, 1914)),
+        (2, (1046, 1914), (1046, 1914)),
+        (15188, (526, 957), (1052, 1914)),
+        (20830, (1046, 1914), (1052, 1914)),
+    ):
+        image_file(tmp_path / "images" / f"{number:05d}.png", size=image)
+        label_file(tmp_path / "labels" / f"{number:05d}.png", [7], label)
+    assert run("gta5", tmp_path, "--check") == 1
+    assert "not the published 24966\n1 problems" in capsys.readouterr().err
