@@ -19,6 +19,7 @@ from rich.progress import track
 from torch import nn
 
 from pipa_fast.checks import is_below, require
+from pipa_fast.data.files import fitted
 from pipa_fast.data.labels import NUM_CLASSES
 from pipa_fast.evaluation.command_line import (
     add_inference_arguments,
@@ -88,15 +89,14 @@ def segment(
     classes are.
     """
     height, width = image.shape[:2]
-    scale = min(1.0, max_side / max(height, width))
-    reduced = (max(1, round(height * scale)), max(1, round(width * scale)))
-    size = (height, width) if height * width <= MAX_PIXELS else reduced
+    limit = (max_side, max_side) if max(height, width) > max_side else None
+    size = (height, width) if height * width <= MAX_PIXELS else fitted(image.shape, limit)
     with evaluating(network):
         logits = predict_logits(
             network,
             to_batch([image], device),
             size=size,
-            image_size=reduced if scale < 1 else None,
+            image_size=limit,
             window=window,
             flip=flip,
         )

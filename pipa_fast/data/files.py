@@ -116,6 +116,20 @@ class Box(NamedTuple):
         return image[self.y0 : self.y1, self.x0 : self.x1]
 
 
+def fitted(shape: tuple[int, ...], size: tuple[int, int] | None) -> tuple[int, int]:
+    """Return what height and width an image of `shape` (H, W, ...) has once resized to `size`.
+
+    Its proportions stay: it is made as large as its long side allows beside the longer of `size`,
+    and its short side beside the shorter. So mmsegmentation resizes unless told otherwise, and with
+    it DAFormer: GTA5's 1914 x 1052 become 1280 x 704, not 1280 x 720. None leaves the size.
+    """
+    if size is None:
+        return shape[0], shape[1]
+    factor = min(max(size) / max(shape[:2]), min(size) / min(shape[:2]))
+    height, width = (max(1, int(side * factor + 0.5)) for side in shape[:2])
+    return height, width
+
+
 def resized_part(image: np.ndarray, size: tuple[int, int], box: Box) -> np.ndarray:
     """Return the `box` of an image [H, W, 3] uint8 resized to `size`: (height, width).
 

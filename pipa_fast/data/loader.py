@@ -19,7 +19,7 @@ from pipa_fast.checks import require
 from pipa_fast.data.batch import Batch
 from pipa_fast.data.crops import crop_pair, random_box, source_box
 from pipa_fast.data.datasets import require_dataset, require_root
-from pipa_fast.data.files import Box, resize_label, resized_part
+from pipa_fast.data.files import Box, fitted, resize_label, resized_part
 from pipa_fast.data.random import generator
 from pipa_fast.data.rare_classes import Images, RareClassSampler
 from pipa_fast.data.statistics import known_counts
@@ -39,7 +39,8 @@ class DataConfig:
     source_size: tuple[int, int] | None = None
     target_size: tuple[int, int] | None = None
     """Height and width that images are resized to before crops are cut [pixels]; null: as they are.
-    The overlapping crops are cut from target images as they are."""
+    They keep their proportions (`data.files.fitted`), and stay below one of the two where those are
+    others. The overlapping crops are cut from target images as they are."""
     batch_size: int = 4
     """Images per rank and domain; a step sees world_size times as many."""
     micro_batch: int | None = None
@@ -155,7 +156,7 @@ class TrainingSet(Dataset):
         config = self.config
         whole = self.target.image(int(target.integers(len(self.target))))
         if not self.crop_is_target:
-            size = config.target_size or (whole.shape[0], whole.shape[1])
+            size = fitted(whole.shape, config.target_size)
             box = random_box(size, config.crop, target)
             parts = resized_part(whole, size, box), box.of(self._valid(whole.shape, size))
             mirrored = target.random() < 0.5
@@ -183,7 +184,7 @@ class TrainingSet(Dataset):
         valid = np.ones(resized[:2], bool)
         if self.config.pseudo_margins is not None:
             # the margins are of images of `target_size`; overlapping crops have another scale
-            height, width = self.config.target_size or whole[:2]
+            height, width = fitted(whole, self.config.target_size)
             top, bottom = (round(m * resized[0] / height) for m in self.config.pseudo_margins[:2])
             left, right = (round(m * resized[1] / width) for m in self.config.pseudo_margins[2:])
             valid[:top] = valid[resized[0] - bottom :] = False
@@ -197,7 +198,7 @@ class TrainingSet(Dataset):
         else:
             number, wanted = self.rare.pick(choice)
         image, label, _ = self.source[number]
-        label = resize_label(label, config.source_size)
+        label = resize_label(label, fitted(label.shape, config.source_size))
         box = source_box(
             label,
             config.crop,

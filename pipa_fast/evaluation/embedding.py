@@ -85,7 +85,7 @@ def collect_embeddings(
     Each image gives up to the same number of pixels of each class, `per_class` in total where the
     class is frequent. The pixels depend on labels and `seed` alone: two networks of one stride are
     seen at the same places. Labels are taken nearest to the features' cells. Networks see images at
-    `image_size` (height, width), as they are by default.
+    `image_size`, as `at_size` has it.
     """
     require(num_images > 0, "num_images", num_images, "a positive count")
     require(per_class > 0, "per_class", per_class, "a positive count")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pipa_fast.checks import require
 from pipa_fast.data.datasets import Dataset, Sample
+from pipa_fast.data.files import fitted
 from pipa_fast.data.labels import CLASSES, IGNORE_INDEX
 from pipa_fast.evaluation.metrics import ConfusionMatrix
 from pipa_fast.models.window import starts
@@ -83,8 +84,15 @@ def to_batch(images: Sequence[np.ndarray], device: torch.device | str = "cpu") -
 
 
 def at_size(images: Tensor, size: tuple[int, int] | None) -> Tensor:
-    """Return images [B, 3, *size], resized bilinearly with antialiasing; None leaves them."""
-    return images if size is None else F.interpolate(images, size, mode="bilinear", antialias=True)
+    """Return images resized to (height, width), bilinearly with antialiasing; None leaves them.
+
+    They keep their proportions, as `data.files.fitted` says: a dataset that a recipe was not made
+    for has others.
+    """
+    fit = fitted(tuple(images.shape[2:]), size)
+    if fit == tuple(images.shape[2:]):
+        return images
+    return F.interpolate(images, fit, mode="bilinear", antialias=True)
 
 
 def predict_logits(
@@ -99,7 +107,7 @@ def predict_logits(
     """Return float32 logits [B, K, *size] for images of any size.
 
     `size` is the labels' (height, width), the images' own by default. The network sees the images
-    at `image_size`, as they are by default. With a `window` that is smaller than that, logits are
+    at `image_size`, as `at_size` has it. With a `window` that is smaller than that, logits are
     computed per crop and averaged where crops overlap.
 
     With `flip` the images are also predicted mirrored, left for right. As in mmsegmentation, the

@@ -97,7 +97,8 @@ class EvaluationConfig:
     """How validation images are seen. Scores are at their labels' own size either way."""
 
     size: tuple[int, int] | None = None
-    """Height and width that images are resized to [pixels]; None: as they are."""
+    """Height and width that images are resized to, keeping their proportions as data.source_size
+    does [pixels]; None: as they are."""
     crop: tuple[int, int] | None = None
     """Height and width of sliding windows [pixels]; None: images whole."""
     stride: tuple[int, int] | None = None

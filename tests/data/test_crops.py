@@ -12,7 +12,7 @@ from pipa_fast.data.crops import (
     random_box,
     source_box,
 )
-from pipa_fast.data.files import Box, resized_part
+from pipa_fast.data.files import Box, fitted, resized_part
 
 SIZE, STRIDE = (24, 32), 8
 
@@ -162,3 +162,21 @@ def test_a_part_is_what_the_whole_resized_image_shows_there(size):
         difference = np.abs(part - box.of(whole).astype(int))
         assert part.shape == (box.y1 - box.y0, box.x1 - box.x0, 3)
         assert difference.max() <= 2 and difference.mean() < 0.3
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "expected"),
+    [
+        ((1052, 1914), (720, 1280), (704, 1280)),  # GTA5 in DAFormer's recipe
+        ((1046, 1914), (720, 1280), (700, 1280)),
+        ((1052, 1914), (1440, 2560), (1407, 2560)),  # and in HRDA's
+        ((760, 1280, 3), (1520, 2560), (1520, 2560)),  # SYNTHIA
+        ((1024, 2048, 3), (512, 1024), (512, 1024)),
+        ((3000, 4000), (512, 1024), (512, 683)),  # Mapillary, wide and upright
+        ((4000, 3000), (512, 1024), (683, 512)),
+        ((1, 4000), (512, 1024), (1, 1024)),
+        ((7, 9), None, (7, 9)),
+    ],
+)
+def test_resized_images_keep_their_proportions(shape, size, expected):
+    assert fitted(shape, size) == expected

@@ -314,6 +314,18 @@ def test_images_and_labels_are_resized_before_crops_are_cut():
         assert item["boxes"].max() <= 40, "crops are cut from the image as it is"
 
 
+def test_images_of_other_proportions_than_the_recipes_are_not_stretched():
+    """All of a source image, mirrored or not, is in a crop of its resized size."""
+    config = DataConfig(
+        crop=(24, 48), patch_crop=(16, 16), rare_class=False, source_size=(28, 48), target_size=None
+    )
+    source = Scenes(size=(48, 96))
+    training_set = TrainingSet(source, Scenes(1, size=(24, 48)), config, seed=0)
+    halves = [scene.label[1::2, 1::2] for scene in source.samples]
+    label = training_set[(0, 0)]["source_label"]
+    assert any((label == half).all() or (label == half[:, ::-1]).all() for half in halves)
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

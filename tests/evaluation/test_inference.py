@@ -51,6 +51,21 @@ def test_padding_leaves_pixels_in_place():
     torch.testing.assert_close(padded[..., 1:19], ramp[..., 1:19], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("size", "seen"), [((24, 48), (16, 32)), ((30, 40), (16, 21)), ((40, 30), (21, 16))]
+)
+def test_images_of_other_proportions_than_the_recipes_are_not_stretched(size, seen):
+    sizes = []
+
+    class Watching(nn.Module):
+        def forward(self, images):
+            sizes.append(tuple(images.shape[2:]))
+            return images
+
+    logits = predict_logits(Watching(), torch.rand(1, 3, *size), image_size=(16, 32))
+    assert sizes == [seen] and logits.shape[2:] == size
+
+
 @pytest.mark.parametrize("stride", [(4, 8), (3, 5), (8, 16), (1, 1)])
 def test_sliding_windows_cover_every_pixel_and_average(stride):
     """A network that answers 1 everywhere must still do so, and position must be kept."""
