@@ -137,10 +137,13 @@ def _predict(
 
 
 def _whole(network: nn.Module, images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Predict at once; images are padded to a multiple of the network's stride and cut back."""
+    """Predict at once; images are padded to a multiple of the network's stride and cut back.
+
+    A side that holds no cell of the encoder's coarsest map, which a MiT cannot see, becomes one.
+    """
     height, width = images.shape[2:]
-    stride = int(getattr(network, "stride", 1))
-    pad_bottom, pad_right = -height % stride, -width % stride
+    stride, least = int(getattr(network, "stride", 1)), int(getattr(network, "least_side", 1))
+    pad_bottom, pad_right = (max(-side % stride, least - side) for side in (height, width))
     if not (pad_bottom or pad_right):
         return _resize(_logits(network, images), size)
     padded = F.pad(images, (0, pad_right, 0, pad_bottom), mode="replicate")

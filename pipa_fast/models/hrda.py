@@ -42,6 +42,7 @@ class HRDANetwork(SegmentationNetwork):
         self.attention = attention
         self.cell = self.stride
         self.stride = REDUCTION * self.cell
+        self.least_side *= REDUCTION
         least = 2 * self.stride
         require(
             all(side > 0 and side % least == 0 for side in config.detail),

@@ -34,7 +34,7 @@ class SegmentationNetwork(nn.Module):
     """Images to logits and, where asked for, embeddings.
 
     Images are RGB in [0, 1]; the network normalises them. `stride` is the side of a cell of the
-    logits and embeddings [pixels].
+    logits and embeddings, `least_side` that of the smallest image [pixels].
     """
 
     mean: Tensor
@@ -53,6 +53,7 @@ class SegmentationNetwork(nn.Module):
         self.encoder, self.head = encoder, head
         self.projections = nn.ModuleDict(projections)
         self.stride: int = encoder.strides[head.level]
+        self.least_side: int = math.lcm(self.stride, encoder.strides[-1])
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 

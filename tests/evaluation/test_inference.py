@@ -18,6 +18,7 @@ from pipa_fast.evaluation.inference import (
     predict_logits,
     to_batch,
 )
+from pipa_fast.models import HRDAConfig, ModelConfig, build_network
 from pipa_fast.training import distributed
 
 
@@ -43,6 +44,18 @@ def test_whole_image_is_the_network_then_bilinear(network):
 def test_any_size_goes_in_and_comes_out(network, size):
     with evaluating(network):
         assert predict_logits(network, torch.rand(1, 3, *size)).shape == (1, 19, *size)
+
+
+@pytest.mark.parametrize("hrda", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (5, 31), (40, 3), (28, 64)])
+def test_images_below_the_coarsest_cell_go_in_too(size, hrda):
+    """A MiT's first stage reduces its keys by 8 x 8 cells of 4 pixels, which must be there."""
+    detail = HRDAConfig(enabled=hrda, detail=(64, 64))
+    config = ModelConfig(encoder="mit_b0", projections=False, hrda=detail)
+    network, images = build_network(config), torch.rand(1, 3, *size)
+    with evaluating(network):
+        for window in (None, SlidingWindow(crop=(16, 16), stride=(16, 16))):
+            assert predict_logits(network, images, window=window).shape == (1, 19, *size)
 
 
 def test_padding_leaves_pixels_in_place():
