@@ -183,10 +183,18 @@ def _check_complete(name: str, weights: str, report: Any) -> None:
 
 def network_stride(config: ModelConfig) -> int:
     """Return the side [pixels] of a cell of the network that `config` describes, unbuilt."""
-    kinds = {"streets_s": StreetsEncoder, "resnet101": ResNetEncoder}
-    strides = kinds.get(config.encoder, MitEncoder).strides
-    cell = strides[-1 if config.head == "deeplabv2" else 0]
+    cell = _strides(config)[-1 if config.head == "deeplabv2" else 0]
     return 2 * cell if config.hrda.enabled else cell
+
+
+def coarsest_stride(config: ModelConfig) -> int:
+    """Return the side [pixels] of a cell of its encoder's last map, as the encoder sees images."""
+    return _strides(config)[-1]
+
+
+def _strides(config: ModelConfig) -> tuple[int, ...]:
+    kinds = {"streets_s": StreetsEncoder, "resnet101": ResNetEncoder}
+    return kinds.get(config.encoder, MitEncoder).strides
 
 
 def build_encoder(config: ModelConfig) -> Encoder:

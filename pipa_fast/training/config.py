@@ -18,7 +18,7 @@ from pipa_fast.checks import did_you_mean, is_below, require
 from pipa_fast.data.labels import NUM_CLASSES
 from pipa_fast.data.loader import DataConfig
 from pipa_fast.evaluation.inference import SlidingWindow
-from pipa_fast.models import ModelConfig, network_stride
+from pipa_fast.models import ModelConfig, coarsest_stride, network_stride
 from pipa_fast.program import program
 from pipa_fast.uda.config import AdaptationConfig
 
@@ -169,6 +169,7 @@ class Config:
                 f"(they are {patch.weight}, {self.data.patch_crop} and {self.data.crop})",
             )
         self._check_detail()
+        self._check_cells()
         if self.data.micro_batch is not None:
             expected = "frozen with data.micro_batch: others would count a part's statistics, twice"
             norm = self.model.batch_norm
@@ -192,6 +193,24 @@ class Config:
             require(fits, f"data.{name}", size, f"multiples of {stride}, for HRDA's two scales")
         fits = self.data.crop[0] >= height and self.data.crop[1] >= width
         require(fits, "data.crop", self.data.crop, f"at least model.hrda.detail {height, width}")
+
+    def _check_cells(self) -> None:
+        """Raise ValueError unless crops hold whole cells of the encoder's last map, if needed."""
+        cell, hrda = coarsest_stride(self.model), self.model.hrda
+        whole = 2 * cell if hrda.enabled else cell  # of what HRDA sees at half the size
+        sizes = {"data.crop": (self.data.crop, whole)}
+        if self.adaptation.patch.weight > 0:
+            sizes["data.patch_crop"] = self.data.patch_crop, whole
+        if hrda.enabled:
+            sizes["model.hrda.detail"] = hrda.detail, cell
+        if self.model.encoder in ("streets_s", "resnet101"):  # whose convolutions pad
+            sizes = {}
+        for name, (size, least) in sizes.items():
+            expected = f"at least {least}, one cell of {self.model.encoder}'s last map"
+            require(min(size) >= least, name, size, expected)
+        fits = self.adaptation.features.weight == 0 or not any(s % whole for s in self.data.crop)
+        expected = f"multiples of {whole}, where adaptation.features.weight is above 0"
+        require(fits, "data.crop", self.data.crop, expected)
 
     @property
     def run_dir(self) -> Path:

@@ -226,3 +226,29 @@ def test_a_first_crop_that_is_the_target_must_be_one():
     with pytest.raises(ValueError, match=r"first_is_target must be false, unless .*data.crop"):
         load(recipe, [*change, "--data.crop", "[64, 128]", "--data.patch_crop", "[64, 64]"])
     load(recipe, [*change, "--data.crop", "[64, 64]", "--data.patch_crop", "[64, 64]"])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words", "message"),
+    [
+        ("gta2cs_dacs", ["--data.crop", "[28,512]"], "data.crop must be at least 32"),
+        ("gta2cs_dacs", ["--data.crop", "[37,53]"], ""),
+        ("gta2cs_daformer", ["--data.crop", "[37,53]"], "data.crop must be multiples of 32, where"),
+        (
+            "gta2cs_daformer_pipa",
+            ["--data.patch_crop", "[16,64]"],
+            "data.patch_crop must be at lea",
+        ),
+        ("gta2cs_hrda", ["--data.crop", "[1024,1056]"], "data.crop must be multiples of 64, where"),
+        ("gta2cs_hrda", ["--model.hrda.detail", "[16,512]"], "model.hrda.detail must be at lea"),
+        ("streets_pipa", ["--data.crop", "[8,120]"], ""),
+    ],
+)
+def test_crops_hold_the_coarsest_cells(recipe, words, message):
+    """Told before anything is read: a MiT raises torch's RuntimeError for less, in a step."""
+    if not message:
+        load(read_recipe(recipe), [*words, "--adaptation.mixed.ignore_bottom", "0"])
+        return
+    words += ["--adaptation.mixed.ignore_bottom", "0", "--adaptation.mixed.ignore_top", "0"]
+    with pytest.raises(ValueError, match=message):
+        load(read_recipe(recipe), words)
