@@ -106,7 +106,7 @@ def training_set(config: Config, folder: Path, count: int) -> tuple[TrainingSet,
             setattr(data, f"{side}_root", str(folder / side))
             write_streets(getattr(data, side), folder / side, count)
     source = build_dataset(data.source, "train", data.source_root)
-    target = build_dataset(data.target, "train", data.target_root)
+    target = build_dataset(data.target, "train", data.target_root, labelled=False)
     for side, images in (("source", source), ("target", target)):
         about[f"{side}_images"] = len(images)
         about[f"{side}_file_bytes"] = _file_bytes(images)

@@ -8,8 +8,10 @@ from pipa_fast.data.sample import Sample
 class Few:
     """The first two scenes of what `build_dataset` makes."""
 
-    def __init__(self, name: str, split: str, root: str | None = None) -> None:
-        self.whole = build_dataset(name, split, root)
+    def __init__(
+        self, name: str, split: str, root: str | None = None, *, labelled: bool = True
+    ) -> None:
+        self.whole = build_dataset(name, split, root, labelled=labelled)
         self.eval_classes = self.whole.eval_classes
 
     def __len__(self) -> int:

@@ -67,16 +67,19 @@ def require_root(argument: str, root: str | Path | None, name: str) -> None:
         require(root is not None, argument, root, f"the folder of {name}")
 
 
-def build_dataset(name: str, split: str, root: str | Path | None = None) -> Dataset:
+def build_dataset(
+    name: str, split: str, root: str | Path | None = None, *, labelled: bool = True
+) -> Dataset:
     """Build the dataset of that name (see DATASETS) for the split, "train" or "val".
 
-    `root` is the folder of a dataset on disk, None for the embedded ones. Raises ValueError for an
-    unknown name or split, and for a root that is missing, too much, or not in the published layout.
+    `root` is the folder of a dataset on disk, None for the embedded ones. With `labelled=False`,
+    images on disk need no labels. Raises ValueError for an unknown name or split, and for a root
+    that is missing, too much, or not in the published layout.
     """
     require_dataset("name", name)
     require_root("root", root, name)
     if root is not None:
-        return FolderDataset(LAYOUTS[name], root, split)
+        return FolderDataset(LAYOUTS[name], root, split, labelled=labelled)
     require(split in SPLIT_SIZES, "split", split, f"one of {', '.join(SPLIT_SIZES)}")
     return Streets(
         "synthetic" if name == "streets_synthetic" else "real",

@@ -80,7 +80,8 @@ class FolderDataset:
     """The images of one split of a dataset on disk.
 
     Labels are read as train ids, from the converted file where there is one. `image` and `label`
-    read one of the two: who asks for an image opens no label.
+    read one of the two: who asks for an image opens no label. With `labelled=False` there may be
+    images without one, as a target's are.
 
     Raises:
         ValueError: an unknown split, a folder that is missing or empty, or an image whose label is
@@ -89,7 +90,9 @@ class FolderDataset:
             its EXIF turns. `image` alone turns such an image upright.
     """
 
-    def __init__(self, layout: Layout, root: Path | str, split: str) -> None:
+    def __init__(
+        self, layout: Layout, root: Path | str, split: str, *, labelled: bool = True
+    ) -> None:
         self.layout, self.root, self.split = layout, Path(root), split
         known = ", ".join(layout.splits)
         require(split in layout.splits, "split", split, f"one of {known} for {layout.name}")
@@ -102,7 +105,7 @@ class FolderDataset:
             f"a folder with {layout.name}'s {split} images in the published layout",
         )
         bare = unlabelled(self.pairs)
-        if bare:
+        if bare and labelled:
             raise ValueError(
                 f"root {str(root)!r} must have a label for every image; {len(bare)} of "
                 f"{len(self.pairs)} have none, such as {bare[0].image}, whose label would be "

@@ -262,7 +262,7 @@ class Trainer:
         needs = config.adaptation
         training_set = TrainingSet(
             build_dataset(config.data.source, "train", config.data.source_root),
-            build_dataset(config.data.target, "train", config.data.target_root),
+            build_dataset(config.data.target, "train", config.data.target_root, labelled=False),
             config.data,
             seed=config.seed,
             with_crops=needs.patch.weight > 0,

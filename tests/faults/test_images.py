@@ -190,3 +190,15 @@ def test_training_ends_with_one_line_that_names_the_file(
     said = capfd.readouterr().err
     assert re.search(f"^error: .*{told}", said, re.MULTILINE), said
     assert "Traceback" not in said and said.count("\n") == 1, said
+
+
+def test_training_needs_no_label_of_the_targets_training_images(tmp_path):
+    source, target = make("gta5", tmp_path / "gta5"), make("cityscapes", tmp_path / "city")
+    for label in target.glob("gtFine/train/*/*.png"):
+        label.unlink()
+    make("cityscapes", target, "val")
+    words = ["--config", "streets_source", "--iterations", "1", "--device", "cpu"]
+    words += ["--data.source", "gta5", "--data.source_root", str(source)]
+    words += ["--data.target", "cityscapes", "--data.target_root", str(target)]
+    words += ["--data.crop", "[8, 8]", "--data.patch_crop", "[8, 8]", "--data.rare_class", "false"]
+    assert train.main([*words, "--run.dir", str(tmp_path / "runs"), "--run.report", "false"]) == 0
