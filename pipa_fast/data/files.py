@@ -84,6 +84,21 @@ def read_ids(path: Path) -> np.ndarray:
         raise ValueError(_unreadable(path, "a label", error)) from error
 
 
+def read_palette(path: Path) -> np.ndarray | None:
+    """Return the colours of a palette image, RGB uint8 [N, 3] by id; None where it has no palette.
+
+    Its pixels are not read. Raises ValueError for a file that is no image.
+    """
+    try:
+        with Image.open(path) as image:
+            colours = None if image.mode != "P" else image.palette
+            if colours is None or colours.mode != "RGB":
+                return None
+            return np.frombuffer(bytes(colours.palette), np.uint8).reshape(-1, 3)
+    except UNREADABLE as error:
+        raise ValueError(_unreadable(path, "a label", error)) from error
+
+
 class _WrongKind(ValueError):
     """The file is sound and of no use; the message says what to do."""
 

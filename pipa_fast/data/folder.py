@@ -55,6 +55,8 @@ class Layout:
     sizes: tuple[tuple[int, int], ...] | None
     """Heights and widths that images have, None where there are many."""
     eval_classes: tuple[int, ...] = tuple(range(NUM_CLASSES))
+    palette: np.ndarray | None = None
+    """[256, 3] uint8, RGB by id, of label files that have a palette; None where none is known."""
     stretched: frozenset[str] = frozenset()
     """Names of images whose published label has another size: it is resized to the image's. What
     size such an image has is not checked."""

@@ -9,7 +9,7 @@ their labels.
 from pathlib import Path
 
 from pipa_fast.data.folder import Layout, Pair, paired
-from pipa_fast.data.labels import SCORED_LABEL_IDS, UNSCORED_LABEL_IDS
+from pipa_fast.data.labels import GTA5_PALETTE, SCORED_LABEL_IDS, UNSCORED_LABEL_IDS
 
 
 def _pairs(root: Path, split: str) -> list[Pair]:
@@ -26,5 +26,6 @@ GTA5 = Layout(
     ids=SCORED_LABEL_IDS,
     unscored=UNSCORED_LABEL_IDS | {34},  # licence plates
     sizes=((1052, 1914), (1046, 1914)),
+    palette=GTA5_PALETTE,
     stretched=frozenset(f"{number}.png" for number in (15188, 17705, *range(20801, 20861))),
 )

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from pipa_fast.checks import require
-from pipa_fast.data.files import read_image, write_whole
+from pipa_fast.data.files import read_image, read_palette, write_whole
 from pipa_fast.data.folder import Layout, Pair, to_train_ids, train_id_table, unlabelled
 from pipa_fast.data.labels import IGNORE_INDEX, NUM_CLASSES
 from pipa_fast.data.statistics import files_of
@@ -124,7 +124,7 @@ def look(pair: Pair, *, layout: Layout, sizes: bool, write: bool) -> Seen:
     if pair.label is None:
         return Seen(None, False, problems)
     try:
-        label, written = _converted(pair, layout.table(), write)
+        label, written = _converted(pair, layout, write)
     except ValueError as error:
         return Seen(None, False, [*problems, str(error)])
     if shape is not None and label.shape != shape and not stretched:
@@ -133,20 +133,45 @@ def look(pair: Pair, *, layout: Layout, sizes: bool, write: bool) -> Seen:
     return Seen(found.astype(np.int64), written, problems)
 
 
-def _converted(pair: Pair, table: np.ndarray, write: bool) -> tuple[np.ndarray, bool]:
+def _converted(pair: Pair, layout: Layout, write: bool) -> tuple[np.ndarray, bool]:
     """Return a label as train ids, and whether its conversion was written now."""
-    own = train_id_table()
+    table, own = layout.table(), train_id_table()
+    assert pair.label is not None
+    label = None
     if pair.converted is not None and pair.converted.is_file():
         try:
-            return to_train_ids(pair.converted, own), False
+            label = to_train_ids(pair.converted, own)
         except ValueError:
-            if pair.label is None or not pair.label.is_file():
+            if not pair.label.is_file():
                 raise
             # else made anew from what was published
-    assert pair.label is not None
-    label = to_train_ids(pair.label, table)
+    kept = label is not None
+    if label is None:
+        label = to_train_ids(pair.label, table)
+    if pair.label.is_file():
+        _check_palette(pair.label, layout, label)
     same = np.array_equal(table[:NUM_CLASSES], own[:NUM_CLASSES])
-    if pair.converted is None or same or not write:
+    if kept or pair.converted is None or same or not write:
         return label, False
     write_whole(pair.converted, partial(Image.fromarray(label).save, format="PNG"))
     return label, True
+
+
+def _check_palette(path: Path, layout: Layout, label: np.ndarray) -> None:
+    """Raise ValueError where a class that a label shows has another colour than the published one.
+
+    A label that was saved anew as a palette image may number its colours in another order: its ids
+    are then no label ids, though each is one that the dataset has.
+    """
+    colours = None if layout.palette is None else read_palette(path)
+    if colours is None or layout.palette is None:
+        return
+    shown = np.flatnonzero(np.bincount(label.ravel(), minlength=NUM_CLASSES))
+    for label_id, train_id in layout.ids.items():
+        colour = tuple(colours[label_id].tolist()) if label_id < len(colours) else None
+        published = tuple(layout.palette[label_id].tolist())
+        if train_id in shown and colour != published:
+            raise ValueError(
+                f"{path} has the colour {colour} for label id {label_id} in its palette, not "
+                f"{published}: its ids are not the published ones; copy it anew from where it came"
+            )

@@ -7,6 +7,7 @@ from PIL import Image
 
 from pipa_fast import prepare
 from pipa_fast.data.datasets import LAYOUTS, build_dataset
+from pipa_fast.data.labels import GTA5_PALETTE
 from pipa_fast.data.statistics import PER_CLASS, PER_IMAGE, known_counts
 from tests.data.published import image_file, label_file, make
 
@@ -99,6 +100,27 @@ def test_a_folder_that_is_none_is_told(tmp_path, capsys):
     assert "root must be the folder of gta5" in capsys.readouterr().err
     assert run("gta5", tmp_path) == 2
     assert "published layout" in capsys.readouterr().err
+
+
+def test_a_label_whose_palette_is_in_another_order_is_told(tmp_path, capsys):
+    """Its ids are some that the dataset has, and of other classes than its colours show."""
+    root = make("gta5", tmp_path)
+    path = root / "labels" / "00000.png"
+    with Image.open(path) as image:
+        ids = np.array(image)
+    published = Image.fromarray(ids)
+    published.putpalette(GTA5_PALETTE.tobytes())
+    published.save(path)
+    assert run("gta5", root, "--subset", "--check") == 0
+    colours = np.roll(GTA5_PALETTE, 1, axis=0)
+    renumbered = Image.fromarray(ids)
+    renumbered.putpalette(colours.tobytes())
+    renumbered.save(path)
+    assert run("gta5", root, "--subset") == 1
+    said = capsys.readouterr().err
+    assert "00000.png has the colour (81, 0, 81) for label id 7 in its palette" in said
+    assert "1 problems; no statistics written" in said
+    assert not (root / "labels" / "00000_labelTrainIds.png").exists()  # it would be kept
 
 
 @pytest.mark.parametrize("number", [15188, 17705, 20801, 20860])
