@@ -30,6 +30,7 @@ def _pairs(root: Path, split: str) -> list[Pair]:
 ACDC = Layout(
     name="acdc",
     pairs=_pairs,
+    labels="gt/*/{split}/*/*_gt_labelIds.png",
     splits={"train": 1600, "val": 406},
     ids=SCORED_LABEL_IDS,
     unscored=UNSCORED_LABEL_IDS,

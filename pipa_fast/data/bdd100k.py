@@ -20,6 +20,7 @@ def _pairs(root: Path, split: str) -> list[Pair]:
 BDD100K = Layout(
     name="bdd100k",
     pairs=_pairs,
+    labels="labels/sem_seg/masks/{split}/*.png",
     splits={"train": 7000, "val": 1000},
     ids={i: i for i in range(NUM_CLASSES)},
     unscored=frozenset({IGNORE_INDEX}),

@@ -18,6 +18,7 @@ def _pairs(root: Path, split: str) -> list[Pair]:
 CITYSCAPES = Layout(
     name="cityscapes",
     pairs=_pairs,
+    labels="gtFine/{split}/*/*_gtFine_labelIds.png",
     splits={"train": 2975, "val": 500},
     ids=SCORED_LABEL_IDS,
     unscored=UNSCORED_LABEL_IDS,

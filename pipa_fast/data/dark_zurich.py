@@ -17,6 +17,7 @@ def _pairs(root: Path, split: str) -> list[Pair]:
 DARK_ZURICH = Layout(
     name="dark_zurich",
     pairs=_pairs,
+    labels="gt/{split}/night/*/*_gt_labelIds.png",
     splits={"train": 2416, "val": 50},
     ids=ACDC.ids,
     unscored=ACDC.unscored,

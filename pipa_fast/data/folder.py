@@ -47,6 +47,8 @@ class Layout:
     name: str
     pairs: Callable[[Path, str], list[Pair]]
     """(root, split) to the files of the split, by name."""
+    labels: str
+    """Pattern of a split's published label files below root, with {split} in the split's place."""
     splits: Mapping[str, int]
     """Official number of images of each split."""
     ids: Mapping[int, int]
@@ -169,6 +171,13 @@ def to_train_ids(path: Path, table: np.ndarray) -> np.ndarray:
 def paired(root: Path, images: str, label_of: Callable[[Path], Path]) -> list[Pair]:
     """Return the pairs of all image files that match a pattern below root, by name."""
     return [Pair(path, label_of(path)) for path in sorted(root.glob(images))]
+
+
+def without_image(layout: Layout, root: Path, split: str, pairs: Sequence[Pair]) -> list[Path]:
+    """Return the label files of a split whose image is missing, of which `pairs` tell nothing."""
+    known = {pair.label for pair in pairs}
+    published = root.glob(layout.labels.format(split=split))
+    return sorted(p for p in published if p not in known and not p.stem.endswith(TRAIN_IDS))
 
 
 def unlabelled(pairs: Sequence[Pair]) -> list[Pair]:

@@ -22,6 +22,7 @@ def _pairs(root: Path, split: str) -> list[Pair]:
 GTA5 = Layout(
     name="gta5",
     pairs=_pairs,
+    labels="labels/*.png",
     splits={"train": 24966},
     ids=SCORED_LABEL_IDS,
     unscored=UNSCORED_LABEL_IDS | {34},  # licence plates

@@ -51,6 +51,7 @@ def _pairs(root: Path, split: str) -> list[Pair]:
 MAPILLARY = Layout(
     name="mapillary",
     pairs=_pairs,
+    labels="{split}*/labels/*.png",  # training, validation
     splits={"train": 18000, "val": 2000},
     ids=_IDS,
     unscored=frozenset(range(66)) - _IDS.keys(),

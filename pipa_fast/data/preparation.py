@@ -12,7 +12,14 @@ from PIL import Image
 
 from pipa_fast.checks import require
 from pipa_fast.data.files import read_image, read_palette, write_whole
-from pipa_fast.data.folder import Layout, Pair, to_train_ids, train_id_table, unlabelled
+from pipa_fast.data.folder import (
+    Layout,
+    Pair,
+    to_train_ids,
+    train_id_table,
+    unlabelled,
+    without_image,
+)
 from pipa_fast.data.labels import IGNORE_INDEX, NUM_CLASSES
 from pipa_fast.data.statistics import files_of
 
@@ -64,7 +71,7 @@ def prepare(
     found = {split: layout.pairs(root, split) for split in layout.splits}
     expected = f"a folder with {layout.name}'s images in the published layout"
     require(any(found.values()), "root", str(root), expected)
-    problems = [] if subset else _wrong_counts(layout, found)
+    problems = [] if subset else _wrong_counts(layout, root, found)
     examine = partial(look, layout=layout, sizes=not subset, write=not check)
     written, counts = 0, {}
     with ProcessPoolExecutor(jobs) as pool:
@@ -87,12 +94,16 @@ def prepare(
     return Summary(sizes, written, statistics, problems)
 
 
-def _wrong_counts(layout: Layout, found: dict[str, list[Pair]]) -> list[str]:
-    return [
-        f"{split}: {len(found[split])} images, not the published {count}"
-        for split, count in layout.splits.items()
-        if len(found[split]) != count
-    ]
+def _wrong_counts(layout: Layout, root: Path, found: dict[str, list[Pair]]) -> list[str]:
+    """Tell of splits of another size than the published one, and of images that labels tell of."""
+    problems = []
+    for split, count in layout.splits.items():
+        pairs = found[split]
+        if len(pairs) != count:
+            problems.append(f"{split}: {len(pairs)} images, not the published {count}")
+        lone = without_image(layout, root, split, pairs)
+        problems += [f"the image of {label} is missing" for label in lone]
+    return problems
 
 
 def _count(root: Path, counts: dict[Pair, np.ndarray]) -> list[Path]:

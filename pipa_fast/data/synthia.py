@@ -20,6 +20,7 @@ def _pairs(root: Path, split: str) -> list[Pair]:
 SYNTHIA = Layout(
     name="synthia",
     pairs=_pairs,
+    labels="GT/LABELS/*.png",
     splits={"train": 9400},
     ids={
         3: 0,  # road

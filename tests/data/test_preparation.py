@@ -87,6 +87,30 @@ def test_every_file_that_is_wrong_is_listed_and_nothing_counted(tmp_path, capsys
     assert not (root / PER_IMAGE).exists()
 
 
+@pytest.mark.parametrize("name", sorted(LAYOUTS))
+def test_images_that_are_missing_are_listed_by_their_labels(name, tmp_path, capsys):
+    """A whole city may be: no file that is there has its name."""
+    root = make(name, make(name, tmp_path), "val")
+    if name in ("acdc", "dark_zurich"):  # what is read of these comes converted beside the ids
+        for label in [*root.rglob("*_labelTrainIds.png")]:
+            label_file(label.with_name(label.name.replace("TrainIds", "Ids")), [7])
+    images = [
+        pair.image for split in LAYOUTS[name].splits for pair in LAYOUTS[name].pairs(root, split)
+    ]
+    labelled = [
+        pair.label for split in LAYOUTS[name].splits for pair in LAYOUTS[name].pairs(root, split)
+    ]
+    for image in images[:-1]:
+        image.unlink()
+    assert run(name, root, "--check") == 1
+    said = capsys.readouterr().err
+    for label in labelled[:-1]:
+        assert label is None or f"the image of {label} is missing" in said
+    assert f"the image of {labelled[-1]}" not in said
+    run(name, root, "--subset", "--check")
+    assert "the image of" not in capsys.readouterr().err
+
+
 def test_no_statistics_are_written_where_another_split_is_broken(tmp_path, capsys):
     root = make("cityscapes", make("cityscapes", tmp_path), "val")
     next(root.glob("gtFine/val/*/*.png")).write_bytes(b"")
