@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pipa_fast.checks import require
 from pipa_fast.data.datasets import Dataset
 from pipa_fast.data.labels import CLASSES, IGNORE_INDEX
-from pipa_fast.evaluation.inference import at_size, evaluating, to_batch
+from pipa_fast.evaluation.inference import at_size, evaluating, padded_for, to_batch
 from pipa_fast.evaluation.panels import spread_indices
 from pipa_fast.models import SegmentationNetwork
 
@@ -97,7 +97,12 @@ def collect_embeddings(
         for index in indices:
             sample = dataset[index]
             images = at_size(to_batch([sample.image], device), image_size)
-            map_ = pixel_features(network, images)[0].float().cpu()
+            padded = padded_for(network, images)
+            map_ = pixel_features(network, padded)[0].float().cpu()
+            # only the cells that show the image
+            sides = zip(map_.shape[1:], images.shape[2:], padded.shape[2:], strict=True)
+            rows, columns = (-(-cells * own // whole) for cells, own, whole in sides)
+            map_ = map_[:, :rows, :columns]
             truth = torch.tensor(sample.label, dtype=torch.float32)[None, None]
             truth = F.interpolate(truth, size=map_.shape[1:], mode="nearest-exact")[0, 0].long()
             rng = np.random.default_rng([seed, index])

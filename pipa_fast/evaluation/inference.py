@@ -136,17 +136,24 @@ def _predict(
     return logits if size == shape else _resize(logits, size)
 
 
-def _whole(network: nn.Module, images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Predict at once; images are padded to a multiple of the network's stride and cut back.
+def padded_for(network: nn.Module, images: Tensor) -> Tensor:
+    """Return images whose last row and column are repeated up to multiples of the network's stride.
 
     A side that holds no cell of the encoder's coarsest map, which a MiT cannot see, becomes one.
     """
-    height, width = images.shape[2:]
     stride, least = int(getattr(network, "stride", 1)), int(getattr(network, "least_side", 1))
-    pad_bottom, pad_right = (max(-side % stride, least - side) for side in (height, width))
-    if not (pad_bottom or pad_right):
+    below, right = (max(-side % stride, least - side) for side in images.shape[2:])
+    if not (below or right):
+        return images
+    return F.pad(images, (0, right, 0, below), mode="replicate")
+
+
+def _whole(network: nn.Module, images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Predict at once; images are padded to what the network takes, and logits cut back."""
+    height, width = images.shape[2:]
+    padded = padded_for(network, images)
+    if padded is images:
         return _resize(_logits(network, images), size)
-    padded = F.pad(images, (0, pad_right, 0, pad_bottom), mode="replicate")
     logits = _resize(_logits(network, padded), (padded.shape[2], padded.shape[3]))
     logits = logits[:, :, :height, :width]
     return logits if size == (height, width) else _resize(logits, size)

@@ -5,6 +5,7 @@ import torch
 from sklearn.decomposition import PCA
 from torch import nn
 
+from pipa_fast.data.sample import Sample
 from pipa_fast.evaluation.embedding import (
     Embeddings,
     classifier_of,
@@ -92,3 +93,23 @@ def test_hrdas_features_are_its_contexts():
     with torch.no_grad():
         expected = network.head(network.encode(network.context(images)))
         assert torch.equal(pixel_features(network, images), expected)
+
+
+@pytest.mark.parametrize("size", [(75, 131), (40, 72)])
+def test_hrda_sees_images_of_any_size(size):
+    """A finished run's report must not end on images that its scores were taken of."""
+
+    class Odd:
+        eval_classes = (0, 1)
+
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            return Sample(np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8), "odd")
+
+    hrda = HRDAConfig(enabled=True, detail=(32, 32))
+    network = build_network(ModelConfig(encoder="streets_s", head="light", hrda=hrda))
+    found = collect_embeddings(network, Odd(), per_class=10**6)
+    # cells of 8 pixels, of which the last ones show a part of the image
+    assert len(found.labels) == -(-size[0] // 8) * -(-size[1] // 8)
