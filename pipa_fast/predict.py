@@ -193,7 +193,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
             device=device,
             max_side=max_side,
             window=window,
-            flip=options.flip,
+            flip=options.flip or config.evaluation.flip,
         )
         if served:
             write_label_ids(served[picture.name], labels)

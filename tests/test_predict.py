@@ -158,6 +158,13 @@ def test_flipping_shows_the_network_the_mirror_image(folder, network):
     assert network.bright_first == [False, True]
 
 
+def test_a_run_that_is_evaluated_with_flips_predicts_with_them(folder, network):
+    network.config.evaluation.flip = True
+    Image.fromarray(half_bright(16, 32)).save(folder / "a.png")
+    predict_folder(folder)
+    assert network.bright_first == [False, True]
+
+
 def test_photos_lie_as_the_camera_was_held(folder, network):
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
