@@ -47,6 +47,16 @@ def test_pipa_adds_its_terms_and_crops_and_changes_nothing_else(name):
     assert config == baseline
 
 
+@pytest.mark.parametrize("domains", ["gta2cs", "syn2cs"])
+def test_what_daformer_added_to_dacs_is_not_in_dacs(domains):
+    """DAFormer's experiments have `dacs` (0.99, no margins) and `dacs_a999_fdthings`."""
+    for method, alpha, margins in (("dacs", 0.99, (0, 0)), ("daformer", 0.999, (15, 120))):
+        adaptation = load(read_recipe(f"{domains}_{method}")).adaptation
+        assert adaptation.ema_alpha == alpha
+        assert (adaptation.mixed.ignore_top, adaptation.mixed.ignore_bottom) == margins
+        assert (adaptation.features.weight > 0) == (method == "daformer")
+
+
 def test_terms_are_the_same_alone_and_together():
     pixel, patch, both = (
         load(read_recipe(f"streets_pipa{end}")).adaptation for end in ("_pixel", "_patch", "")
