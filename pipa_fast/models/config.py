@@ -74,6 +74,9 @@ class ModelConfig:
     heads and the projection heads have such layers."""
     head_channels: int | None = None
     """Width of the SegFormer head; None is the published one, 256 for MiT-B0 and B1, else 768."""
+    dilations: tuple[int, ...] | None = None
+    """Of the DeepLabV2 head's convolutions; None is the paper's 6, 12, 18 and 24. The code of
+    AdaptSegNet, and with it DACS and DAFormer's `dlv2red`, has 6 and 12 alone."""
     dropout: float = 0.1
     """Of whole channels before the classifier of the DAFormer and SegFormer heads; the others have
     none."""
@@ -108,6 +111,11 @@ class ModelConfig:
             require(
                 self.head == "segformer", "model.head_channels", width, "None but for segformer"
             )
+        if self.dilations is not None:
+            fine = len(self.dilations) > 0 and min(self.dilations) > 0
+            require(fine, "model.dilations", self.dilations, "positive counts, or None")
+            alone = self.head == "deeplabv2"
+            require(alone, "model.dilations", self.dilations, "None but for deeplabv2")
         for name in ("dropout", "drop_path"):
             value = getattr(self, name)
             require(0 <= value < 1, f"model.{name}", value, "a probability in [0, 1)")

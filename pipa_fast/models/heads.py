@@ -230,10 +230,15 @@ class DeepLabV2Head(Head):
 
     level = -1
 
-    def __init__(self, channels_in: Sequence[int], num_classes: int) -> None:
+    def __init__(
+        self,
+        channels_in: Sequence[int],
+        num_classes: int,
+        dilations: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         self.channels = channels_in[-1]
-        self.conv_seg = DilatedClassifier(self.channels, num_classes, (6, 12, 18, 24))
+        self.conv_seg = DilatedClassifier(self.channels, num_classes, dilations or (6, 12, 18, 24))
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Return the last map [B, C, h, w]."""
@@ -245,7 +250,7 @@ def build_head(config: ModelConfig, channels_in: Sequence[int]) -> Head:
     if config.head == "light":
         return LightHead(channels_in, config.num_classes)
     if config.head == "deeplabv2":
-        return DeepLabV2Head(channels_in, config.num_classes)
+        return DeepLabV2Head(channels_in, config.num_classes, config.dilations)
     if config.head == "segformer":
         small = config.encoder in ("mit_b0", "mit_b1")
         channels = config.head_channels or (256 if small else 768)

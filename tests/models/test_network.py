@@ -179,6 +179,8 @@ def test_length_of_tiny_features_is_taken_in_float32():
         ({"encoder": "mit_b6"}, "model.encoder must be one of streets_s"),
         ({"head": "heavy"}, "model.head must be one of"),
         ({"head_channels": 32}, "model.head_channels must be None but for segformer"),
+        ({"dilations": (6, 12)}, "model.dilations must be None but for deeplabv2"),
+        ({"head": "deeplabv2", "dilations": (6, 0)}, "model.dilations must be positive"),
         ({"batch_norm": "group"}, "model.batch_norm must be one of"),
         ({"num_classes": 0}, "model.num_classes must be"),
         ({"pixel_dim": 513}, "model.pixel_dim must be in 1 ... 512"),

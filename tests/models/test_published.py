@@ -194,15 +194,20 @@ def test_segformers_head_without_the_classifier_it_never_calls(tmp_path, numbere
     assert torch.equal(network.head.linear_c[0].proj.weight, first)
 
 
-def test_deeplabv2_on_a_resnet(tmp_path):
-    network = build_network(ModelConfig(encoder="resnet101", head="deeplabv2", projections=False))
+@pytest.mark.parametrize("dilations", [None, (6, 12)])
+def test_deeplabv2_on_a_resnet(tmp_path, dilations):
+    settings = {"encoder": "resnet101", "head": "deeplabv2", "projections": False}
+    network = build_network(ModelConfig(**settings, dilations=dilations))
     state = {f"backbone.{k}": v for k, v in network.encoder.state_dict().items()}
-    for i in range(4):
+    count = 4 if dilations is None else 2  # DAFormer's dlv2red
+    for i in range(count):
         state[f"decode_head.aspp_modules.{i}.conv.weight"] = torch.rand(19, 2048, 3, 3)
         state[f"decode_head.aspp_modules.{i}.conv.bias"] = torch.rand(19)
     assert load_published(write(tmp_path / "dl.pth", state), network).complete
-    expected = state["decode_head.aspp_modules.3.conv.bias"]
-    assert torch.equal(network.head.conv_seg.aspp_modules[3].conv.bias, expected)
+    expected = state[f"decode_head.aspp_modules.{count - 1}.conv.bias"]
+    last = network.head.conv_seg.aspp_modules[count - 1]
+    assert torch.equal(last.conv.bias, expected)
+    assert last.conv.dilation == (24, 24) if dilations is None else (12, 12)
 
 
 def test_a_partial_load_is_refused_unless_allowed(tmp_path):
