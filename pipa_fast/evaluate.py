@@ -4,11 +4,13 @@
 python -m pipa_fast.evaluate --run runs/streets_pipa
 python -m pipa_fast.evaluate --run runs/synthia_pipa --dataset cityscapes --classes 16
 python -m pipa_fast.evaluate --run runs/streets_pipa --report --baseline runs/streets_source
+torchrun --standalone --nproc-per-node 2 -m -- pipa_fast.evaluate --run runs/streets_pipa
 """
 
 import argparse
 import copy
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -144,13 +146,36 @@ def rebuild_report(options: argparse.Namespace, network: nn.Module, config: Any)
     )
 
 
+def start(options: argparse.Namespace) -> tuple[torch.device, bool]:
+    """Join torchrun's other ranks, if any; return the device, and whether this rank is the first.
+
+    Raises:
+        ValueError: no such device, or an option that several ranks cannot follow.
+    """
+    from pipa_fast.training import distributed
+
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks == 1:
+        return device_of(options.device), True
+    if options.report:
+        raise ValueError(f"--report is made by one process; torchrun started {ranks}")
+    if options.device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"--device must be cpu or cuda under torchrun; got {options.device!r}")
+    world = distributed.start(options.device)
+    return world.device, world.is_main
+
+
 def run(options: argparse.Namespace, console: Console) -> None:
-    """Load, score, print and write what the command line asks for."""
+    """Load, score, print and write what the command line asks for.
+
+    Under torchrun the ranks share the images, and the first one prints and writes.
+    """
     from pipa_fast.training.checkpoint import fit, load_run, read_weights
 
     if options.baseline is not None and not options.report:
         raise ValueError("--baseline is for the report; add --report")
-    device = device_of(options.device)
+    device, first = start(options)
+    console.quiet = not first
     network, config = load_run(options.run)
     network.to(device)
     if options.report:
@@ -190,14 +215,20 @@ def run(options: argparse.Namespace, console: Console) -> None:
         "conventions": {way: round(value, 4) for way, value in ways.items()},
         "checkpoint": weights,
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(record, indent=2) + "\n")
+    if first:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(record, indent=2) + "\n")
     console.print(f"wrote {output}", highlight=False, soft_wrap=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the process's exit code. A bad one exits with 2."""
-    return run_command(parser(), run, argv)
+    from pipa_fast.training import distributed
+
+    try:
+        return run_command(parser(), run, argv)
+    finally:
+        distributed.end()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import multiprocessing
+import os
+import socket
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -100,6 +103,43 @@ def test_another_dataset_split_and_output(run, tmp_path):
     assert evaluate.main([*words, "--output", str(output), "--crop", "4", "8"]) == 0
     assert run.asked == [("streets_synthetic", "train")]
     assert json.loads(output.read_text())["dataset"] == "streets_synthetic"
+
+
+def _evaluate_on_rank(rank, run, store):
+    seen = []
+
+    class Watched(Halves):
+        def __getitem__(self, index):
+            seen.append(index)
+            return super().__getitem__(index)
+
+    evaluate.build_dataset = lambda *_: Watched()
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store)}
+    torch.set_num_threads(1)
+    words = ["--run", str(run), "--device", "cpu", "--output", str(run / "two" / f"{rank}.json")]
+    assert evaluate.main(words) == 0
+    (run / f"seen{rank}").write_text(str(seen))
+
+
+def test_ranks_share_the_images_and_the_first_one_writes(run):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        store = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    ranks = [
+        context.Process(target=_evaluate_on_rank, args=(rank, run.folder, store))
+        for rank in range(2)
+    ]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(60)
+    assert [process.exitcode for process in ranks] == [0, 0]
+    assert [(run.folder / f"seen{rank}").read_text() for rank in range(2)] == ["[0, 2]", "[1]"]
+    assert [path.name for path in (run.folder / "two").iterdir()] == ["0.json"]
+    record = json.loads((run.folder / "two" / "0.json").read_text())
+    assert record["iou"] == {"road": 50.0, "car": 0.0}
 
 
 class AllClasses(Halves):

@@ -123,7 +123,9 @@ def check(command: str, monkeypatch: pytest.MonkeyPatch, *, whole_line: bool = T
         takes(f"pipa_fast.{rest[0]}", rest[1:], monkeypatch, whole_line=whole_line)
     elif program in ("python", "torchrun"):
         assert "-m" in rest, command
-        module, argv = rest[rest.index("-m") + 1], rest[rest.index("-m") + 2 :]
+        after = rest[rest.index("-m") + 1 :]
+        # torchrun takes all that follows -- as the module's
+        module, *argv = after[1:] if after[:1] == ["--"] else after
         if module in FOREIGN_MODULES:
             return
         assert is_module(module), command
