@@ -189,13 +189,15 @@ def run(options: argparse.Namespace, console: Console) -> None:
         root = config.data.target_root
     dataset = build_dataset(name, options.split, root)
     classes = options.classes or config.evaluation.classes
+    window = window_of(options) or config.evaluation.window
+    flip = options.flip or config.evaluation.flip
     result = evaluate(
         network,
         dataset,
         batch_size=options.batch_size,
         device=device,
-        window=window_of(options) or config.evaluation.window,
-        flip=options.flip or config.evaluation.flip,
+        window=window,
+        flip=flip,
         image_size=config.evaluation.size,
         classes=scored_classes(classes, dataset.eval_classes),
     )
@@ -214,6 +216,10 @@ def run(options: argparse.Namespace, console: Console) -> None:
         "classes": classes,
         "conventions": {way: round(value, 4) for way, value in ways.items()},
         "checkpoint": weights,
+        "image_size": config.evaluation.size,
+        "crop": None if window is None else window.crop,
+        "stride": None if window is None else window.stride,
+        "flip": flip,
     }
     if first:
         output.parent.mkdir(parents=True, exist_ok=True)

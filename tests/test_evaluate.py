@@ -195,6 +195,9 @@ def test_flipping_and_the_batch_of_windows_are_passed_on(run, monkeypatch):
     words = ["--run", str(run.folder), "--crop", "4", "8", "--window-batch", "7", "--flip"]
     assert evaluate.main(words) == 0
     assert asked[0]["flip"] and asked[0]["window"].batch == 7
+    record = json.loads((run.folder / "evaluation_streets_real_val.json").read_text())
+    seen = {name: record[name] for name in ("image_size", "crop", "stride", "flip")}
+    assert seen == {"image_size": None, "crop": [4, 8], "stride": [2, 5], "flip": True}
 
 
 @pytest.mark.parametrize("kind", ["checkpoint", "safetensors"])

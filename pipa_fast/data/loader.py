@@ -7,6 +7,7 @@ rank, in any worker process, and after a resume. Nothing of it needs saving.
 
 import functools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,6 +108,17 @@ class DataConfig:
             require(getattr(self, name) >= 0, f"data.{name}", getattr(self, name), "at least 0")
 
 
+@contextmanager
+def _named(images: Images, number: int) -> Iterator[None]:
+    """Add to what is wrong with a crop whose setting it is, and of which image."""
+    try:
+        yield
+    except ValueError as error:
+        pairs = getattr(images, "pairs", None)
+        image = f"image {number}" if pairs is None else pairs[number].image
+        raise ValueError(f"data.{error}, of {image}") from error
+
+
 class TrainingSet(Dataset):
     """Source and target images of a slot, cut and mirrored.
 
@@ -154,24 +166,27 @@ class TrainingSet(Dataset):
         item |= self._source(generator(self.seed, "source", iteration, index))
         target = generator(self.seed, "target", iteration, index)
         config = self.config
-        whole = self.target.image(int(target.integers(len(self.target))))
+        number = int(target.integers(len(self.target)))
+        whole = self.target.image(number)
         if not self.crop_is_target:
             size = fitted(whole.shape, config.target_size)
-            box = random_box(size, config.crop, target)
+            with _named(self.target, number):
+                box = random_box(size, config.crop, target)
             parts = resized_part(whole, size, box), box.of(self._valid(whole.shape, size))
             mirrored = target.random() < 0.5
             item["target_image"], item["target_valid"] = (
                 np.flip(part, 1) if mirrored else part for part in parts
             )
         if self.with_crops:
-            pair = crop_pair(
-                whole,
-                config.patch_crop,
-                generator(self.seed, "crops", iteration, index),
-                stride=config.stride,
-                overlap=config.patch_overlap,
-                scale=config.patch_scale,
-            )
+            with _named(self.target, number):
+                pair = crop_pair(
+                    whole,
+                    config.patch_crop,
+                    generator(self.seed, "crops", iteration, index),
+                    stride=config.stride,
+                    overlap=config.patch_overlap,
+                    scale=config.patch_scale,
+                )
             item |= {"target_crops": pair.crops, "boxes": pair.boxes, "flips": pair.flips}
             if self.crop_is_target:
                 valid = Box(*pair.boxes[0]).of(self._valid(whole.shape, pair.image))
@@ -199,14 +214,15 @@ class TrainingSet(Dataset):
             number, wanted = self.rare.pick(choice)
         image, label, _ = self.source[number]
         label = resize_label(label, fitted(label.shape, config.source_size))
-        box = source_box(
-            label,
-            config.crop,
-            choice,
-            max_class_share=config.max_class_share,
-            wanted=wanted,
-            min_pixels=config.min_crop_ratio * config.min_pixels,
-        )
+        with _named(self.source, number):
+            box = source_box(
+                label,
+                config.crop,
+                choice,
+                max_class_share=config.max_class_share,
+                wanted=wanted,
+                min_pixels=config.min_crop_ratio * config.min_pixels,
+            )
         image, label = resized_part(image, label.shape, box), box.of(label)
         if choice.random() < 0.5:
             image, label = np.flip(image, 1), np.flip(label, 1)

@@ -53,8 +53,8 @@ def prepare(
     """Read every image and label below `root`, and write what training wants.
 
     Labels of other ids are written as train ids beside themselves, each under its name in one go; a
-    conversion that is sound is kept, so that an interrupted run goes on where it stopped. The
-    training split's class statistics are written only where nothing was wrong.
+    conversion that is what its label becomes is kept, so that an interrupted run goes on where it
+    stopped, and a label that was replaced is converted anew. The training split's class statistics are written only where nothing was wrong.
 
     Args:
         check: write nothing.
@@ -148,21 +148,26 @@ def _converted(pair: Pair, layout: Layout, write: bool) -> tuple[np.ndarray, boo
     """Return a label as train ids, and whether its conversion was written now."""
     table, own = layout.table(), train_id_table()
     assert pair.label is not None
-    label = None
+    made = None
     if pair.converted is not None and pair.converted.is_file():
         try:
-            label = to_train_ids(pair.converted, own)
+            made = to_train_ids(pair.converted, own)
         except ValueError:
             if not pair.label.is_file():
                 raise
             # else made anew from what was published
-    kept = label is not None
-    if label is None:
-        label = to_train_ids(pair.label, table)
-    if pair.label.is_file():
-        _check_palette(pair.label, layout, label)
+    if made is not None and not pair.label.is_file():
+        return made, False
+    label = to_train_ids(pair.label, table)
+    _check_palette(pair.label, layout, label)
+    if made is not None and np.array_equal(made, label):
+        return label, False
     same = np.array_equal(table[:NUM_CLASSES], own[:NUM_CLASSES])
-    if kept or pair.converted is None or same or not write:
+    if pair.converted is None or same:
+        return label, False
+    if not write:
+        if made is not None:  # training would read it
+            raise ValueError(f"{pair.converted} is not what {pair.label} becomes; prepare it anew")
         return label, False
     write_whole(pair.converted, partial(Image.fromarray(label).save, format="PNG"))
     return label, True
@@ -184,5 +189,6 @@ def _check_palette(path: Path, layout: Layout, label: np.ndarray) -> None:
         if train_id in shown and colour != published:
             raise ValueError(
                 f"{path} has the colour {colour} for label id {label_id} in its palette, not "
-                f"{published}: its ids are not the published ones; copy it anew from where it came"
+                f"{published}: its ids may not be the published ones; copy it anew from where it "
+                "came, or save it without a palette if they are"
             )

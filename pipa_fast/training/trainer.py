@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipa_fast import __version__
-from pipa_fast.checks import first_line
+from pipa_fast.checks import first_line, require
 from pipa_fast.data.batch import Batch
 from pipa_fast.data.datasets import build_dataset
 from pipa_fast.data.loader import TrainingSet, batches
@@ -70,6 +70,8 @@ class Trainer:
         self.network = build_network(model).to(world.device)
         if model.start is not None:
             path = Path(model.start) / checkpoint.EXPORTED
+            expected = f"the folder of a run, with its {checkpoint.EXPORTED}"
+            require(path.is_file(), "model.start", model.start, expected)
             checkpoint.fit(self.network, checkpoint.read_weights(path), path)
         self.teacher: Teacher | None = None
         if config.adaptation.needs_teacher:

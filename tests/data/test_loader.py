@@ -274,7 +274,8 @@ def test_bad_calls_are_named():
         steps(1, rank=2, world_size=2)
     with pytest.raises(ValueError, match="target must be at least one image"):
         TrainingSet(Scenes(), Scenes(count=0), DataConfig(), seed=0)
-    with pytest.raises(ValueError, match="crop must be positive and no larger"):
+    told = r"data.crop must be positive and no larger than the image, .*, of image \d"
+    with pytest.raises(ValueError, match=told):
         steps(1, settings={"crop": (64, 64)})
 
 

@@ -59,6 +59,24 @@ def test_a_second_run_keeps_what_is_sound_and_mends_what_is_not(tmp_path, capsys
     assert broken.read_bytes() == whole
 
 
+def test_a_label_that_was_replaced_is_converted_anew(tmp_path, capsys):
+    root = make("gta5", tmp_path)
+    run("gta5", root, "--subset")
+    label, converted = (root / "labels" / f"00001{end}.png" for end in ("", "_labelTrainIds"))
+    ids = np.full((8, 12), 7, np.uint8)  # road
+    Image.fromarray(ids).save(label)
+    before = converted.read_bytes()
+    assert run("gta5", root, "--subset", "--check") == 1
+    assert f"{converted} is not what {label} becomes" in "".join(
+        capsys.readouterr().err.split("\n")
+    )
+    assert converted.read_bytes() == before
+    assert run("gta5", root, "--subset") == 0
+    assert "1 labels converted" in capsys.readouterr().out
+    with Image.open(converted) as image:
+        assert not np.asarray(image).any()
+
+
 def test_check_writes_nothing(tmp_path):
     root = make("gta5", tmp_path)
     before = contents(root)
