@@ -54,7 +54,8 @@ def prepare(
 
     Labels of other ids are written as train ids beside themselves, each under its name in one go; a
     conversion that is what its label becomes is kept, so that an interrupted run goes on where it
-    stopped, and a label that was replaced is converted anew. The training split's class statistics are written only where nothing was wrong.
+    stopped, and a label that was replaced is converted anew. The training split's class statistics
+    are written only where nothing was wrong.
 
     Args:
         check: write nothing.
