@@ -321,6 +321,16 @@ def test_patch_consistency_under_autocast_and_compile():
         torch.testing.assert_close(value, expected, rtol=0.02, atol=0.02)
 
 
+def test_compile_leaves_the_size_of_views_open():
+    loss_fn = PatchConsistencyLoss(bank=FeatureBank(500, 8), num_pairs=100)
+    eager = copy.deepcopy(loss_fn)
+    compiled = torch.compile(loss_fn, fullgraph=True, backend="aot_eager")
+    for size in ((6, 8), (5, 7), (8, 6)):
+        *maps, labels_a, labels_b, boxes, flips = views(size=size)
+        args = (*maps, labels_a, labels_b, sure(labels_a, 0.5), sure(labels_b, 0.95), boxes, flips)
+        torch.testing.assert_close(compiled(*args), eager(*args))
+
+
 def test_patch_consistency_bad_arguments():
     for name, settings in (
         ("temperature", {"temperature": -1}),

@@ -137,7 +137,7 @@ def check_temperature(temperature: Any) -> float:
     """Return a positive finite temperature as a float."""
     number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
     require(
-        number and math.isfinite(temperature) and temperature > 0,
+        number and 0 < temperature < math.inf,  # torch.compile follows no math.isfinite
         "temperature",
         temperature,
         "a positive finite number",

@@ -56,12 +56,10 @@ def overlap_pairs(
     check_count("stride", stride, least=1)
     check_count("num_pairs", num_pairs)
     crop = tuple(crop_size) if isinstance(crop_size, Sequence) else (crop_size, crop_size)
-    require(
-        len(crop) == 2 and all(is_count(side, 1) and side % stride == 0 for side in crop),
-        "crop_size",
-        crop_size,
-        f"one or two positive multiples of stride ({stride})",
-    )
+    if len(crop) != 2 or not all(is_count(side, 1) and side % stride == 0 for side in crop):
+        # Only now: torch.compile makes no text of a length that it leaves open.
+        expected = f"one or two positive multiples of stride ({stride})"
+        require(False, "crop_size", crop_size, expected)
     check_seed(seed, images)
     height, width, device = crop[0] // stride, crop[1] // stride, boxes.device
     if images == 0:
@@ -100,12 +98,14 @@ def _cells_apart(boxes: Tensor, cells: tuple[int, int]) -> Tensor:
     cell = (size[:, 0] // count).clamp(min=1)
     apart = boxes[:, 1, :2] - boxes[:, 0, :2]
     fits = (size[:, 0] == size[:, 1]) & (size[:, 0] == cell * count) & (apart % cell == 0)
+    # Without the number of cells, which torch.compile may leave open, too.
     message = (
-        f"boxes must have one size per image, a whole number of pixels for each of {list(cells)} "
+        "boxes must have one size per image, a whole number of pixels for each of the crop's "
         "cells, and lie a whole number of cells apart"
     )
     try:
         torch._assert_async(fits.all(), message)
     except RuntimeError as error:  # a CPU's, which is at once
-        raise ValueError(f"{message}; got {boxes[~fits.all(1)][0].tolist()}") from error
+        wrong = boxes[~fits.all(1)][0].tolist()
+        raise ValueError(f"{message}; got {wrong} for {list(cells)} cells") from error
     return apart // cell

@@ -71,6 +71,16 @@ def test_compile():
     assert torch.equal(compiled(labels), call(labels))
 
 
+def test_compile_leaves_the_stride_open():
+    labels = label_map()
+    compiled = torch.compile(ops.downscale_labels, fullgraph=True, backend="aot_eager")
+    for stride in (8, 4, 2):
+        found, expected = (
+            f(labels, stride=stride, num_classes=5) for f in (compiled, ops.downscale_labels)
+        )
+        assert torch.equal(found, expected)
+
+
 def test_bad_arguments():
     labels, good = label_map(), {"stride": 8, "num_classes": 5}
     for name, given, changed in (

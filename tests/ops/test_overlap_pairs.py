@@ -99,6 +99,15 @@ def test_compile():
     )
 
 
+def test_compile_leaves_the_crop_open():
+    compiled = torch.compile(ops.overlap_pairs, fullgraph=True, backend="aot_eager")
+    for side, stride, count in ((32, 4, 50), (24, 8, 9), (16, 2, 30)):
+        boxes, flips = crops(3, (side, side), stride)
+        settings = {"crop_size": side, "stride": stride, "num_pairs": count, "seed": 1}
+        found, expected = (f(boxes, flips, **settings) for f in (compiled, ops.overlap_pairs))
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 def test_bad_arguments():
     boxes, flips = crops(2, (32, 32), 4)
     shifted, other_size, odd_size = boxes.clone(), boxes.clone(), boxes.clone()

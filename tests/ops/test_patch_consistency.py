@@ -186,6 +186,19 @@ def test_compile(compiler):
     torch.testing.assert_close(compiled.grad, eager.grad)
 
 
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_compile_leaves_lengths_and_temperature_open(dynamic):
+    compiled = torch.compile(
+        ops.patch_consistency, fullgraph=True, backend="aot_eager", dynamic=dynamic
+    )
+    for n, temperature in ((20, 0.1), (10, 0.2), (30, 0.01)):
+        args = problem(n, n + 5, 8)
+        found, expected = (
+            f(*args, temperature=temperature) for f in (compiled, ops.patch_consistency)
+        )
+        torch.testing.assert_close(found, expected)
+
+
 def test_constants_must_be_detached():
     anchors, positives, bank, *labels = problem(6, 7, 8)
     for name in ("positives", "bank"):

@@ -182,6 +182,18 @@ def test_compile(compiler):
     torch.testing.assert_close(compiled.grad, eager.grad)
 
 
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_compile_leaves_lengths_and_temperature_open(dynamic):
+    def loss(x, labels, temperature):
+        return ops.pixel_contrast(x, labels, temperature=temperature)
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for n, temperature in ((40, 0.1), (30, 0.2), (50, 0.01)):
+        x, labels = F.normalize(torch.randn(n, 8), dim=1), torch.randint(0, 3, (n,))
+        found, expected = (f(x, labels, temperature) for f in (compiled, loss))
+        torch.testing.assert_close(found, expected)
+
+
 def test_bad_arguments():
     x, labels = rows(6, 8), torch.zeros(6, dtype=torch.int64)
     bad = [
