@@ -57,9 +57,12 @@ def forward(
     if not gradient:
         return loss, wide.new_empty(0)
     valid = (labels != ignore_index)[:, None]
-    factor = valid / divisor if weights is None else valid * weights[:, None] / divisor
+    # As wide as the loss: of a bool and an int torch makes a quotient of its default dtype.
+    factor = valid.to(wide.dtype) / divisor
+    if weights is not None:
+        factor *= weights[:, None]
     slope = log_odds.exp_().mul_(factor).masked_fill_(~valid, 0)  # 0 · nan would be nan
-    slope.scatter_add_(1, labels[:, None].masked_fill(~valid, 0), -factor.to(slope.dtype))
+    slope.scatter_add_(1, labels[:, None].masked_fill(~valid, 0), -factor)
     slope = torch.ops.aten.upsample_bilinear2d_backward(slope, size, list(wide.shape), False)
     return loss, slope.contiguous()
 

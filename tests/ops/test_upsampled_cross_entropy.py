@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loss on each backend against upsample-then-compare, and what the op promises."""
 
+import itertools
+
 import pytest
 import torch
 from torch.autograd import gradcheck
@@ -57,9 +59,9 @@ def test_float64_is_the_reference(monkeypatch):
     monkeypatch.delenv("PIPA_FAST_BACKEND")
     logits, labels, weights = problem((3, 4), (7, 9), torch.float64, images=1, classes=3)
     gradcheck(lambda x: ops.upsampled_cross_entropy(x, labels, weights=weights), logits)
-    for average in ("valid", "all"):
-        loss = ops.upsampled_cross_entropy(logits, labels, weights=weights, average=average)
-        expected, slope = truth(logits, labels, weights=weights, average=average)
+    for average, w in itertools.product(("valid", "all"), (weights, None)):
+        loss = ops.upsampled_cross_entropy(logits, labels, weights=w, average=average)
+        expected, slope = truth(logits, labels, weights=w, average=average)
         torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-13)
         (gradient,) = torch.autograd.grad(loss, logits)
         torch.testing.assert_close(gradient, slope, rtol=1e-10, atol=1e-14)
