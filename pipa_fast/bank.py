@@ -30,7 +30,7 @@ class FeatureBank(nn.Module):
         require(isinstance(dim, int) and dim > 0, "dim", dim, "an int above 0")
         self.capacity, self.dim = capacity, dim
         # One row more than there are slots takes what is not to be kept.
-        self._keys = torch.zeros(capacity + 1, dim)
+        self._keys = torch.zeros(capacity + 1, dim, dtype=torch.float32)
         self._labels = torch.full((capacity + 1,), -1, dtype=torch.int64)
         self._pointer = torch.zeros((), dtype=torch.int64)
 
@@ -72,9 +72,8 @@ class FeatureBank(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FeatureBank":
         """Follow the module to a device. Keys stay float32, whatever the module becomes."""
         super()._apply(fn, recurse)
-        device = fn(self._keys).device
         self._keys, self._labels, self._pointer = (
-            t.to(device) for t in (self._keys, self._labels, self._pointer)
+            _moved(t, fn) for t in (self._keys, self._labels, self._pointer)
         )
         return self
 
@@ -109,3 +108,12 @@ class FeatureBank(nn.Module):
     def state(self) -> dict[str, Tensor]:
         """Return what the bank holds by name, as it lies: to write there changes the bank."""
         return {"keys": self.keys, "labels": self.labels, "pointer": self._pointer}
+
+
+def _moved(tensor: Tensor, fn: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return what `fn` makes of a tensor; where that is a cast, only the device changes.
+
+    `fn` may share memory or leave the meta device, of which there is nothing to copy.
+    """
+    made = fn(tensor)
+    return made if made.dtype == tensor.dtype else tensor.to(made.device)

@@ -87,6 +87,31 @@ def test_moves_and_casts():
     assert copy.deepcopy(bank).labels.tolist() == bank.labels.tolist()
 
 
+def test_keys_are_float32_whatever_the_default_is():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)  # as while a network is built in bfloat16
+    try:
+        bank = FeatureBank(5, 3)
+    finally:
+        torch.set_default_dtype(before)
+    assert bank.keys.dtype == torch.float32
+
+
+def test_made_without_memory_and_filled_later():
+    given = FeatureBank(5, 3)
+    given.push(*keys(0, 7))
+    with torch.device("meta"):
+        bank = FeatureBank(5, 3)
+    bank.to_empty(device="cpu").load_state_dict(given.state_dict())
+    for filled in (bank, given):
+        filled.push(*keys(7, 2))
+    assert torch.equal(bank.keys, given.keys) and torch.equal(bank.labels, given.labels)
+
+
+def test_all_of_it_is_shared():
+    assert all(t.is_shared() for t in FeatureBank(5, 3).share_memory().state().values())
+
+
 def test_compile():
     bank, eager = FeatureBank(5, 3), FeatureBank(5, 3)
 
