@@ -12,13 +12,17 @@ from pipa_fast import ops
 from pipa_fast.bank import FeatureBank
 from pipa_fast.checks import require
 from pipa_fast.ops._checks import (
+    check_count,
     check_device,
     check_float,
     check_integer,
+    check_label,
     check_rank,
     check_shape,
+    check_share,
     check_temperature,
     group_name,
+    is_count,
     pixel_weights,
 )
 from pipa_fast.ops._ranks import gather_rows, place, sum_over_ranks
@@ -98,15 +102,14 @@ class PixelContrastLoss(nn.Module):
         self.temperature = check_temperature(temperature)
         self.scale = 1.0
         if base_temperature is not None:
-            ok = isinstance(base_temperature, int | float) and base_temperature > 0
-            require(ok, "base_temperature", base_temperature, "a positive number or None")
-            self.scale = self.temperature / base_temperature
-        counted = isinstance(num_anchors, int) and num_anchors > 0
+            self.scale = self.temperature / check_temperature(base_temperature, "base_temperature")
+        counted = is_count(num_anchors, 1)
         require(counted or num_anchors == "all", "num_anchors", num_anchors, 'above 0, or "all"')
         known = denominator in ("negatives", "all")
         require(known, "denominator", denominator, '"negatives" or "all"')
-        require(0 <= hard_fraction <= 1, "hard_fraction", hard_fraction, "in [0, 1]")
-        require(max_per_class > 0, "max_per_class", max_per_class, "above 0")
+        check_share("hard_fraction", hard_fraction)
+        check_count("max_per_class", max_per_class, least=1)
+        check_label("ignore_index", ignore_index)
         self.denominator: Literal["negatives", "all"] = denominator
         self.num_anchors, self.normalize = num_anchors, normalize
         self.max_per_class, self.hard_fraction = max_per_class, hard_fraction
@@ -253,14 +256,13 @@ class PatchConsistencyLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.temperature = check_temperature(temperature)
-        known = 0 <= confidence_threshold <= 1
-        require(known, "confidence_threshold", confidence_threshold, "a probability in [0, 1]")
-        known = 0 <= bank_confidence <= 1
-        require(known, "bank_confidence", bank_confidence, "a probability in [0, 1]")
+        check_share("confidence_threshold", confidence_threshold)
+        check_share("bank_confidence", bank_confidence)
         require(
             bank is None or isinstance(bank, FeatureBank), "bank", bank, "a FeatureBank or None"
         )
-        require(num_pairs > 0, "num_pairs", num_pairs, "above 0")
+        check_count("num_pairs", num_pairs, least=1)
+        check_label("ignore_index", ignore_index)
         self.confidence_threshold, self.bank = confidence_threshold, bank
         self.bank_confidence = bank_confidence
         self.normalize, self.num_pairs = normalize, num_pairs
@@ -301,7 +303,7 @@ class PatchConsistencyLoss(nn.Module):
             ValueError: a shape, dtype or device that does not fit.
         """
         maps = (labels_a, labels_b, confidence_a, confidence_b)
-        _check_views(view_a, view_b, maps, boxes)
+        _check_views(view_a, view_b, maps, boxes, self.bank)
         wide = torch.promote_types(view_a.dtype, torch.float32)
         weights = pixel_weights(weights, view_a, (view_a.shape[0],), wide)
         size = (view_a.shape[2], view_a.shape[3])
@@ -390,10 +392,14 @@ def _check_views(
     view_b: Tensor,
     maps: tuple[Tensor, Tensor, Tensor, Tensor],
     boxes: Tensor,
+    bank: FeatureBank | None,
 ) -> None:
     check_rank("view_a", view_a, "B D h w")
     check_float("view_a", view_a)
     require(0 not in view_a.shape[2:], "view_a", tuple(view_a.shape), "[B, D, h, w], h, w > 0")
+    if bank is not None:
+        expected = f"[B, D, h, w], D = {bank.dim} as of the bank"
+        require(view_a.shape[1] == bank.dim, "view_a", tuple(view_a.shape), expected)
     check_float("view_b", view_b)
     check_shape("view_b", view_b, tuple(view_a.shape))
     for name, given in zip(

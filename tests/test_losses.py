@@ -119,11 +119,16 @@ def test_pixel_contrast_bad_arguments():
     for name, settings in (
         ("temperature", {"temperature": 0}),
         ("base_temperature", {"base_temperature": 0}),
+        ("base_temperature", {"base_temperature": float("inf")}),
         ("num_anchors", {"num_anchors": "some"}),
         ("num_anchors", {"num_anchors": 0}),
+        ("num_anchors", {"num_anchors": True}),
         ("denominator", {"denominator": "none"}),
         ("hard_fraction", {"hard_fraction": 2}),
+        ("hard_fraction", {"hard_fraction": None}),
         ("max_per_class", {"max_per_class": 0}),
+        ("max_per_class", {"max_per_class": 2.5}),
+        ("ignore_index", {"ignore_index": None}),
     ):
         with pytest.raises(ValueError, match=name):
             PixelContrastLoss(**settings)
@@ -338,6 +343,9 @@ def test_patch_consistency_bad_arguments():
         ("bank_confidence", {"bank_confidence": -0.1}),
         ("bank", {"bank": 9600}),
         ("num_pairs", {"num_pairs": 0}),
+        ("num_pairs", {"num_pairs": 1.5}),
+        ("confidence_threshold", {"confidence_threshold": "0.9"}),
+        ("ignore_index", {"ignore_index": 2.5}),
     ):
         with pytest.raises(ValueError, match=name):
             PatchConsistencyLoss(**settings)
@@ -352,3 +360,7 @@ def test_patch_consistency_bad_arguments():
     ):
         with pytest.raises(ValueError, match=name):
             PatchConsistencyLoss()(*args)
+    loss_fn = PatchConsistencyLoss(bank=FeatureBank(9, 5))
+    with pytest.raises(ValueError, match="view_a must be .* D = 5"):
+        loss_fn(a, b, la, lb, ca, cb, boxes, flips)
+    assert loss_fn.step == 0, "what is refused draws nothing"

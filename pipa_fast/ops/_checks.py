@@ -133,12 +133,12 @@ def check_share(name: str, value: Any) -> None:
     require(number and 0 <= value <= 1, name, value, "a number in [0, 1]")
 
 
-def check_temperature(temperature: Any) -> float:
+def check_temperature(temperature: Any, name: str = "temperature") -> float:
     """Return a positive finite temperature as a float."""
     number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
     require(
         number and 0 < temperature < math.inf,  # torch.compile follows no math.isfinite
-        "temperature",
+        name,
         temperature,
         "a positive finite number",
     )
