@@ -78,6 +78,8 @@ class MaskedConfig:
     """Cross-entropy on masked target images with the teacher's labels of the whole ones (MIC)."""
 
     weight: float = 0.0
+    images: Literal["target", "both"] = "target"
+    """Which images are masked. "both": every other one is a source image, with its own labels."""
     average: Literal["all", "valid"] = "all"
     start: int = 0
     ratio: float = 0.7

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One step of training: a forward and backward pass per group of images, gradients reduced once.
 
-The groups are the source images, the class-mixed images, the masked target images and the
+The groups are the source images, the class-mixed images, the masked images and the
 overlapping target crops. Each is backpropagated as soon as its losses are known, so that one
 group's activations live at a time.
 """
@@ -236,7 +236,16 @@ class AdaptationStep:
     ) -> StepOutputs:
         config, taught = self.config.masked, self._target(batch)
         with trace_range("mask", batch.target_image), torch.no_grad():
-            images = batch.target_image
+            images, (labels, confidence, weights) = batch.target_image, taught
+            if config.images == "both":
+                # Slots take turns: so a batch of one image shows both domains, in two steps.
+                turn = ((batch.index + batch.iteration) % 2 == 0)[:, None, None]
+                images, labels, weights, mask = mix(
+                    turn.expand_as(labels),
+                    (batch.source_image, batch.source_label),
+                    (images, labels, weights),
+                )
+                confidence = confidence.masked_fill(mask, 1.0)
             if config.augment:
                 images = self._strong(batch, images, "masked")
             shown = block_masks(
@@ -251,7 +260,7 @@ class AdaptationStep:
             images = torch.where(shown, images, self.network.mean)
         window = self._window("masked", iteration, images)
         student = self._forward("masked", images, objectives, last=last, window=window)
-        return self._outputs(batch, student, taught.labels, taught.weights, taught.confidence)
+        return self._outputs(batch, student, labels, weights, confidence)
 
     def _strong(self, batch: Batch, images: Tensor, stream: str) -> Tensor:
         return strong_augment(

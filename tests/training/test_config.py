@@ -57,6 +57,14 @@ def test_what_daformer_added_to_dacs_is_not_in_dacs(domains):
         assert (adaptation.features.weight > 0) == (method == "daformer")
 
 
+@pytest.mark.parametrize("domains", ["gta2cs", "syn2cs", "cs2acdc", "cs2darkzurich"])
+def test_what_mic_masks(domains):
+    """Its experiment 80: `separatetrgaug` where the target is Cityscapes, else `separate`."""
+    masked = load(read_recipe(f"{domains}_mic")).adaptation.masked
+    clear = domains.endswith("cs")
+    assert (masked.images, masked.augment) == (("target", True) if clear else ("both", False))
+
+
 def test_terms_are_the_same_alone_and_together():
     pixel, patch, both = (
         load(read_recipe(f"streets_pipa{end}")).adaptation for end in ("_pixel", "_patch", "")

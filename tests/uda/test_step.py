@@ -144,6 +144,25 @@ def test_masked_images_keep_the_labels_of_the_whole_ones():
     assert torch.equal(outputs.weights, share * torch.ones_like(confidence))
 
 
+def test_masked_images_of_both_domains_keep_their_own_labels():
+    """MIC's `separate`: of two images one is a source image, which counts in full."""
+    masked = MaskedConfig(weight=1.0, block=8, ratio=0.0, images="both", augment=False)
+    _, step = a_step(AdaptationConfig(mixed=EVERYTHING["mixed"], masked=masked))
+    seen = []
+    step._forward = lambda group, images, objectives, **how: seen.append(images)
+    for iteration, source in ((0, 0), (1, 1)):
+        step.taught, target = None, 1 - source
+        batch = a_batch()._replace(iteration=torch.tensor(iteration))
+        outputs = step._masked(batch, iteration, [], last=True)
+        taught = step._target(batch)
+        assert torch.equal(seen[-1][source], batch.source_image[source])
+        assert torch.equal(seen[-1][target], batch.target_image[target])
+        assert torch.equal(outputs.labels[source], batch.source_label[source])
+        assert torch.equal(outputs.labels[target], taught.labels[target])
+        assert (outputs.weights[source] == 1).all() and (outputs.confidence[source] == 1).all()
+        assert torch.equal(outputs.weights[target], taught.weights[target])
+
+
 def test_the_detail_window_is_on_the_grid_and_changes_with_group_and_step():
     _, step = a_step(AdaptationConfig(), HRDAConfig(enabled=True, detail=(16, 16)))
     images = torch.rand(1, 3, 64, 128)
