@@ -57,6 +57,16 @@ def test_what_daformer_added_to_dacs_is_not_in_dacs(domains):
         assert (adaptation.features.weight > 0) == (method == "daformer")
 
 
+@pytest.mark.parametrize("domains", ["cs2acdc", "cs2darkzurich"])
+def test_daformer_keeps_its_margins_where_hrda_has_none(domains):
+    """DAFormer's experiment 8 has `plcrop = True`, HRDA's 49 and MIC's 80 have False."""
+    for method, margins in (("daformer", (15, 120)), ("hrda", (0, 0)), ("mic", (0, 0))):
+        config = load(read_recipe(f"{domains}_{method}"))
+        mixed = config.adaptation.mixed
+        assert (mixed.ignore_top, mixed.ignore_bottom) == margins
+        assert config.data.pseudo_margins is None
+
+
 @pytest.mark.parametrize("domains", ["gta2cs", "syn2cs", "cs2acdc", "cs2darkzurich"])
 def test_what_mic_masks(domains):
     """Its experiment 80: `separatetrgaug` where the target is Cityscapes, else `separate`."""
