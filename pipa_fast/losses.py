@@ -14,6 +14,7 @@ from pipa_fast.checks import require
 from pipa_fast.ops._checks import (
     check_count,
     check_device,
+    check_feature_map,
     check_float,
     check_integer,
     check_label,
@@ -143,8 +144,7 @@ class PixelContrastLoss(nn.Module):
         Raises:
             ValueError: a shape, dtype or device that does not fit.
         """
-        check_rank("embeddings", embeddings, "B D h w")
-        check_float("embeddings", embeddings)
+        check_feature_map("embeddings", embeddings)
         size = (embeddings.shape[2], embeddings.shape[3])
         _check_map("labels", labels, embeddings, integer=True)
         labels = resize_nearest(labels, size)
@@ -394,8 +394,7 @@ def _check_views(
     boxes: Tensor,
     bank: FeatureBank | None,
 ) -> None:
-    check_rank("view_a", view_a, "B D h w")
-    check_float("view_a", view_a)
+    check_feature_map("view_a", view_a)
     require(0 not in view_a.shape[2:], "view_a", tuple(view_a.shape), "[B, D, h, w], h, w > 0")
     if bank is not None:
         expected = f"[B, D, h, w], D = {bank.dim} as of the bank"

@@ -136,6 +136,7 @@ def test_pixel_contrast_bad_arguments():
     for name, args in (
         ("embeddings", (maps[0], labels)),
         ("embeddings", (maps.long(), labels)),
+        ("embeddings must be .* D <= 512", (torch.zeros(2, 513, 6, 5), labels)),
         ("labels", (maps, labels[0])),
         ("labels", (maps, labels[:1])),
         ("labels", (maps, labels.float())),
@@ -353,6 +354,10 @@ def test_patch_consistency_bad_arguments():
     ca, cb = sure(la, 0.5), sure(lb, 0.95)
     for name, args in (
         ("view_a", (a[0], b, la, lb, ca, cb, boxes, flips)),
+        (
+            "view_a must be .* D <= 512",
+            (torch.zeros(2, 513, 8, 8), b, la, lb, ca, cb, boxes, flips),
+        ),
         ("view_b", (a, b[:1], la, lb, ca, cb, boxes, flips)),
         ("labels_b", (a, b, la, lb.float(), ca, cb, boxes, flips)),
         ("confidence_a", (a, b, la, lb, la, cb, boxes, flips)),

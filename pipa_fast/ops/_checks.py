@@ -26,6 +26,14 @@ def check_rows(name: str, rows: Tensor) -> None:
     )
 
 
+def check_feature_map(name: str, features: Tensor) -> None:
+    """Features are [B, D, h, w] of a float dtype with 1 <= D <= 512."""
+    check_rank(name, features, "B D h w")
+    check_float(name, features)
+    expected = f"of shape [B, D, h, w] with 1 <= D <= {MAX_DIM}"
+    require(1 <= features.shape[1] <= MAX_DIM, name, tuple(features.shape), expected)
+
+
 def check_float(name: str, tensor: Tensor) -> None:
     """A dense tensor of float32, bfloat16, float16 or float64."""
     check_dense(name, tensor)
