@@ -58,14 +58,18 @@ def test_pairs_with_rows_of_another_rank(form, dtype):
 
 @pytest.mark.parametrize("dtype", list(BOUNDS))
 @pytest.mark.parametrize(("n", "d"), SIZES)
-def test_patch_consistency(n, d, dtype):
+def test_patch_consistency(n, d, dtype, temperature=0.1):
     torch.manual_seed(0)
     a, p, k = (rows(count, d, dtype) for count in (n, n, 1000))
     labels = [torch.randint(-1, 19, (count,), device="cuda") for count in (n, 1000)]
-    loss = ops.patch_consistency(a, p.detach(), k.detach(), *labels, backend="cuda")
-    wide = a.detach().double().requires_grad_()
-    others = p.detach().double(), k.detach().double()
-    check(dtype, loss, a, ops.patch_consistency(wide, *others, *labels), wide)
+    given, settings = (p.detach(), k.detach()), {"temperature": temperature}
+    loss = ops.patch_consistency(a, *given, *labels, **settings, backend="cuda")
+    wide, others = a.detach().double().requires_grad_(), (other.double() for other in given)
+    check(dtype, loss, a, ops.patch_consistency(wide, *others, *labels, **settings), wide)
+
+
+def test_float16_at_a_temperature_that_its_exponents_do_not_span():
+    test_patch_consistency(1000, 256, torch.float16, temperature=0.03)
 
 
 @pytest.mark.parametrize(
