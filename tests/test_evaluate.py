@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
-import multiprocessing
 import os
 import socket
 from types import SimpleNamespace
@@ -17,6 +16,7 @@ from pipa_fast.data.sample import Sample
 from pipa_fast.evaluation import inference
 from pipa_fast.training import checkpoint
 from pipa_fast.training.config import EvaluationConfig
+from tests.forked import on_two_ranks
 
 
 class Outputs(NamedTuple):
@@ -126,16 +126,7 @@ def test_ranks_share_the_images_and_the_first_one_writes(run):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         store = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    ranks = [
-        context.Process(target=_evaluate_on_rank, args=(rank, run.folder, store))
-        for rank in range(2)
-    ]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(60)
-    assert [process.exitcode for process in ranks] == [0, 0]
+    on_two_ranks(_evaluate_on_rank, run.folder, store)
     assert [(run.folder / f"seen{rank}").read_text() for rank in range(2)] == ["[0, 2]", "[1]"]
     assert [path.name for path in (run.folder / "two").iterdir()] == ["0.json"]
     record = json.loads((run.folder / "two" / "0.json").read_text())

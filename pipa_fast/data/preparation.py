@@ -183,11 +183,10 @@ def _check_palette(path: Path, layout: Layout, label: np.ndarray) -> None:
     colours = None if layout.palette is None else read_palette(path)
     if colours is None or layout.palette is None:
         return
-    shown = np.flatnonzero(np.bincount(label.ravel(), minlength=NUM_CLASSES))
     for label_id, train_id in layout.ids.items():
         colour = tuple(colours[label_id].tolist()) if label_id < len(colours) else None
         published = tuple(layout.palette[label_id].tolist())
-        if train_id in shown and colour != published:
+        if colour != published and (label == train_id).any():
             raise ValueError(
                 f"{path} has the colour {colour} for label id {label_id} in its palette, not "
                 f"{published}: its ids may not be the published ones; copy it anew from where it "

@@ -53,7 +53,7 @@ class SegmentationNetwork(nn.Module):
         self.encoder, self.head = encoder, head
         self.projections = nn.ModuleDict(projections)
         self.stride: int = encoder.strides[head.level]
-        self.least_side: int = math.lcm(self.stride, encoder.strides[-1])
+        self.least_side: int = size_multiple(self)
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 

@@ -198,16 +198,15 @@ class Config:
         """Raise ValueError unless crops hold whole cells of the encoder's last map, if needed."""
         cell, hrda = coarsest_stride(self.model), self.model.hrda
         whole = 2 * cell if hrda.enabled else cell  # of what HRDA sees at half the size
+        pads = self.model.encoder in ("streets_s", "resnet101")  # so that any side holds a cell
         sizes = {"data.crop": (self.data.crop, whole)}
         if self.adaptation.patch.weight > 0:
             sizes["data.patch_crop"] = self.data.patch_crop, whole
         if hrda.enabled:
             sizes["model.hrda.detail"] = hrda.detail, cell
-        if self.model.encoder in ("streets_s", "resnet101"):  # whose convolutions pad
-            sizes = {}
         for name, (size, least) in sizes.items():
             expected = f"at least {least}, one cell of {self.model.encoder}'s last map"
-            require(min(size) >= least, name, size, expected)
+            require(pads or min(size) >= least, name, size, expected)
         fits = self.adaptation.features.weight == 0 or not any(s % whole for s in self.data.crop)
         expected = f"multiples of {whole}, where adaptation.features.weight is above 0"
         require(fits, "data.crop", self.data.crop, expected)

@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from pipa_fast.evaluation.inference import (
 )
 from pipa_fast.models import HRDAConfig, ModelConfig, build_network
 from pipa_fast.training import distributed
+from tests.forked import on_two_ranks
 
 
 class Positions(nn.Module):
@@ -291,16 +291,7 @@ def _score_on_rank(rank: int, folder: Path, network, dataset) -> None:
 
 def test_two_ranks_share_the_images_and_agree(network, dataset, tmp_path):
     alone: EvalResult = evaluate(network, dataset)
-    context = multiprocessing.get_context("fork")  # spawn would import torch twice more
-    ranks = [
-        context.Process(target=_score_on_rank, args=(rank, tmp_path, network, dataset))
-        for rank in range(2)
-    ]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(60)
-    assert [process.exitcode for process in ranks] == [0, 0]
+    on_two_ranks(_score_on_rank, tmp_path, network, dataset)
     for rank in range(2):
         miou, matrix, seen = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert miou == alone.miou and torch.equal(matrix, alone.confusion.matrix)
