@@ -43,7 +43,7 @@ from bench.harness import Clock
 from bench.machine import device_name, machine
 from bench.rows import write
 from pipa_fast.data import crops, files, loader
-from pipa_fast.data.augmentation import BLUR_WIDTH, STRONG, gaussian_blur
+from pipa_fast.data.augmentation import STRONG, gaussian_blur
 from pipa_fast.data.datasets import LAYOUTS, build_dataset
 from pipa_fast.data.folder import FolderDataset
 from pipa_fast.data.labels import GTA5_PALETTE, to_label_ids
@@ -245,9 +245,9 @@ def blurs(
     sigma = torch.linspace(*STRONG.sigma, batch, device=device)
 
     found: dict[str, tuple[Callable[[], Any], list[float]]] = {
-        f"blur, separable {BLUR_WIDTH}": (partial(gaussian_blur, images, sigma), [])
+        f"blur, separable {STRONG.taps}": (partial(gaussian_blur, images, sigma, STRONG.taps), [])
     }
-    for width in (BLUR_WIDTH, tenth if tenth % 2 else tenth - 1):
+    for width in (STRONG.taps, tenth if tenth % 2 else tenth - 1):
         call = partial(dense_blur, images, sigma, width)
         found[f"blur, dense {width} x {width}"] = (call, [])
     for number in range(rounds + 1):

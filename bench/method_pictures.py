@@ -32,6 +32,7 @@ from pipa_fast.data.datasets import build_dataset
 from pipa_fast.data.loader import TrainingSet, batches
 from pipa_fast.data.random import generator
 from pipa_fast.losses import resize_nearest
+from pipa_fast.models import patch_stride
 from pipa_fast.training import checkpoint, distributed
 from pipa_fast.training.config import read_settings
 from pipa_fast.training.trainer import Trainer
@@ -183,7 +184,7 @@ def pairs(step: Step, index: int) -> Pairs:
     boxes, flips = batch.boxes[index], [bool(f) for f in batch.flips[index]]
     low, high = boxes[:, :2].max(0).values.tolist(), boxes[:, 2:].min(0).values.tolist()
     shared = (low[0], low[1], high[0], high[1])
-    count, cell = len(batch.index), step.after.network.stride
+    count, cell = len(batch.index), patch_stride(config.model)
     size = (config.data.patch_crop[0] // cell, config.data.patch_crop[1] // cell)
 
     def both(maps: Tensor, side: int) -> list[Tensor]:

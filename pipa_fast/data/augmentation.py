@@ -10,15 +10,20 @@ from dataclasses import dataclass
 
 import torch
 from kornia.color import rgb_to_grayscale
-from kornia.enhance import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation
+from kornia.enhance import (
+    adjust_brightness,
+    adjust_brightness_accumulative,
+    adjust_contrast,
+    adjust_contrast_with_mean_subtraction,
+    adjust_hue,
+    adjust_saturation,
+    adjust_saturation_with_gray_subtraction,
+)
 from kornia.filters import filter2d_separable
 from kornia.filters.kernels import get_gaussian_kernel1d
 from torch import Tensor
 
 from pipa_fast.data.random import uniform
-
-BLUR_WIDTH = 11
-"""Taps of the blur [pixels]: 2 x 4.3 standard deviations at the largest sigma, 1.15 pixels."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -29,13 +34,19 @@ class Augmentation:
     contrast: float
     saturation: float
     hue: float
-    """Largest change: brightness added, contrast and saturation relative, hue in circles."""
+    """Largest change, hue in circles."""
     jitter: float
     grey: float
     blur: float
     """Probabilities, each image for itself."""
+    about_grey: bool = False
+    """How colours change. True, as in torchvision: brightness multiplies, contrast spreads about
+    the image's mean grey, saturation about each pixel's. False, as in kornia: brightness is added,
+    contrast multiplies, saturation is HSV's."""
     sigma: tuple[float, float] = (0.15, 1.15)
     """Standard deviation of the blur [pixels], uniform."""
+    taps: int = 11
+    """Width of the blur [pixels]: 2 x 4.3 standard deviations at sigma 1.15."""
 
 
 STRONG = Augmentation(
@@ -43,9 +54,19 @@ STRONG = Augmentation(
 )
 """Of mixed images (DAFormer's `dacs_transforms.py`)."""
 VIEWS = Augmentation(
-    brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, jitter=0.8, grey=0.2, blur=0.5
+    brightness=0.4,
+    contrast=0.4,
+    saturation=0.4,
+    hue=0.1,
+    jitter=0.8,
+    grey=0.2,
+    blur=0.5,
+    about_grey=True,
+    sigma=(1.1, 1.1),
+    taps=5,
 )
-"""Of overlapping crops (PiPa, after Lai et al., CVPR 2021)."""
+"""Of overlapping crops (PiPa's `dataloaders/city.py`, after Lai et al., CVPR 2021). Its blur is
+OpenCV's of 5 taps and no given sigma, which weighs them 1, 4, 6, 4, 1."""
 
 
 def strong_augment(
@@ -63,17 +84,24 @@ def strong_augment(
     a = augmentation
     draw = uniform(seed, stream, iteration, index, 8)
     change = 2 * draw - 1  # [B, 8] in [-1, 1)
-    jittered = adjust_brightness(images, a.brightness * change[:, 0])
-    jittered = adjust_contrast(jittered, 1 + a.contrast * change[:, 1])
-    jittered = adjust_saturation(jittered, 1 + a.saturation * change[:, 2])
-    jittered = adjust_hue(jittered, 2 * math.pi * a.hue * change[:, 3])
+    brightness, hue = a.brightness * change[:, 0], 2 * math.pi * a.hue * change[:, 3]
+    contrast, saturation = 1 + a.contrast * change[:, 1], 1 + a.saturation * change[:, 2]
+    if a.about_grey:
+        jittered = adjust_brightness_accumulative(images, 1 + brightness)
+        jittered = adjust_contrast_with_mean_subtraction(jittered, contrast)
+        jittered = adjust_saturation_with_gray_subtraction(jittered, saturation)
+    else:
+        jittered = adjust_brightness(images, brightness)
+        jittered = adjust_contrast(jittered, contrast)
+        jittered = adjust_saturation(jittered, saturation)
+    jittered = adjust_hue(jittered, hue)
     result = torch.where(_chosen(draw[:, 4], a.jitter), jittered, images)
     if a.grey > 0:
         grey = rgb_to_grayscale(result)
         result = torch.where(_chosen(draw[:, 5], a.grey), grey, result)
     if a.blur > 0:
         sigma = a.sigma[0] + (a.sigma[1] - a.sigma[0]) * draw[:, 6]
-        blurred = gaussian_blur(result, sigma)
+        blurred = gaussian_blur(result, sigma, a.taps)
         result = torch.where(_chosen(draw[:, 7], a.blur), blurred, result)
     return result
 
@@ -81,9 +109,10 @@ def strong_augment(
 def gaussian_blur(
     images: Tensor,  # [B, 3, H, W]
     sigma: Tensor,  # [B], standard deviations [pixels]
+    taps: int,  # width of the kernel [pixels], odd
 ) -> Tensor:  # [B, 3, H, W]
     """Blur every image by its own standard deviation, by rows and then by columns."""
-    kernel = get_gaussian_kernel1d(BLUR_WIDTH, sigma[:, None].to(images.dtype))
+    kernel = get_gaussian_kernel1d(taps, sigma[:, None].to(images.dtype))
     return filter2d_separable(images, kernel, kernel)
 
 

@@ -64,7 +64,7 @@ class DataConfig:
     patch_crop: tuple[int, int] = (64, 64)
     """Height and width of the two overlapping target crops [pixels], multiples of stride."""
     stride: int = 8
-    """Grid of their corners [pixels], a multiple of the network's stride."""
+    """Grid of their corners [pixels], a multiple of the cells of the patch embeddings."""
     patch_overlap: tuple[float, float] = (0.1, 1.0)
     """Least and largest intersection over union of the two."""
     patch_scale: tuple[float, float] = (1.0, 1.0)

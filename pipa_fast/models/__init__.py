@@ -3,7 +3,7 @@
 
 from pipa_fast.models.build import build_network
 from pipa_fast.models.config import HRDAConfig, ModelConfig
-from pipa_fast.models.encoders import coarsest_stride, network_stride
+from pipa_fast.models.encoders import coarsest_stride, network_stride, patch_stride
 from pipa_fast.models.network import Outputs, SegmentationNetwork, size_multiple
 from pipa_fast.models.window import Window
 
@@ -16,5 +16,6 @@ __all__ = [
     "build_network",
     "coarsest_stride",
     "network_stride",
+    "patch_stride",
     "size_multiple",
 ]

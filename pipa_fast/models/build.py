@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pipa_fast.models.config import BatchNorm, ModelConfig
-from pipa_fast.models.encoders import build_encoder
+from pipa_fast.models.encoders import build_encoder, network_stride, patch_stride
 from pipa_fast.models.heads import build_head
 from pipa_fast.models.hrda import HRDANetwork, build_attention
 from pipa_fast.models.network import SegmentationNetwork
@@ -53,7 +53,8 @@ def build_network(config: ModelConfig) -> SegmentationNetwork:
     projections = {}
     if config.projections:
         projections["pixel"] = ProjectionHead(head.channels, config.pixel_dim)
-        projections["patch"] = ProjectionHead(head.channels, config.patch_dim)
+        pool = patch_stride(config) // network_stride(config)
+        projections["patch"] = ProjectionHead(head.channels, config.patch_dim, pool)
     if attention is None:
         network = SegmentationNetwork(encoder, head, projections)
     else:

@@ -68,6 +68,9 @@ class ModelConfig:
     pixel_dim: int = 256
     patch_dim: int = 128
     """Dimensions of the embeddings for pixel contrast and patch consistency."""
+    patch_stride: int | None = None
+    """Side of a cell of the patch embeddings [pixels], a multiple of the network's stride: they are
+    made of features averaged over it. None is the network's own."""
     batch_norm: BatchNorm = "batch"
     """"batch": statistics of the rank's batch. "frozen": stored statistics, also in training, so
     that ranks agree. "sync": of all ranks' batches (GPU only). ResNets, the DAFormer and SegFormer

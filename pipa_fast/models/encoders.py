@@ -187,6 +187,20 @@ def network_stride(config: ModelConfig) -> int:
     return 2 * cell if config.hrda.enabled else cell
 
 
+def patch_stride(config: ModelConfig) -> int:
+    """Return the side [pixels] of a cell of the patch embeddings.
+
+    Raises:
+        ValueError: a `patch_stride` that is not a multiple of the network's stride.
+    """
+    stride, given = network_stride(config), config.patch_stride
+    if given is None:
+        return stride
+    fits = given > 0 and given % stride == 0
+    require(fits, "model.patch_stride", given, f"a multiple of {stride}, the network's stride")
+    return given
+
+
 def coarsest_stride(config: ModelConfig) -> int:
     """Return the side [pixels] of a cell of its encoder's last map, as the encoder sees images."""
     return _strides(config)[-1]

@@ -24,7 +24,7 @@ class Outputs(NamedTuple):
 
     logits: Tensor  # [B, K, h, w]; HRDA's at half its stride
     pixel: Tensor | None  # [B, pixel_dim, h, w] float32, each cell of unit length; of `window`
-    patch: Tensor | None  # [B, patch_dim, h, w] float32, each cell of unit length
+    patch: Tensor | None  # [B, patch_dim, h, w] float32 at `patch_stride`, of unit length
     deep: Tensor | None = None  # [B, C, h', w'] the encoder's last stage
     detail: Tensor | None = None  # [B, K, h", w"] HRDA's logits of the window alone
     window: Window | None = None  # of the images that `pixel` and `detail` show; None: all

@@ -18,7 +18,7 @@ from pipa_fast.checks import did_you_mean, is_below, require
 from pipa_fast.data.labels import NUM_CLASSES
 from pipa_fast.data.loader import DataConfig
 from pipa_fast.evaluation.inference import SlidingWindow
-from pipa_fast.models import ModelConfig, coarsest_stride, network_stride
+from pipa_fast.models import ModelConfig, coarsest_stride, network_stride, patch_stride
 from pipa_fast.program import program
 from pipa_fast.uda.config import AdaptationConfig
 
@@ -174,13 +174,13 @@ class Config:
             expected = "frozen with data.micro_batch: others would count a part's statistics, twice"
             norm = self.model.batch_norm
             require(norm == "frozen", "model.batch_norm", norm, expected)
-        stride = network_stride(self.model)
+        stride = patch_stride(self.model)
         require(
             patch.weight == 0 or self.data.stride % stride == 0,
             "data.stride",
             self.data.stride,
-            f"a multiple of {stride}, the stride of {self.model.encoder}, where "
-            "adaptation.patch.weight is above 0",
+            f"a multiple of {stride}, the side of a cell of the patch embeddings of "
+            f"{self.model.encoder}, where adaptation.patch.weight is above 0",
         )
 
     def _check_detail(self) -> None:

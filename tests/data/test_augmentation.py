@@ -93,6 +93,36 @@ def test_brightness_contrast_and_saturation_are_what_they_say():
     torch.testing.assert_close(out.amax(1), x.amax(1), rtol=0, atol=1e-4)
 
 
+def test_colours_about_grey_are_torchvisions():
+    x = images(400, (4, 4)) * 0.2 + 0.4
+    grey = (x * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+
+    def jitter(**settings):
+        return augment(x, augmentation=only(jitter=1.0, about_grey=True, **settings))
+
+    def factors(found, centre):
+        """What every number's distance from the centre was multiplied by, one for an image."""
+        ratio = (found - centre) / (x - centre)
+        ratio = ratio.masked_fill((x - centre).abs() < 1e-2, torch.nan).flatten(1)
+        one = ratio.nanmedian(1).values
+        assert (ratio - one[:, None]).nan_to_num().abs().max() < 5e-3
+        assert 0.6 <= one.min() < 0.62 and 1.38 < one.max() <= 1.4
+        return one
+
+    factors(jitter(brightness=0.4), torch.zeros(1))
+    factors(jitter(contrast=0.4), grey.mean((2, 3), keepdim=True))
+    factors(jitter(saturation=0.4), grey)
+
+
+def test_views_are_blurred_by_opencvs_five_taps():
+    point = torch.zeros(1, 3, 9, 9)
+    point[..., 4, 4] = 1
+    taps = only(blur=1.0, sigma=VIEWS.sigma, taps=VIEWS.taps)
+    one = torch.tensor([0, 0, 1, 4, 6, 4, 1, 0, 0]) / 16
+    found = augment(point, augmentation=taps)[0, 0]
+    torch.testing.assert_close(found, one[:, None] * one[None], rtol=0, atol=5e-3)
+
+
 def test_hue_turns_and_leaves_grey_alone():
     red = torch.tensor([0.8, 0.2, 0.2]).view(1, 3, 1, 1).expand(64, 3, 4, 4).contiguous()
     out = augment(red, augmentation=only(jitter=1.0, hue=0.2))

@@ -135,6 +135,20 @@ def test_frozen_batch_norm_does_not_see_the_batch():
     )
 
 
+def test_patch_cells_are_means_of_the_fused_map():
+    """Two by two, before the projection and its unit length."""
+    network = build(patch_stride=8).eval()
+    draw = torch.Generator().manual_seed(4)
+    fused = torch.randn(2, network.head.channels, 6, 10, generator=draw)
+    pooled = fused.unflatten(2, (3, 2)).unflatten(4, (5, 2)).mean((3, 5))
+    found = network(images(), embed=("pixel", "patch"), fused=fused)
+    expected = torch.nn.functional.normalize(network.projections["patch"].layers(pooled), dim=1)
+    torch.testing.assert_close(found.patch, expected, rtol=1e-5, atol=1e-6)
+    assert found.pixel.shape[2:] == (6, 10)
+    with pytest.raises(ValueError, match="model.patch_stride must be a multiple of 4.*; got 6"):
+        build(patch_stride=6)
+
+
 def test_sync_batch_norm_is_in_its_place():
     kinds = {type(m) for m in build(batch_norm="sync").modules()}
     assert nn.SyncBatchNorm in kinds and nn.BatchNorm2d not in kinds

@@ -37,11 +37,12 @@ def test_pipa_and_its_baselines_have_the_same_budget():
 
 
 @pytest.mark.parametrize("name", [n for n in recipes() if not n.startswith("streets")])
-def test_pipa_adds_its_terms_and_crops_and_changes_nothing_else(name):
+def test_pipa_adds_its_terms_crops_and_cells_and_changes_nothing_else(name):
     plain = name.removesuffix("_pipa")
     baseline, config = (to_dict(load(read_recipe(n))) for n in (plain, f"{plain}_pipa"))
     for settings in (baseline, config):
         del settings["recipe"], settings["adaptation"]["pixel"], settings["adaptation"]["patch"]
+        del settings["model"]["patch_stride"]
         for key in ("patch_crop", "patch_scale", "patch_overlap"):
             del settings["data"][key]
     assert config == baseline
@@ -127,6 +128,8 @@ def test_merge_goes_down():
             "data.stride must be a multiple of 4.*streets_s.*; got 2",
         ),
         (PATCH | {"data": {"stride": 2, "patch_crop": [62, 62]}}, "data.stride must be"),
+        (PATCH | {"model": {"patch_stride": 16}}, "data.stride must be a multiple of 16.*; got 8"),
+        (PATCH | {"model": {"patch_stride": 0}}, "model.patch_stride must be a multiple of 4"),
         (
             {"adaptation": {"mixed": {"weight": 1.0, "ignore_top": 30, "ignore_bottom": 34}}},
             "adaptation.mixed.ignore_top and ignore_bottom must leave rows.*64",
