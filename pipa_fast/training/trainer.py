@@ -438,6 +438,8 @@ def _batch_norm(
     setting: Literal["batch", "frozen", "sync"], world: World
 ) -> Literal["batch", "frozen", "sync"]:
     """Several ranks must compute what one rank would: synchronised on GPUs, frozen on CPUs."""
+    fine = setting != "sync" or world.size == 1 or world.device.type == "cuda"
+    require(fine, "model.batch_norm", setting, '"batch" or "frozen" on several CPU ranks')
     if setting != "batch" or world.size == 1:
         return setting
     return "sync" if world.device.type == "cuda" else "frozen"
