@@ -42,7 +42,8 @@ from pipa_fast.uda.teacher import Teacher
 
 # Ranks ask each other whether to stop so often [steps]: torchrun kills 30 s after it has asked.
 STOP_EVERY = 5
-# Settings that may differ when a run goes on: they change no step's result but by rounding.
+# Settings that may differ when a run goes on: they change no step's result but by rounding, or, as
+# micro_batch, by which numbers dropout and drop-path draw.
 HARMLESS = ("run", "device", "data.num_workers", "data.micro_batch")
 
 
