@@ -172,7 +172,8 @@ class TrainingSet(Dataset):
             size = fitted(whole.shape, config.target_size)
             with _named(self.target, number):
                 box = random_box(size, config.crop, target)
-            parts = resized_part(whole, size, box), box.of(self._valid(whole.shape, size))
+                valid = box.of(self._valid(whole.shape, size))
+            parts = resized_part(whole, size, box), valid
             mirrored = target.random() < 0.5
             item["target_image"], item["target_valid"] = (
                 np.flip(part, 1) if mirrored else part for part in parts
@@ -189,7 +190,8 @@ class TrainingSet(Dataset):
                 )
             item |= {"target_crops": pair.crops, "boxes": pair.boxes, "flips": pair.flips}
             if self.crop_is_target:
-                valid = Box(*pair.boxes[0]).of(self._valid(whole.shape, pair.image))
+                with _named(self.target, number):
+                    valid = Box(*pair.boxes[0]).of(self._valid(whole.shape, pair.image))
                 item["target_image"] = pair.crops[0]
                 item["target_valid"] = np.flip(valid, 1) if pair.flips[0] else valid
         return item
@@ -199,9 +201,13 @@ class TrainingSet(Dataset):
         valid = np.ones(resized[:2], bool)
         if self.config.pseudo_margins is not None:
             # the margins are of images of `target_size`; overlapping crops have another scale
+            margins = self.config.pseudo_margins
             height, width = fitted(whole, self.config.target_size)
-            top, bottom = (round(m * resized[0] / height) for m in self.config.pseudo_margins[:2])
-            left, right = (round(m * resized[1] / width) for m in self.config.pseudo_margins[2:])
+            leave = sum(margins[:2]) < height and sum(margins[2:]) < width
+            expected = f"less than the image, {height, width}"
+            require(leave, "pseudo_margins", margins, expected)
+            top, bottom = (round(m * resized[0] / height) for m in margins[:2])
+            left, right = (round(m * resized[1] / width) for m in margins[2:])
             valid[:top] = valid[resized[0] - bottom :] = False
             valid[:, :left] = valid[:, resized[1] - right :] = False
         return valid

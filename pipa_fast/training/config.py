@@ -144,7 +144,8 @@ class Config:
     def __post_init__(self) -> None:
         require(is_below(self.recipe), "recipe", self.recipe, "a folder's name below run.dir")
         require(self.iterations > 0, "iterations", self.iterations, "a positive count")
-        require(self.seed >= 0, "seed", self.seed, "a non-negative integer")
+        fine = 0 <= self.seed < 2**63  # as torch takes it
+        require(fine, "seed", self.seed, "a non-negative integer below 2^63")
         classes = self.model.num_classes
         require(
             classes == NUM_CLASSES,
@@ -153,7 +154,8 @@ class Config:
             f"{NUM_CLASSES}, the number of train ids in every dataset's labels",
         )
         mixed, height = self.adaptation.mixed, self.data.crop[0]
-        if mixed.weight > 0 and mixed.ignore_top + mixed.ignore_bottom >= height:
+        read = mixed.weight > 0 or self.adaptation.masked.weight > 0
+        if read and mixed.ignore_top + mixed.ignore_bottom >= height:
             raise ValueError(
                 "adaptation.mixed.ignore_top and ignore_bottom must leave rows of data.crop's "
                 f"{height} to learn from; got {mixed.ignore_top} and {mixed.ignore_bottom}"

@@ -42,7 +42,8 @@ from pipa_fast.uda.teacher import Teacher
 
 # Ranks ask each other whether to stop so often [steps]: torchrun kills 30 s after it has asked.
 STOP_EVERY = 5
-# Settings that may differ when a run goes on: they change no step's result but by rounding.
+# Settings that may differ when a run goes on: they change no step's result but by rounding, or, as
+# micro_batch, by which numbers dropout and drop-path draw.
 HARMLESS = ("run", "device", "data.num_workers", "data.micro_batch")
 
 
@@ -106,7 +107,7 @@ class Trainer:
         self.writer = checkpoint.Writer()
         self.heartbeat = Heartbeat(world.rank, world.size, config.run.timeout, self._tell_hung)
         self.iteration = 0
-        self.clock = 0.0  # when the losses were last logged
+        self.clock, self.logged = 0.0, 0  # when, and at which step, losses were last logged
         self.stop_asked = ""  # by which signal
         self.dropped = 0  # steps, when losses were last logged
         self.resumed_from = world.size  # ranks
@@ -218,7 +219,7 @@ class Trainer:
                         f"{objective.name} takes no part: it starts at step {objective.start}, and "
                         f"the run ends at {config.iterations}"
                     )
-            self.clock = time.perf_counter()
+            self.clock, self.logged = time.perf_counter(), self.iteration
             self._tell("running")
             self.heartbeat.at("loading", self.iteration + 1)
             for batch in self._batches():
@@ -315,8 +316,9 @@ class Trainer:
         self.optimizer.zero_grad()  # sets them to None; apex's takes no argument
 
     def _log(self, log: RunLog, losses: dict[str, Tensor], batch: Batch) -> None:
-        """Every `log_every` steps, read the losses back, check and record their mean over ranks."""
-        if self.iteration % self.config.run.log_every:
+        """Every `log_every` steps and after the last, read losses back, check and record them."""
+        last = self.iteration == self.config.iterations
+        if self.iteration % self.config.run.log_every and not last:
             return
         now = time.perf_counter()
         seconds, self.clock = now - self.clock, now
@@ -326,7 +328,7 @@ class Trainer:
             values /= self.world.size
         named = dict(zip(losses, values.tolist(), strict=True))
         self._check_steps(log, named, batch)
-        steps = self.config.run.log_every
+        steps, self.logged = self.iteration - self.logged, self.iteration
         images = steps * self.config.data.batch_size * self.world.size
         log.train(self.iteration, named, self.optimizer.param_groups[0]["lr"], images / seconds)
 
@@ -437,6 +439,8 @@ def _batch_norm(
     setting: Literal["batch", "frozen", "sync"], world: World
 ) -> Literal["batch", "frozen", "sync"]:
     """Several ranks must compute what one rank would: synchronised on GPUs, frozen on CPUs."""
+    fine = setting != "sync" or world.size == 1 or world.device.type == "cuda"
+    require(fine, "model.batch_norm", setting, '"batch" or "frozen" on several CPU ranks')
     if setting != "batch" or world.size == 1:
         return setting
     return "sync" if world.device.type == "cuda" else "frozen"

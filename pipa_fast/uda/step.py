@@ -26,7 +26,7 @@ from pipa_fast.uda.accumulation import InParts
 from pipa_fast.uda.config import AdaptationConfig
 from pipa_fast.uda.mixing import block_masks, class_masks, mix
 from pipa_fast.uda.objectives import Objective
-from pipa_fast.uda.outputs import StepOutputs, mean_over_ranks
+from pipa_fast.uda.outputs import Autocast, StepOutputs, mean_over_ranks
 from pipa_fast.uda.teacher import Teacher
 
 GROUPS = ("source", "mixed", "masked", "patch")
@@ -51,7 +51,7 @@ class AdaptationStep:
         config: AdaptationConfig,
         *,
         seed: int,
-        autocast: Callable[[], contextlib.AbstractContextManager],
+        autocast: Autocast,
         group: dist.ProcessGroup | None = None,
     ) -> None:
         if config.needs_teacher and teacher is None:
@@ -176,7 +176,9 @@ class AdaptationStep:
         confidence: Tensor | None = None,
     ) -> StepOutputs:
         seed = self._step_seed(batch)
-        return StepOutputs(batch, student, labels, weights, confidence, seed, self.group)
+        return StepOutputs(
+            batch, student, labels, weights, confidence, seed, self.group, self.autocast
+        )
 
     def _source(
         self, batch: Batch, iteration: int, objectives: list[Objective], *, last: bool

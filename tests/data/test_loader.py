@@ -294,6 +294,18 @@ def test_pseudo_labels_of_the_images_margins_do_not_count():
     assert seen == {"left", "right"}
 
 
+@pytest.mark.parametrize("margins", [(4, 30, 0, 0), (4, 20, 0, 0), (0, 0, 50, 3)])
+def test_margins_that_leave_nothing_are_told(margins):
+    """As HRDA's of 30 and 240 rows would on images made smaller to try things out."""
+    config = DataConfig(
+        crop=(24, 40), patch_crop=(16, 16), rare_class=False, pseudo_margins=margins
+    )
+    training_set = TrainingSet(Scenes(), Scenes(1), config, seed=0, with_crops=False)
+    told = r"data\.pseudo_margins must be less than the image, \(24, 40\); got .*, of image"
+    with pytest.raises(ValueError, match=told):
+        training_set[(0, 0)]
+
+
 def test_images_and_labels_are_resized_before_crops_are_cut():
     config = DataConfig(
         crop=(48, 80),

@@ -90,3 +90,11 @@ def test_a_run_of_bad_steps_ends_and_keeps_its_batch(tmp_path, monkeypatch):
     status = json.loads((trainer.run_dir / "status.json").read_text())
     assert (status["state"], status["iteration"]) == ("failed", 3)
     assert "no gradient was finite" in status["reason"]
+
+
+def test_a_run_that_ends_between_two_logs_tells_too(tmp_path, monkeypatch, capsys):
+    trainer = trainer_for(tmp_path, run={"log_every": 4})
+    monkeypatch.setattr(trainer, "_batches", lambda: map(spoil, type(trainer)._batches(trainer)))
+    trainer.run()
+    told = capsys.readouterr().out
+    assert "step      4  4 steps left out" in told and "step      6  2 steps left out" in told

@@ -134,6 +134,10 @@ def test_merge_goes_down():
             {"adaptation": {"mixed": {"weight": 1.0, "ignore_top": 30, "ignore_bottom": 34}}},
             "adaptation.mixed.ignore_top and ignore_bottom must leave rows.*64",
         ),
+        (
+            {"adaptation": {"masked": {"weight": 1.0}, "mixed": {"ignore_bottom": 120}}},
+            "adaptation.mixed.ignore_top and ignore_bottom must leave rows.*64 .*; got 0 and 120",
+        ),
     ],
 )
 def test_bad_settings_are_named(changes, message):
@@ -144,6 +148,7 @@ def test_bad_settings_are_named(changes, message):
 @pytest.mark.parametrize(
     ("setting", "values"),
     [
+        ("seed", [-1, 2**63]),
         ("optimizer.lr", [0.0, -1.0, INF]),
         ("optimizer.head_lr_multiplier", [0.0, INF]),
         ("optimizer.weight_decay", [-0.1, INF]),

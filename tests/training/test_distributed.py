@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from pipa_fast.training import distributed
+from pipa_fast.training.config import load, merge, read_recipe
+from pipa_fast.training.trainer import Trainer
 
 SLOW = [pytest.param(what, marks=pytest.mark.slow) for what in ("valid", "parts")]
 SCRIPT = Path(__file__).with_name("distributed_step.py")
@@ -57,3 +59,10 @@ def test_cuda_asked_for_without_a_gpu_is_an_error():
 def test_alone_there_is_no_group():
     world = distributed.start("cpu")
     assert (world.rank, world.size, world.group, world.is_main) == (0, 1, None, True)
+
+
+def test_statistics_of_several_cpus_cannot_be_synchronised():
+    recipe = merge(read_recipe("streets_source"), {"model": {"batch_norm": "sync"}})
+    world = distributed.World(0, 2, 0, torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"model\.batch_norm must be .*CPU.*; got 'sync'"):
+        Trainer(load(recipe), world)

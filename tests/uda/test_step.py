@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import contextlib
+import functools
 from dataclasses import replace
 
 import pytest
@@ -90,6 +91,13 @@ def test_terms_add_up():
     for name, value in every.items():
         total = pixel[name] + patch[name] + masked[name] + features[name] - 3 * source[name]
         torch.testing.assert_close(value, total, rtol=1e-3, atol=1e-6)
+
+
+def test_features_are_compared_in_one_precision():
+    """Else rounding alone would be a distance, 1 % of the features' length in bfloat16."""
+    _, step = a_step(AdaptationConfig(features=EVERYTHING["features"]))
+    step.autocast = functools.partial(torch.autocast, "cpu", torch.bfloat16)
+    assert step(a_batch(), 0)["features"] == 0, "the student is what it started from"
 
 
 def test_the_teacher_labels_the_target_once_for_all_who_read_it():
