@@ -64,7 +64,8 @@ class ModelConfig:
     """Folder of a run, or one as `export` and `convert` write it, of whose whole network training
     starts; projection heads are drawn at random. None starts from `weights` alone."""
     projections: bool = True
-    """Whether there are projection heads, which the contrasts train. Inference never needs them."""
+    """Whether there are projection heads, which the contrasts train. Training sets it by whether a
+    term reads them; inference never needs them."""
     pixel_dim: int = 256
     patch_dim: int = 128
     """Dimensions of the embeddings for pixel contrast and patch consistency."""
