@@ -192,6 +192,12 @@ def test_segformers_head_without_the_classifier_it_never_calls(tmp_path, numbere
     assert torch.equal(network.head.conv_seg.weight, state["decode_head.linear_pred.weight"])
     first = state[f"decode_head.{numbered.format(int('.' not in numbered))}.proj.weight"]
     assert torch.equal(network.head.linear_c[0].proj.weight, first)
+    # SegFormer joins its maps deepest first; DAFormer's copy, with `linear_c.0`, finest first
+    head, weight = network.head.eval(), state["decode_head.linear_fuse.conv.weight"]
+    maps = [torch.rand(1, c, 8, 8) for c in WIDTHS]
+    joined = [embed(x) for embed, x in zip(head.linear_c, maps, strict=True)]
+    fused = F.conv2d(torch.cat(joined if "." in numbered else joined[::-1], 1), weight)
+    torch.testing.assert_close(head(maps), head.linear_fuse.bn(fused).relu())
 
 
 @pytest.mark.parametrize("dilations", [None, (6, 12)])
