@@ -115,10 +115,13 @@ def read_file(path: Path) -> dict[str, Any]:
             "{'state_dict': torch.load(FILE, weights_only=False)['state_dict']}, NEW_FILE); or "
             "allow its types by torch.serialization.safe_globals"
         ) from error
-    except (RuntimeError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # over bytes that are no pickle, the reader stumbles in many ways
         raise ValueError(f"{path} is damaged, or nothing that torch.save wrote: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a dictionary; got {type(content).__name__}")
+    state = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not (isinstance(state, dict) and all(isinstance(key, str) for key in state)):
+        raise ValueError(f"{path} must hold a dictionary by name; got {type(state).__name__}")
     return content
 
 

@@ -244,12 +244,14 @@ def test_files_that_are_no_plain_weights_are_refused(tmp_path):
     torch.save({"state_dict": {}, "meta": Surprise()}, path)
     with pytest.raises(ValueError, match="weights_only=False"):
         load_published(path, daformer())
-    path.write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="a.pth"):
-        load_published(path, daformer())
-    torch.save([1], path)
-    with pytest.raises(ValueError, match="must hold a dictionary; got list"):
-        load_published(path, daformer())
+    for junk in (b"nothing", b"alias make=gmake\n", b"\x80\x02X\xff\xfe"):
+        path.write_bytes(junk)
+        with pytest.raises(ValueError, match="a.pth (is damaged|holds more)"):
+            load_published(path, daformer())
+    for content in ([1], {"state_dict": [1]}, {1: torch.zeros(2)}):
+        torch.save(content, path)
+        with pytest.raises(ValueError, match="a.pth must hold a dictionary by name; got"):
+            load_published(path, daformer())
     with pytest.raises(ValueError, match="path must be a published"):
         load_published(tmp_path / "nothing.pth", daformer())
 
