@@ -96,9 +96,15 @@ def save(program: ExportedProgram, path: Path, facts: dict[str, str]) -> None:
         raise ValueError(
             f"ONNX needs {' and '.join(missing)}: pip install 'pipa_fast[export]', or write a .pt2"
         )
-    made: Any = torch.onnx.export(
-        program, input_names=["images"], output_names=["logits"], dynamo=True, verbose=False
-    )
+    try:
+        made: Any = torch.onnx.export(
+            program, input_names=["images"], output_names=["logits"], dynamo=True, verbose=False
+        )
+    except torch.onnx.errors.OnnxExporterError as error:
+        reason = textwrap.shorten(str(error.__cause__ or error), 300)
+        raise ValueError(
+            f"torch cannot write this network as ONNX; a .pt2 may do: {reason}"
+        ) from error
     made.model.metadata_props.update(facts)
     made.save(path, external_data=False)
 
@@ -106,7 +112,12 @@ def save(program: ExportedProgram, path: Path, facts: dict[str, str]) -> None:
 def load(path: Path) -> Callable[[Tensor], Tensor] | None:
     """Return the written file as a function of images; None where nothing here runs ONNX."""
     if path.suffix == ".pt2":
-        return torch.export.load(path).module()
+        try:
+            return torch.export.load(path).module()
+        except RuntimeError as error:
+            raise ValueError(
+                "torch cannot read what it wrote of this network's graph; --size or an .onnx may do"
+            ) from error
     if not importlib.util.find_spec("onnxruntime"):
         return None
     import onnxruntime  # pyright: ignore[reportMissingImports]

@@ -183,6 +183,22 @@ def test_a_file_that_is_not_the_network_gets_no_name(tmp_path, monkeypatch, caps
         assert path.read_bytes() != b"the one before"
 
 
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_a_network_that_torch_cannot_write_is_refused(tmp_path, monkeypatch, capsys, suffix):
+    """A Swin as ONNX, a DINOv3 as .pt2: torch's own writers and readers give up on their graphs."""
+    if suffix == ".onnx":
+        pytest.importorskip("onnxscript")
+
+    def give_up(*_, **__):
+        raise torch.onnx.OnnxExporterError("step 2/3") from TypeError("a rule of its own")
+
+    monkeypatch.setattr(torch.onnx, "export", give_up)
+    monkeypatch.setattr(torch.export, "load", give_up)
+    message = refuse(monkeypatch, capsys, Cells(), "--out", str(tmp_path / f"a{suffix}"))
+    assert "torch cannot" in message and not list(tmp_path.iterdir())
+    assert suffix == ".pt2" or "a rule of its own" in message
+
+
 def test_missing_libraries_are_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     message = refuse(monkeypatch, capsys, Cells(), "--out", str(tmp_path / "a.onnx"))

@@ -149,14 +149,14 @@ def padded_for(network: nn.Module, images: Tensor) -> Tensor:
 
 
 def _whole(network: nn.Module, images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Predict at once; images are padded to what the network takes, and logits cut back."""
+    """Predict at once, as mmsegmentation: logits are brought to the images' size, then to `size`.
+
+    Images are padded to what the network takes, and their logits cut back.
+    """
     height, width = images.shape[2:]
     padded = padded_for(network, images)
-    if padded is images:
-        return _resize(_logits(network, images), size)
     logits = _resize(_logits(network, padded), (padded.shape[2], padded.shape[3]))
-    logits = logits[:, :, :height, :width]
-    return logits if size == (height, width) else _resize(logits, size)
+    return _resize(logits[:, :, :height, :width], size)
 
 
 def _sliding(network: nn.Module, images: Tensor, window: SlidingWindow) -> Tensor:

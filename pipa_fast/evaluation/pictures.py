@@ -56,7 +56,7 @@ def find_pictures(source: Path, *, recursive: bool = False) -> list[Picture]:
 
 
 def read_frames(path: Path) -> Iterator[Picture]:
-    """Yield the frames of a video's first picture stream, named NAME_000000 and so on.
+    """Yield the frames of a video's first picture stream, upright, named NAME_000000 and so on.
 
     Needs PyAV, which brings ffmpeg's libraries. Frames are decoded one by one as they are asked
     for, since an hour of video fits no memory.
@@ -76,7 +76,9 @@ def read_frames(path: Path) -> Iterator[Picture]:
             if not container.streams.video:
                 raise ValueError("it has no pictures")
             for frame in container.decode(video=0):
-                pixels = frame.to_ndarray(format="rgb24")
+                # phones store frames lying, and how far to turn them: degrees to the left
+                turns = round(frame.rotation / 90)
+                pixels = np.rot90(frame.to_ndarray(format="rgb24"), turns)
                 yield Picture(f"{path.stem}_{number:06d}", partial(_same, pixels))
                 number += 1
     except (av.FFmpegError, ValueError) as error:

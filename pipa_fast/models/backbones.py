@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipa_fast.models.interfaces import LibraryEncoder
+from pipa_fast.models.published_names import check_complete
 
 CELL = 16
 """Side of a plain transformer's token [pixels of the image that comes in]."""
@@ -144,13 +145,5 @@ def _build(name: str, family: str, settings: dict[str, Any], weights: str | None
         model, report = kind.from_pretrained(weights, config=config, output_loading_info=True)
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"model.weights {weights!r} do not load into {name}: {error}") from error
-    # The norms of the maps are the backbone's own, and start as identities.
-    own = ("hidden_states_norms.",)
-    missing = [key for key in report["missing_keys"] if not key.startswith(own)]
-    if missing or report["mismatched_keys"]:
-        raise ValueError(
-            f"model.weights {weights!r} do not fit {name}: {len(missing)} missing, "
-            f"{len(report['mismatched_keys'])} of another shape, such as "
-            f"{next(iter([*missing, *report['mismatched_keys']]))}"
-        )
+    check_complete(name, weights, report)
     return model.float().train()

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encoders: images to feature maps, finest first."""
 
-import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,10 +11,8 @@ from pipa_fast.checks import require
 from pipa_fast.models.backbones import BACKBONES, BackboneEncoder
 from pipa_fast.models.config import ModelConfig
 from pipa_fast.models.interfaces import Encoder, LibraryEncoder
-from pipa_fast.models.published_names import bare_state, read_file, rename_mit
+from pipa_fast.models.published_names import bare_state, check_complete, read_file, rename_mit
 from pipa_fast.models.resnet import ResNetEncoder
-
-logger = logging.getLogger(__name__)
 
 
 def conv_norm(channels_in: int, channels: int, *, stride: int = 1) -> nn.Sequential:
@@ -84,8 +81,6 @@ MIT_SIZES: dict[str, MitSize] = {
     "mit_b4": MitSize((64, 128, 320, 512), (3, 8, 27, 3)),
     "mit_b5": MitSize((64, 128, 320, 512), (3, 6, 40, 3)),
 }
-# Of a whole classifier or segmenter, these parts are not the encoder's.
-_OTHER_PARTS = ("classifier.", "decode_head.")
 
 
 class MitEncoder(LibraryEncoder):
@@ -151,7 +146,7 @@ def _segformer(name: str, size: MitSize, weights: str | None, drop_path: float) 
     except (OSError, RuntimeError) as error:
         raise ValueError(f"model.weights {weights!r} do not load into {name}: {error}") from error
     model, report = loaded
-    _check_complete(name, weights, report)
+    check_complete(name, weights, report)
     return model.train()
 
 
@@ -163,22 +158,6 @@ def _load_file(name: str, model: Any, path: Path) -> Any:
         reason = str(error)[:400]
         raise ValueError(f"model.weights {str(path)!r} do not fit {name}: {reason}") from error
     return model
-
-
-def _check_complete(name: str, weights: str, report: Any) -> None:
-    """Raise ValueError unless every parameter, and nothing unknown, was in the file."""
-    unexpected = set(report["unexpected_keys"])
-    left_out = {key for key in unexpected if key.startswith(_OTHER_PARTS)}
-    problems = {
-        "missing": sorted(report["missing_keys"]),
-        "unexpected": sorted(unexpected - left_out),
-        "of another shape": sorted(str(key) for key in report["mismatched_keys"]),
-    }
-    if any(problems.values()):
-        text = "; ".join(f"{len(v)} {k}, such as {v[0]}" for k, v in problems.items() if v)
-        raise ValueError(f"model.weights {weights!r} do not fit {name}: {text}")
-    if left_out:
-        logger.info("%s: left out what is not the encoder's: %s", weights, sorted(left_out))
 
 
 def network_stride(config: ModelConfig) -> int:

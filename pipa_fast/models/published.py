@@ -161,8 +161,13 @@ def _rename(
     # SegFormer's head inherits a classifier that it never calls.
     linear = any(key.startswith(f"{prefix}decode_head.linear_pred.") for key in state)
     unused = (*_UNUSED_PARTS, "decode_head.conv_seg.") if linear else _UNUSED_PARTS
+    # SegFormer's own head joins its maps deepest first, as ours does; DAFormer's copy of it, which
+    # counts them from 0, finest first.
+    finest_first = f"{prefix}decode_head.linear_c.0.proj.weight" in state
     for key, value in state.items():
         bare = key.removeprefix(prefix)
+        if finest_first and bare == "decode_head.linear_fuse.conv.weight":
+            value = torch.cat(value.chunk(4, dim=1)[::-1], dim=1)
         if not key.startswith(prefix):
             (ignored if key.startswith(_TRAINING) else unknown).append(key)
         elif bare.startswith(unused):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names in published files, and what our networks call the same parameters."""
 
+import logging
 import pickle
 import re
 from collections.abc import Mapping
@@ -11,6 +12,12 @@ import torch
 from torch import Tensor
 
 from pipa_fast.checks import first_line
+
+logger = logging.getLogger(__name__)
+
+# Parts of whole classifiers and segmenters that their encoders do not have, or compute.
+_OTHER_PARTS = {"classifier", "decode_head", "decoder", "layernorm", "pooler"}
+_OTHER_PARTS |= {"mask_token", "relative_position_index"}
 
 # Within a block of a Mix Transformer. Keys and values are one matrix in the files, two here.
 _BLOCK_PARTS = {
@@ -108,10 +115,13 @@ def read_file(path: Path) -> dict[str, Any]:
             "{'state_dict': torch.load(FILE, weights_only=False)['state_dict']}, NEW_FILE); or "
             "allow its types by torch.serialization.safe_globals"
         ) from error
-    except (RuntimeError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # over bytes that are no pickle, the reader stumbles in many ways
         raise ValueError(f"{path} is damaged, or nothing that torch.save wrote: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a dictionary; got {type(content).__name__}")
+    state = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not (isinstance(state, dict) and all(isinstance(key, str) for key in state)):
+        raise ValueError(f"{path} must hold a dictionary by name; got {type(state).__name__}")
     return content
 
 
@@ -123,3 +133,24 @@ def bare_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
         for key, value in state.items()
         if isinstance(value, Tensor)
     }
+
+
+def check_complete(name: str, weights: str, report: Mapping[str, Any]) -> None:
+    """Raise ValueError unless what transformers loaded is all of the encoder, and all of the file.
+
+    A file of a deeper network would fit otherwise, its last blocks left out.
+    """
+    unexpected = set(report["unexpected_keys"])
+    left_out = {key for key in unexpected if _OTHER_PARTS & set(key.split("."))}
+    # The norms of a backbone's maps are its own, and start as identities.
+    missing = [k for k in report["missing_keys"] if not k.startswith("hidden_states_norms.")]
+    problems = {
+        "missing": sorted(missing),
+        "unexpected": sorted(unexpected - left_out),
+        "of another shape": sorted(str(key) for key in report["mismatched_keys"]),
+    }
+    if any(problems.values()):
+        text = "; ".join(f"{len(v)} {k}, such as {v[0]}" for k, v in problems.items() if v)
+        raise ValueError(f"model.weights {weights!r} do not fit {name}: {text}")
+    if left_out:
+        logger.info("%s: left out what is not the encoder's: %s", weights, sorted(left_out))

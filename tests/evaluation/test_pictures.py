@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import struct
 import sys
 
 import numpy as np
@@ -73,6 +74,28 @@ def test_frames_are_those_that_were_filmed(tmp_path):
         frame = picture.read()
         assert frame.shape == (32, 64, 3) and frame.dtype == np.uint8
         assert abs(frame.astype(int) - grey).max() <= 12
+
+
+def test_frames_that_were_filmed_upright_and_stored_lying_are_turned(tmp_path):
+    """A track's matrix in an MP4 file tells how it is shown: here a quarter turn to the right."""
+    av = pytest.importorskip("av")
+    path = tmp_path / "phone.mp4"
+    pixels = np.zeros((32, 64, 3), np.uint8)
+    pixels[:16, :16] = 255  # top left as stored, top right as shown
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    one = 1 << 16
+    lying = struct.pack(">9i", one, 0, 0, 0, one, 0, 0, 0, 1 << 30)
+    turned = struct.pack(">9i", 0, one, 0, -one, 0, 0, 32 * one, 0, 1 << 30)
+    content = path.read_bytes()
+    start = content.index(lying, content.index(b"tkhd"))  # the movie's own matrix stands before it
+    path.write_bytes(content[:start] + turned + content[start + len(turned) :])
+    frame = next(read_frames(path)).read()
+    assert frame.shape == (64, 32, 3)
+    assert frame[4, -4].min() > 200 and frame[4, 4].max() < 50
 
 
 def test_a_file_that_is_no_video_is_named(tmp_path):

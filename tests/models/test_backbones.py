@@ -62,3 +62,18 @@ def test_stored_weights_are_loaded_or_refused(name, tmp_path):
     larger = next(n for n in BACKBONES if n.startswith(name[:-1]) and n != name)
     with pytest.raises(ValueError, match="model.weights .* do not"):
         BackboneEncoder(larger, weights=str(tmp_path / name))
+
+
+def test_weights_of_a_deeper_network_or_another_are_refused(tmp_path):
+    """Those of the layers that there are would all fit: ConvNeXt-S has three times T's third."""
+    import transformers
+
+    depths = {"hidden_sizes": [96, 192, 384, 768], "depths": [3, 3, 10, 3]}
+    stored = transformers.ConvNextForImageClassification(transformers.ConvNextConfig(**depths))
+    stored.save_pretrained(tmp_path / "deeper")
+    with pytest.raises(ValueError, match=r"do not fit convnext_t: \d+ unexpected, .*layers\.9\."):
+        BackboneEncoder("convnext_t", weights=str(tmp_path / "deeper"))
+    config = transformers.Dinov2WithRegistersConfig(**BACKBONES["dinov2_s"].settings)
+    transformers.Dinov2WithRegistersModel(config).save_pretrained(tmp_path / "registers")
+    with pytest.raises(ValueError, match=r"unexpected, such as embeddings\.register_tokens"):
+        BackboneEncoder("dinov2_s", weights=str(tmp_path / "registers"))

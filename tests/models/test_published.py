@@ -192,6 +192,12 @@ def test_segformers_head_without_the_classifier_it_never_calls(tmp_path, numbere
     assert torch.equal(network.head.conv_seg.weight, state["decode_head.linear_pred.weight"])
     first = state[f"decode_head.{numbered.format(int('.' not in numbered))}.proj.weight"]
     assert torch.equal(network.head.linear_c[0].proj.weight, first)
+    # SegFormer joins its maps deepest first; DAFormer's copy, with `linear_c.0`, finest first
+    head, weight = network.head.eval(), state["decode_head.linear_fuse.conv.weight"]
+    maps = [torch.rand(1, c, 8, 8) for c in WIDTHS]
+    joined = [embed(x) for embed, x in zip(head.linear_c, maps, strict=True)]
+    fused = F.conv2d(torch.cat(joined if "." in numbered else joined[::-1], 1), weight)
+    torch.testing.assert_close(head(maps), head.linear_fuse.bn(fused).relu())
 
 
 @pytest.mark.parametrize("dilations", [None, (6, 12)])
@@ -238,12 +244,14 @@ def test_files_that_are_no_plain_weights_are_refused(tmp_path):
     torch.save({"state_dict": {}, "meta": Surprise()}, path)
     with pytest.raises(ValueError, match="weights_only=False"):
         load_published(path, daformer())
-    path.write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="a.pth"):
-        load_published(path, daformer())
-    torch.save([1], path)
-    with pytest.raises(ValueError, match="must hold a dictionary; got list"):
-        load_published(path, daformer())
+    for junk in (b"nothing", b"alias make=gmake\n", b"\x80\x02X\xff\xfe"):
+        path.write_bytes(junk)
+        with pytest.raises(ValueError, match="a.pth (is damaged|holds more)"):
+            load_published(path, daformer())
+    for content in ([1], {"state_dict": [1]}, {1: torch.zeros(2)}):
+        torch.save(content, path)
+        with pytest.raises(ValueError, match="a.pth must hold a dictionary by name; got"):
+            load_published(path, daformer())
     with pytest.raises(ValueError, match="path must be a published"):
         load_published(tmp_path / "nothing.pth", daformer())
 
