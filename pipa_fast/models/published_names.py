@@ -122,6 +122,9 @@ def read_file(path: Path) -> dict[str, Any]:
     state = content.get("state_dict", content) if isinstance(content, dict) else content
     if not (isinstance(state, dict) and all(isinstance(key, str) for key in state)):
         raise ValueError(f"{path} must hold a dictionary by name; got {type(state).__name__}")
+    if not any(isinstance(value, Tensor) for value in state.values()):
+        names = ", ".join(state) or "nothing"
+        raise ValueError(f"{path} must hold weights, or a state_dict of them; got {names}")
     return content
 
 

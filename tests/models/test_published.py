@@ -252,6 +252,9 @@ def test_files_that_are_no_plain_weights_are_refused(tmp_path):
         torch.save(content, path)
         with pytest.raises(ValueError, match="a.pth must hold a dictionary by name; got"):
             load_published(path, daformer())
+    torch.save({"model": {"encoder.weight": torch.zeros(2)}}, path)
+    with pytest.raises(ValueError, match="a.pth must hold weights, or a state_dict.*; got model"):
+        load_published(path, daformer())
     with pytest.raises(ValueError, match="path must be a published"):
         load_published(tmp_path / "nothing.pth", daformer())
 
