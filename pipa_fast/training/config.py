@@ -241,20 +241,24 @@ def read_recipe(name: str) -> dict[str, Any]:
     return _read(name, recipes())
 
 
-def _read(name: str, known: Mapping[str, Path]) -> dict[str, Any]:
+def _read(name: str, known: Mapping[str, Path], above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    what = f"base of {above[-1]}" if above else "config"
     path = known.get(name, Path(name))
     if not path.is_file():
         near = did_you_mean(name, known)
         if near:  # fifty names would hide it
-            raise ValueError(f"config must be a YAML file or a recipe's name; got {name!r}{near}")
-        raise ValueError(f"config must be a YAML file or one of {', '.join(known)}; got {name!r}")
+            raise ValueError(f"{what} must be a YAML file or a recipe's name; got {name!r}{near}")
+        raise ValueError(f"{what} must be a YAML file or one of {', '.join(known)}; got {name!r}")
+    require(path not in above, what, name, "a recipe that is not built on it")
     content = _read_mapping(path)
     base = content.pop("base", None)
     content.setdefault("recipe", path.stem)
-    bases = [base] if isinstance(base, str) else base or []
+    bases = [base] if isinstance(base, str) else [] if base is None else base
+    names = isinstance(bases, list) and all(isinstance(each, str) for each in bases)
+    require(names, f"base of {path}", base, "a recipe's name or a list of names")
     merged: dict[str, Any] = {}
     for each in bases:
-        merged = merge(merged, _read(str(each), {**known, **parts()}))
+        merged = merge(merged, _read(each, {**known, **parts()}, (*above, path)))
     return merge(merged, content)
 
 
