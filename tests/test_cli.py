@@ -71,6 +71,7 @@ def test_help_of_training_tells_what_stands_below_a_setting(capsys):
     helped("train")
     out = " ".join(capsys.readouterr().out.split())
     assert "Height and width of source and target crops [pixels]." in out
+    assert "--config CONFIG [--recipe RECIPE]" in out, "the recipe brings its name"
 
 
 def run(*words, **environment):

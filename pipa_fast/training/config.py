@@ -129,6 +129,7 @@ class Config:
     """Everything that a run depends on."""
 
     recipe: str
+    """Its name, which the file brings; names the run's folder too, where run.name does not."""
     seed: int = 0
     iterations: int = 40_000
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -312,7 +313,11 @@ def parse(argv: Sequence[str] | None = None) -> Config:
         if "-h" in argv or "--help" in argv:
             # What stands below a field is its help. It is read from the sources, which takes time.
             set_parsing_settings(docstring_parse_attribute_docstrings=True)
-            parser().print_help()
+            made = parser()
+            for action in made._actions:  # load() is given the recipe's name by the file
+                if action.dest in ("config", "recipe"):
+                    action.required = action.dest == "config"
+            made.print_help()
             raise SystemExit(0)
         name = _option(argv, "--config")
         if name is None:
