@@ -367,13 +367,14 @@ def _check_sections(values: Mapping[str, Any], config: type, prefix: str = "") -
 
 
 def _option(argv: Sequence[str], option: str) -> str | None:
-    """Return the value of `option` in `argv`, in either of its spellings."""
+    """Return the last value of `option` in `argv`, in either of its spellings."""
+    found = None
     for i, word in enumerate(argv):
         if word == option and i + 1 < len(argv):
-            return argv[i + 1]
-        if word.startswith(option + "="):
-            return word.split("=", 1)[1]
-    return None
+            found = argv[i + 1]
+        elif word.startswith(option + "="):
+            found = word.split("=", 1)[1]
+    return found
 
 
 def _hint(message: str) -> str:

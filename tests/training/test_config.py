@@ -235,6 +235,12 @@ def test_a_known_option_with_a_bad_value_gets_no_suggestion():
     assert "did you mean" not in str(error.value)
 
 
+def test_of_two_configs_the_last_counts_as_of_any_option():
+    words = ["--config", "streets_source", "--seed", "1", "--config=streets_pipa", "--seed", "2"]
+    config = parse(words)
+    assert (config.recipe, config.seed) == ("streets_pipa", 2)
+
+
 def test_resume_has_a_short_name(capsys):
     assert parse(["--config", "streets_pipa"]).run.resume == "never"
     assert parse(["--config", "streets_pipa", "--resume", "auto"]).run.resume == "auto"
