@@ -54,11 +54,13 @@ def completion(argv: Sequence[str]) -> int:
     asked.add_argument("shell", choices=SHELLS)
     shell = asked.parse_args(argv).shell
     whole = argparse.ArgumentParser(prog=SCRIPT)
+    whole.add_argument("--version", action="store_true")
     commands = whole.add_subparsers()
     for name, text in COMMANDS.items():
         own = import_module(f"pipa_fast.{name}").parser()
         part = commands.add_parser(name, help=text, add_help=False)
         _copy(own, part)
+    _copy(asked, commands.add_parser("completion", help="a shell's completion", add_help=False))
     print(shtab.complete(whole, shell))
     return 0
 
@@ -72,7 +74,8 @@ def _copy(own: argparse.ArgumentParser, into: argparse.ArgumentParser) -> None:
         if isinstance(action, argparse._SubParsersAction):
             parts = into.add_subparsers()
             for name, part in action.choices.items():
-                _copy(part, parts.add_parser(name, add_help=False))
+                # shtab passes over those without a help text
+                _copy(part, parts.add_parser(name, help=name, add_help=False))
             continue
         # Its text may hold shells' own signs, and says little in a list.
         choices = None if action.choices is None else [str(c) for c in action.choices]

@@ -71,6 +71,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
     """Print and write what the command line asks for."""
     if options.images < 0:
         raise ValueError(f"--images must be a count, 0 for none; got {options.images}")
+    if options.out is None and options.images != parser().get_default("images"):
+        raise ValueError("--images is for the page; add --out")
     runs = [read_run(folder) for folder in options.runs]
     console.print(comparison_table(runs))
     for folder in options.runs:

@@ -122,9 +122,12 @@ def rebuild_report(options: argparse.Namespace, network: nn.Module, config: Any)
     Raises:
         ValueError: the options ask to score something else than the run's own end result.
     """
-    for name in ("dataset", "classes", "checkpoint", "flip"):
-        if getattr(options, name) not in (None, False):
-            raise ValueError(f"--report shows the run's own results; leave out --{name}")
+    plain = parser()
+    others = ("dataset", "root", "split", "classes", "checkpoint", "output", "batch_size", "flip")
+    for name in others:
+        if getattr(options, name) != plain.get_default(name):
+            option = name.replace("_", "-")
+            raise ValueError(f"--report shows the run's own results; leave out --{option}")
     from pipa_fast.models import build_network
     from pipa_fast.training.checkpoint import load_run
 

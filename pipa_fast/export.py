@@ -262,6 +262,8 @@ def write_folder(options: argparse.Namespace, console: Console) -> None:
 
     if options.size is not None:
         raise ValueError("--size is for .onnx and .pt2: a folder's network takes any")
+    if options.tolerance != parser().get_default("tolerance"):
+        raise ValueError("--tolerance is for .onnx and .pt2: a folder has the run's own weights")
     folder = save_pretrained(options.run, options.out, name=options.push)
     console.print(f"wrote {folder}; complete its {CARD}", highlight=False, soft_wrap=True)
     if options.push is not None:

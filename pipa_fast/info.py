@@ -27,7 +27,7 @@ from pipa_fast.program import make_parser
 
 VARIABLES = (
     "PIPA_FAST_BACKEND",
-    "PIPA_FAST_AUTOTUNE",
+    "PIPA_FAST_HOPPER",
     "PIPA_FAST_CUDA",
     "PIPA_FAST_GATHER_BYTES",
     "OMP_NUM_THREADS",

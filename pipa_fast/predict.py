@@ -114,8 +114,9 @@ def check_options(options: argparse.Namespace) -> None:
     if options.max_side is not None and options.max_side < 1:
         raise ValueError(f"--max-side must be a positive size; got {options.max_side}")
     if options.format == "cityscapes":
-        for name in ("raw", "side_by_side", "legend"):
-            if getattr(options, name):
+        plain = parser()
+        for name in ("raw", "side_by_side", "legend", "blend"):
+            if getattr(options, name) != plain.get_default(name):
                 option = f"--{name.replace('_', '-')}"
                 raise ValueError(f"--format cityscapes writes label ids alone; leave out {option}")
         if is_video(options.source):

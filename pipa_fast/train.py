@@ -66,27 +66,15 @@ def report(trainer: Trainer) -> Path:
     return path
 
 
-def run(config: Config, world: distributed.World) -> None:
-    """Train, and let the first rank write the report."""
+def run(config: Config, world: distributed.World) -> int:
+    """Train, and let the first rank write the report; return the process's exit code."""
     if config.run.baseline is not None:
         # A wrong folder, or a converted one without results, is told now, not after hours.
         checkpoint.load_run(config.run.baseline)
         read_run(config.run.baseline)
     trainer = Trainer(config, world)
-    result = trainer.run()
-    if world.is_main:
-        where = report(trainer) if config.run.report else trainer.run_dir
-        print(f"{config.recipe}: mIoU {result.miou:.2f} -> {where}")
-
-
-@record
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the process's exit code."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    config = parse(argv)
-    world = distributed.start(config.device, timedelta(seconds=config.run.timeout))
     try:
-        run(config, world)
+        result = trainer.run()
     except Interrupted as stop:
         if world.is_main:
             print(
@@ -95,12 +83,24 @@ def main(argv: Sequence[str] | None = None) -> int:
                 file=sys.stderr,
             )
         return CTRL_C if signal.SIGINT.name in stop.args else 0
+    if world.is_main:
+        where = report(trainer) if config.run.report else trainer.run_dir
+        print(f"{config.recipe}: mIoU {result.miou:.2f} -> {where}")
+    return 0
+
+
+@record
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the process's exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    config = parse(argv)
+    try:
+        return run(config, distributed.start(config.device, timedelta(seconds=config.run.timeout)))
     except tuple(STATUSES) as error:
         print(f"error: {error}", file=sys.stderr)
         return next(status for kind, status in STATUSES.items() if isinstance(error, kind))
     finally:
         distributed.end()
-    return 0
 
 
 if __name__ == "__main__":

@@ -71,6 +71,7 @@ def test_help_of_training_tells_what_stands_below_a_setting(capsys):
     helped("train")
     out = " ".join(capsys.readouterr().out.split())
     assert "Height and width of source and target crops [pixels]." in out
+    assert "--config CONFIG [--recipe RECIPE]" in out, "the recipe brings its name"
 
 
 def run(*words, **environment):
@@ -127,19 +128,36 @@ def test_shells_complete_commands_and_their_options(shell, capsys):
     assert not [word for word in words if word.removeprefix("--") not in script]
 
 
-def test_bash_completes(tmp_path, capsys):
+@pytest.fixture(scope="module")
+def bash_script(tmp_path_factory):
     pytest.importorskip("shtab")
-    cli.main(["completion", "bash"])
-    script = tmp_path / "completion"
-    script.write_text(capsys.readouterr().out)
-    ask = f"""source {script}
-COMP_WORDS=(pipa-fast evaluate --fl); COMP_CWORD=2; COMP_LINE="pipa-fast evaluate --fl"
-$(complete -p pipa-fast | sed 's/.*-F \\([^ ]*\\).*/\\1/') pipa-fast --fl evaluate
+    made = [sys.executable, "-c", ENTRY, "completion", "bash"]
+    script = tmp_path_factory.mktemp("bash") / "completion"
+    script.write_text(subprocess.run(made, cwd=ROOT, capture_output=True, text=True).stdout)
+    return script
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("evaluate --fl", ["--flip"]),
+        ("prepare gta5 --", ["--help", "--root", "--check", "--subset", "--jobs"]),
+        ("prepare streets --l", ["--layout"]),
+        ("comple", ["completion"]),
+        ("completion ", list(cli.SHELLS)),
+        ("--v", ["--version"]),
+    ],
+)
+def test_bash_completes(words, offered, bash_script):
+    line = ["pipa-fast", *words.split(" ")]
+    ask = f"""source {bash_script}
+COMP_WORDS=({" ".join(repr(word) for word in line)}); COMP_CWORD={len(line) - 1}
+$(complete -p pipa-fast | sed 's/.*-F \\([^ ]*\\).*/\\1/') pipa-fast '{line[-1]}' {line[-2]}
 echo "${{COMPREPLY[@]}}"
 """
     bash = ["bash", "-c", ask]
     done = subprocess.run(bash, capture_output=True, text=True)
-    assert done.stdout.split() == ["--flip"], done.stderr
+    assert done.stdout.split() == offered, done.stderr
 
 
 def test_a_bug_report_holds_what_is_asked_first(capsys, monkeypatch):

@@ -104,6 +104,7 @@ def test_what_cannot_be_shown_is_said(seeds, tmp_path, capsys):
     runs = [str(path) for path in seeds]
     for words, said in (
         ([*runs, "--images", "-1"], "--images must be a count"),
+        ([*runs, "--images", "2"], "--images is for the page; add --out"),
         ([*runs, "--out", str(tmp_path / "x.html")], "run must be a folder with model.safetensors"),
         ([str(tmp_path / "nowhere")], "nowhere"),
     ):

@@ -292,9 +292,10 @@ def test_names_that_the_server_does_not_know_are_refused(folder, network, capsys
     assert "1 do not: holiday" in message and not (folder.parent / "out").exists()
 
 
-@pytest.mark.parametrize("word", ["--raw", "--side-by-side", "--legend"])
-def test_the_server_gets_nothing_but_label_ids(folder, network, capsys, word):
-    assert f"leave out {word}" in refuse(folder, capsys, "--format", "cityscapes", word)
+@pytest.mark.parametrize("words", ["--raw", "--side-by-side", "--legend", "--blend 0.3"])
+def test_the_server_gets_nothing_but_label_ids(folder, network, capsys, words):
+    message = refuse(folder, capsys, "--format", "cityscapes", *words.split())
+    assert f"leave out {words.split()[0]}" in message
 
 
 def test_frames_of_a_video(folder, network, monkeypatch, capsys):

@@ -137,6 +137,7 @@ def test_options_that_do_not_fit_a_folder_are_refused(run, tmp_path, capsys):
     for words, said in (
         (["--out", "x.onnx", "--push", "me/it"], "--push takes a folder as --out"),
         (["--out", str(tmp_path / "x"), "--size", "32", "64"], "--size is for .onnx and .pt2"),
+        (["--out", str(tmp_path / "x"), "--tolerance", "1"], "--tolerance is for .onnx and .pt2"),
     ):
         with pytest.raises(SystemExit):
             cli.main(["export", "--run", str(run), *words])

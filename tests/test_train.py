@@ -41,6 +41,14 @@ def test_a_missing_baseline_is_told_before_training(tmp_path, monkeypatch, capsy
     assert not (tmp_path / "streets_source").exists()
 
 
+def test_a_gpu_that_is_not_there_is_told_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    words = ["--config", "streets_source", "--run.dir", str(tmp_path), "--device", "cuda"]
+    assert command_line(monkeypatch, *words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: device must be 'cpu' or 'auto'") and error.count("\n") == 1
+
+
 def test_a_baseline_without_results_is_told_before_training(tmp_path, monkeypatch, capsys):
     baseline = tmp_path / "converted"
     baseline.mkdir()

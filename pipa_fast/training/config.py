@@ -129,6 +129,7 @@ class Config:
     """Everything that a run depends on."""
 
     recipe: str
+    """Its name, which the file brings; names the run's folder too, where run.name does not."""
     seed: int = 0
     iterations: int = 40_000
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -243,20 +244,24 @@ def read_recipe(name: str) -> dict[str, Any]:
     return _read(name, recipes())
 
 
-def _read(name: str, known: Mapping[str, Path]) -> dict[str, Any]:
+def _read(name: str, known: Mapping[str, Path], above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    what = f"base of {above[-1]}" if above else "config"
     path = known.get(name, Path(name))
     if not path.is_file():
         near = did_you_mean(name, known)
         if near:  # fifty names would hide it
-            raise ValueError(f"config must be a YAML file or a recipe's name; got {name!r}{near}")
-        raise ValueError(f"config must be a YAML file or one of {', '.join(known)}; got {name!r}")
+            raise ValueError(f"{what} must be a YAML file or a recipe's name; got {name!r}{near}")
+        raise ValueError(f"{what} must be a YAML file or one of {', '.join(known)}; got {name!r}")
+    require(path not in above, what, name, "a recipe that is not built on it")
     content = _read_mapping(path)
     base = content.pop("base", None)
     content.setdefault("recipe", path.stem)
-    bases = [base] if isinstance(base, str) else base or []
+    bases = [base] if isinstance(base, str) else [] if base is None else base
+    names = isinstance(bases, list) and all(isinstance(each, str) for each in bases)
+    require(names, f"base of {path}", base, "a recipe's name or a list of names")
     merged: dict[str, Any] = {}
     for each in bases:
-        merged = merge(merged, _read(str(each), {**known, **parts()}))
+        merged = merge(merged, _read(each, {**known, **parts()}, (*above, path)))
     return merge(merged, content)
 
 
@@ -310,7 +315,11 @@ def parse(argv: Sequence[str] | None = None) -> Config:
         if "-h" in argv or "--help" in argv:
             # What stands below a field is its help. It is read from the sources, which takes time.
             set_parsing_settings(docstring_parse_attribute_docstrings=True)
-            parser().print_help()
+            made = parser()
+            for action in made._actions:  # load() is given the recipe's name by the file
+                if action.dest in ("config", "recipe"):
+                    action.required = action.dest == "config"
+            made.print_help()
             raise SystemExit(0)
         name = _option(argv, "--config")
         if name is None:
@@ -360,13 +369,14 @@ def _check_sections(values: Mapping[str, Any], config: type, prefix: str = "") -
 
 
 def _option(argv: Sequence[str], option: str) -> str | None:
-    """Return the value of `option` in `argv`, in either of its spellings."""
+    """Return the last value of `option` in `argv`, in either of its spellings."""
+    found = None
     for i, word in enumerate(argv):
         if word == option and i + 1 < len(argv):
-            return argv[i + 1]
-        if word.startswith(option + "="):
-            return word.split("=", 1)[1]
-    return None
+            found = argv[i + 1]
+        elif word.startswith(option + "="):
+            found = word.split("=", 1)[1]
+    return found
 
 
 def _hint(message: str) -> str:

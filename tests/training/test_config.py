@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import math
+from pathlib import Path
 
 import pytest
 import yaml
@@ -239,6 +240,12 @@ def test_a_known_option_with_a_bad_value_gets_no_suggestion():
     assert "did you mean" not in str(error.value)
 
 
+def test_of_two_configs_the_last_counts_as_of_any_option():
+    words = ["--config", "streets_source", "--seed", "1", "--config=streets_pipa", "--seed", "2"]
+    config = parse(words)
+    assert (config.recipe, config.seed) == ("streets_pipa", 2)
+
+
 def test_resume_has_a_short_name(capsys):
     assert parse(["--config", "streets_pipa"]).run.resume == "never"
     assert parse(["--config", "streets_pipa", "--resume", "auto"]).run.resume == "auto"
@@ -288,3 +295,26 @@ def test_crops_hold_the_coarsest_cells(recipe, words, message):
     words += ["--adaptation.mixed.ignore_bottom", "0", "--adaptation.mixed.ignore_top", "0"]
     with pytest.raises(ValueError, match=message):
         load(read_recipe(recipe), words)
+
+
+@pytest.mark.parametrize(
+    ("base", "said"),
+    [
+        ("nosuch", "base of .*mine.yaml must be a YAML file or one of .*; got 'nosuch'"),
+        (
+            "parts/hrad",
+            "base of .*mine.yaml must be .* got 'parts/hrad' .did you mean 'parts/hrda'",
+        ),
+        ("3", "base of .*mine.yaml must be a recipe's name or a list of names; got 3"),
+        ("[gta2cs_hrda, 3]", "must be a recipe's name or a list of names; got .'gta2cs_hrda', 3"),
+        (
+            "mine.yaml",
+            "base of mine.yaml must be a recipe that is not built on it; got 'mine.yaml'",
+        ),
+    ],
+)
+def test_a_base_that_is_none_is_told(base, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(f"base: {base}\n")
+    with pytest.raises(ValueError, match=said):
+        read_recipe("mine.yaml")
