@@ -32,7 +32,7 @@ from pipa_fast.evaluation.command_line import (
 )
 from pipa_fast.evaluation.inference import EvalResult, evaluate
 from pipa_fast.evaluation.report import write_report
-from pipa_fast.program import make_parser
+from pipa_fast.program import make_parser, refuse_given
 
 
 def parser() -> argparse.ArgumentParser:
@@ -122,12 +122,8 @@ def rebuild_report(options: argparse.Namespace, network: nn.Module, config: Any)
     Raises:
         ValueError: the options ask to score something else than the run's own end result.
     """
-    plain = parser()
     others = ("dataset", "root", "split", "classes", "checkpoint", "output", "batch_size", "flip")
-    for name in others:
-        if getattr(options, name) != plain.get_default(name):
-            option = name.replace("_", "-")
-            raise ValueError(f"--report shows the run's own results; leave out --{option}")
+    refuse_given(options, parser(), others, "--report shows the run's own results")
     from pipa_fast.models import build_network
     from pipa_fast.training.checkpoint import load_run
 

@@ -31,7 +31,7 @@ from pipa_fast.evaluation.inference import SlidingWindow, evaluating, predict_lo
 from pipa_fast.evaluation.panels import colorize, overlay, with_legend
 from pipa_fast.evaluation.pictures import Picture, find_pictures, is_video, read_frames
 from pipa_fast.evaluation.server import check_names, write_label_ids
-from pipa_fast.program import make_parser
+from pipa_fast.program import make_parser, refuse_given
 
 MAX_PIXELS = 2048 * 2048
 """Images of no more keep their logits at their own size."""
@@ -114,11 +114,8 @@ def check_options(options: argparse.Namespace) -> None:
     if options.max_side is not None and options.max_side < 1:
         raise ValueError(f"--max-side must be a positive size; got {options.max_side}")
     if options.format == "cityscapes":
-        plain = parser()
-        for name in ("raw", "side_by_side", "legend", "blend"):
-            if getattr(options, name) != plain.get_default(name):
-                option = f"--{name.replace('_', '-')}"
-                raise ValueError(f"--format cityscapes writes label ids alone; leave out {option}")
+        others = ("raw", "side_by_side", "legend", "blend")
+        refuse_given(options, parser(), others, "--format cityscapes writes label ids alone")
         if is_video(options.source):
             raise ValueError(f"--format cityscapes needs images; got {str(options.source)!r}")
     if options.source.is_dir():

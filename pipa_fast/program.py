@@ -3,6 +3,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -32,3 +33,12 @@ def make_parser(command: str, description: str, example: str, usage: str | None 
     prog = program(command)
     end = f"example: {prog} {example}"
     return Parser(prog=prog, description=description, epilog=end, usage=usage)
+
+
+def refuse_given(
+    options: argparse.Namespace, parser: argparse.ArgumentParser, names: Sequence[str], why: str
+) -> None:
+    """Raise a ValueError for the first of `names` that does not have its default."""
+    for name in names:
+        if getattr(options, name) != parser.get_default(name):
+            raise ValueError(f"{why}; leave out --{name.replace('_', '-')}")

@@ -115,8 +115,8 @@ def read_file(path: Path) -> dict[str, Any]:
             "{'state_dict': torch.load(FILE, weights_only=False)['state_dict']}, NEW_FILE); or "
             "allow its types by torch.serialization.safe_globals"
         ) from error
-    except OSError:
-        raise
+    except (OSError, MemoryError):
+        raise  # it may be whole
     except Exception as error:  # over bytes that are no pickle, the reader stumbles in many ways
         raise ValueError(f"{path} is damaged, or nothing that torch.save wrote: {error}") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else content

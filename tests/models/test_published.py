@@ -239,6 +239,16 @@ class Surprise(nn.Module):
     """What a reader of weights must not build."""
 
 
+def test_a_file_is_not_called_damaged_where_memory_ends(tmp_path, monkeypatch):
+    def run_out(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("torch.load", run_out)
+    (tmp_path / "a.pth").write_bytes(b"weights")
+    with pytest.raises(MemoryError):
+        load_published(tmp_path / "a.pth", daformer())
+
+
 def test_files_that_are_no_plain_weights_are_refused(tmp_path):
     path = tmp_path / "a.pth"
     torch.save({"state_dict": {}, "meta": Surprise()}, path)
