@@ -118,13 +118,15 @@ def check_options(options: argparse.Namespace) -> None:
         refuse_given(options, parser(), others, "--format cityscapes writes label ids alone")
         if is_video(options.source):
             raise ValueError(f"--format cityscapes needs images; got {str(options.source)!r}")
-    if options.source.is_dir():
-        source, out = options.source.resolve(), options.out.resolve()
-        if out == source or (options.recursive and source in out.parents):
-            raise ValueError(
-                f"--out must not be the folder of the images; got {str(options.out)!r}"
-                + (", which is searched too" if out != source else "")
-            )
+    source, out = options.source.resolve(), options.out.resolve()
+    # label ids are written under the names of their images
+    one = options.format == "cityscapes" and source.is_file()
+    folder = source.parent if one else source
+    if out == folder or (options.recursive and folder in out.parents):
+        raise ValueError(
+            f"--out must not be the folder of the images; got {str(options.out)!r}"
+            + (", which is searched too" if out != folder else "")
+        )
 
 
 def paint(image: np.ndarray, labels: np.ndarray, options: argparse.Namespace) -> np.ndarray:

@@ -225,6 +225,14 @@ def test_the_images_are_never_written_over(folder, network, capsys):
     with pytest.raises(SystemExit):
         predict.main([str(folder), "--run", "r", "--out", str(folder / ".")])
     assert "--out must not be the folder of the images" in capsys.readouterr().err
+    image = folder / "berlin_000000_000019_leftImg8bit.png"
+    Image.fromarray(half_bright(8, 8)).save(image)
+    before, words = image.read_bytes(), ["--run", "r", "--out", str(folder)]
+    with pytest.raises(SystemExit):
+        predict.main([str(image), *words, "--format", "cityscapes"])
+    assert "--out must not be the folder of the images" in capsys.readouterr().err
+    assert image.read_bytes() == before
+    assert predict.main([str(image), *words]) == 0  # an overlay has a name of its own
 
 
 def test_folders_inside_are_searched_on_request(folder, network, capsys):
