@@ -25,6 +25,6 @@ class Batch(NamedTuple):
     boxes: Tensor  # [B, 2, 4] int64, y0 x0 y1 x1 of the crops in image pixels
     flips: Tensor  # [B, 2] bool, which crops are mirrored left to right
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = True) -> "Batch":
+    def to(self, device: torch.device | str) -> "Batch":
         """Return the batch on `device`."""
-        return Batch(*(value.to(device, non_blocking=non_blocking) for value in self))
+        return Batch(*(value.to(device, non_blocking=True) for value in self))

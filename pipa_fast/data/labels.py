@@ -90,20 +90,6 @@ for _label_id, _, _colour in _TRAIN_CLASSES:
     GTA5_PALETTE[_label_id] = _colour
 
 
-def to_train_ids(label_ids: np.ndarray) -> np.ndarray:
-    """Map label ids [...] (integers) to train ids [...] uint8; unknown ids become 255."""
-    table = np.full(256, IGNORE_INDEX, dtype=np.uint8)
-    table[: LABEL_ID_TO_TRAIN_ID.size] = LABEL_ID_TO_TRAIN_ID
-    return table[np.asarray(label_ids, dtype=np.uint8)]
-
-
 def to_label_ids(train_ids: np.ndarray) -> np.ndarray:
     """Map train ids [...] uint8 to label ids [...] uint8; 255 becomes 0 (unlabelled)."""
     return TRAIN_ID_TO_LABEL_ID[np.asarray(train_ids, dtype=np.uint8)]
-
-
-def colourise(train_ids: np.ndarray) -> np.ndarray:
-    """Paint train ids [H, W] with the palette: RGB [H, W, 3] uint8, black where ignored."""
-    table = np.zeros((256, 3), dtype=np.uint8)
-    table[:NUM_CLASSES] = PALETTE
-    return table[np.asarray(train_ids, dtype=np.uint8)]

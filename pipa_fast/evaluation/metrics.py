@@ -76,7 +76,3 @@ class ConfusionMatrix:
         if classes is not None:
             iou = iou[torch.as_tensor(list(classes), dtype=torch.long, device=iou.device)]
         return float(iou.nanmean())
-
-    def pixel_accuracy(self) -> float:
-        """Return the share of counted pixels that were predicted right; NaN without pixels."""
-        return float(self.matrix.diagonal().sum().double() / self.matrix.sum())

@@ -41,11 +41,11 @@ class Panel:
             return float("nan")
         return float(np.mean(prediction[labelled] == self.truth[labelled]))
 
-    def columns(self, *, source_only: str = "source-only") -> list[tuple[str, np.ndarray]]:
+    def columns(self) -> list[tuple[str, np.ndarray]]:
         """Return the pictures [., ., 3] uint8 with their captions, from left to right."""
         pictures = [("image", self.image), ("truth", colorize(self.truth))]
         if self.baseline is not None:
-            pictures.append((f"{source_only} prediction", colorize(self.baseline)))
+            pictures.append(("source-only prediction", colorize(self.baseline)))
         return [
             *pictures,
             ("prediction", colorize(self.prediction)),
@@ -151,13 +151,11 @@ def resize_to_width(picture: np.ndarray, width: int) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).resize((width, height), method))
 
 
-def save_panels(
-    panels: Sequence[Panel], path: Path, *, source_only: str = "source-only", cell: int = 256
-) -> Path:
+def save_panels(panels: Sequence[Panel], path: Path, *, cell: int = 256) -> Path:
     """Write all panels as one PNG: a row per image, column headings above, class colours below."""
     require(len(panels) > 0, "panels", "none", "at least one panel")
     font, gap, heading = ImageFont.load_default(size=16), 8, 34
-    rows = [panel.columns(source_only=source_only) for panel in panels]
+    rows = [panel.columns() for panel in panels]
     cells = [[resize_to_width(picture, cell) for _, picture in row] for row in rows]
     heights = [max(picture.shape[0] for picture in row) for row in cells]
     width = gap + max(len(row) for row in rows) * (cell + gap)
