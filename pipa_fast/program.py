@@ -22,6 +22,13 @@ def program(command: str) -> str:
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one paragraph, not below a page of usage."""
 
+    def parse_known_args(self, args=None, namespace=None):
+        """Refuse what no option takes: a subcommand would leave it to the parser above."""
+        found, left = super().parse_known_args(args, namespace)
+        if left:
+            self.error(f"unrecognized arguments: {' '.join(left)}")
+        return found, left
+
     def error(self, message: str) -> NoReturn:
         """End the process with 2."""
         end = "" if message.endswith((".", "!", "?")) else "."

@@ -85,3 +85,13 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "2 files written, 0 there already" in capsys.readouterr().out
     assert main([*arguments, "-3"]) == 2
     assert "count must be from 1 to 400" in capsys.readouterr().err
+
+
+def test_a_wrong_option_points_to_the_datasets_own_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["streets", "--layout", "gta5", "--out", "x"], ["gta5", "--root", "x"]):
+        with pytest.raises(SystemExit) as stop:
+            main([*words, "--wrong"])
+        assert stop.value.code == 2
+        said = capsys.readouterr().err
+        assert said.startswith("error: unrecognized arguments: --wrong. `")
+        assert said.endswith(f"prepare {words[0]} --help` lists the options.\n")
