@@ -80,7 +80,7 @@ def run(options: argparse.Namespace, console: Console, *, words: Sequence[str] =
     torch.manual_seed(config.seed)  # of what a partial file leaves random
     network = build_network(config.model)
     report = load_published(options.file, network, branch=options.branch, allow_partial=True)
-    say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    say = functools.partial(console.print, highlight=False, soft_wrap=True)
     say(report.in_full())
     if not (report.complete or options.allow_partial):
         raise ValueError(
@@ -99,7 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the process's exit code. A bad one exits with 2."""
     words = list(sys.argv[1:] if argv is None else argv)
     end = words.index("--") if "--" in words else len(words)
-    if early := [word for word in words[:end] if word.startswith("--") and "." in word]:
+    options = [word for word in words[:end] if word.startswith("--")]
+    if early := [word for word in options if "." in word.split("=")[0]]:
         parser().error(f"settings of the recipe follow after --, as in -- {' '.join(early)} ...")
     return run_command(parser(), functools.partial(run, words=words[end + 1 :]), words[:end])
 

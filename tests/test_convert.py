@@ -207,6 +207,14 @@ def test_settings_need_two_dashes_before_them(tmp_path, release, capsys):
     assert "settings of the recipe follow after --, as in -- --model.encoder " in message
 
 
+def test_a_point_in_a_value_makes_no_setting_of_an_option(tmp_path, states):
+    file, recipe = write(tmp_path / "latest.pth", states["model."]), tmp_path / "mine.yaml"
+    recipe.write_text("base: gta2cs_daformer\n")
+    words = [str(file), f"--recipe={recipe}", f"--out={tmp_path / 'v1.0'}", "--", *SMALL]
+    assert convert.main(words) == 0
+    assert checkpoint.load_run(tmp_path / "v1.0")[1].recipe == "mine"
+
+
 def test_settings_of_a_recipe_file_are_kept(tmp_path, states):
     recipe = tmp_path / "mine.yaml"
     model = {"encoder": "mit_b0", "weights": "a/hub"}

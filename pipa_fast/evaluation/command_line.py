@@ -74,7 +74,7 @@ def run_command(
     """Parse and run; return the exit code. What `run` finds wrong exits with 2, as a bad option."""
     options = cli.parse_args(argv)
     try:
-        run(options, Console())
+        run(options, Console(markup=False))  # names of folders may hold brackets
     except (ValueError, OSError) as error:
         cli.exit(2, f"error: {error}\n")
     return 0

@@ -33,7 +33,7 @@ def comparison_table(runs: Sequence[Run]) -> Table:
 
 
 def _heading(run: Run) -> str:
-    return f"{run.path.name}\nstep {run.iteration}, seed {run.seed}"
+    return f"{run.path.resolve().name}\nstep {run.iteration}, seed {run.seed}"
 
 
 def _cells(values: Sequence[float | None]) -> list[Text]:

@@ -51,6 +51,15 @@ def test_the_command_prints_the_table_and_the_reports(make_run, capsys):
     assert "mIoU" in out and "report.html" in out
 
 
+def test_names_of_folders_are_text_and_told_for_the_present_one(make_run, monkeypatch, capsys):
+    run = make_run("lr[red]")
+    (run / "report.html").write_text("")
+    monkeypatch.chdir(run)
+    assert main([".", str(run)]) == 0
+    out = capsys.readouterr().out
+    assert out.count("lr[red]") == 3, "two columns, and the second run's report"
+
+
 def test_a_folder_without_results_is_named(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main([str(tmp_path / "nowhere")])
