@@ -19,6 +19,7 @@ from rich.progress import (
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from pipa_fast.evaluation.inference import EvalResult
+from pipa_fast.training.checkpoint import write_atomically
 
 HISTORY = "history.jsonl"
 
@@ -42,11 +43,10 @@ class RunLog:
 
     def __init__(self, run_dir: Path, iterations: int, *, start: int = 0, active: bool) -> None:
         self.active = active
-        self.console = Console(quiet=not active)
-        self.history: list[dict[str, Any]] = []
+        self.console = Console(quiet=not active, markup=False)
         self.path = run_dir / HISTORY
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -59,17 +59,20 @@ class RunLog:
         self.writer: SummaryWriter | None = None
         if active:
             self._keep_history_before(start)
-            self.writer = SummaryWriter(str(run_dir), purge_step=start)
+            # it hides what was written of that step and later ones
+            self.writer = SummaryWriter(str(run_dir), purge_step=start + 1)
         self.task = self.progress.add_task(
             run_dir.name, total=iterations, completed=start, losses=""
         )
 
     def _keep_history_before(self, start: int) -> None:
         """Drop records that the resumed run is about to write again."""
+        kept: list[dict[str, Any]] = []
         if start and self.path.is_file():
             records = _whole_records(self.path.read_text())
-            self.history = [record for record in records if record["iteration"] <= start]
-        self.path.write_text("".join(json.dumps(r) + "\n" for r in self.history))
+            kept = [record for record in records if record["iteration"] <= start]
+        text = "".join(json.dumps(record) + "\n" for record in kept)
+        write_atomically(self.path, text.encode())
 
     def __enter__(self) -> "RunLog":
         self.progress.start()
@@ -119,7 +122,6 @@ class RunLog:
     def _record(self, record: dict[str, Any], scalars: Mapping[str, float]) -> None:
         if self.writer is None:
             return
-        self.history.append(record)
         with open(self.path, "a") as file:
             file.write(json.dumps(_numbers(record), allow_nan=False) + "\n")
         for name, value in scalars.items():

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from pipa_fast.training.logging import RunLog
+
+
+def record(folder, start, iterations):
+    with RunLog(folder, 8, start=start, active=True) as log:
+        for iteration in iterations:
+            log.train(iteration, {"source": float(start)}, 1e-3, 2.0)
+
+
+def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
+    """The step of the checkpoint is kept, and what came after it is written anew."""
+    record(tmp_path, 0, (2, 4, 6))
+    for path in tmp_path.glob("events*"):  # which are read by name, with the second in it
+        path.rename(tmp_path / "events.out.tfevents.0000000001")
+    record(tmp_path, 4, (6, 8))
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    losses = [(e.step, e.value) for e in events.Scalars("loss/source")]
+    assert losses == [(2, 0.0), (4, 0.0), (6, 4.0), (8, 4.0)]
+
+
+def test_names_are_text(tmp_path, capsys):
+    with RunLog(tmp_path, 1, start=0, active=True) as log:
+        log.say("in runs/lr[red]")
+    assert capsys.readouterr().out == "in runs/lr[red]\n"
