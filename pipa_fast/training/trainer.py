@@ -233,6 +233,7 @@ class Trainer:
                     result = self._evaluate(validation, log)
                 slot_over = not done and self.iteration == config.run.stop_after
                 if self._must_stop() or slot_over:
+                    self._tell_dropped(log)
                     self._save()
                     self.writer.wait()
                     why = self.stop_asked or ("run.stop_after" if slot_over else "another rank")
@@ -334,7 +335,7 @@ class Trainer:
 
     def _check_steps(self, log: RunLog, losses: dict[str, float], batch: Batch) -> None:
         """Tell of steps that were left out; raise FloatingPointError where no other ones come."""
-        dropped, in_a_row = self.guard.counts()
+        _, in_a_row = self.guard.counts()
         if in_a_row >= self.config.run.bad_steps:
             path = checkpoint.write_batch(self.run_dir, batch, self.iteration, self.world.rank)
             raise FloatingPointError(
@@ -342,6 +343,11 @@ class Trainer:
                 f"nothing was kept; losses are {losses}. The batch is in {path}; lower "
                 "optimizer.lr or choose --precision fp32, and resume"
             )
+        self._tell_dropped(log)
+
+    def _tell_dropped(self, log: RunLog) -> None:
+        """Tell how many steps were left out since this was last asked."""
+        dropped, _ = self.guard.counts()
         if dropped > self.dropped:
             log.say(
                 f"step {self.iteration:6d}  {dropped - self.dropped} steps left out: a gradient "
@@ -352,6 +358,7 @@ class Trainer:
     @traced("evaluate")
     def _evaluate(self, dataset: Any, log: RunLog) -> EvalResult:
         self.heartbeat.at("evaluation", self.iteration)
+        start = time.perf_counter()
         result = evaluate(
             self.network,
             dataset,
@@ -365,6 +372,7 @@ class Trainer:
             progress=lambda _: self.heartbeat.at("evaluation", self.iteration),
         )
         log.evaluated(self.iteration, result)
+        self.clock += time.perf_counter() - start  # it is no part of the steps' time
         return result
 
     @traced("save")

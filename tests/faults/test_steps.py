@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from pipa_fast.training.trainer import Trainer
+from pipa_fast.training.trainer import Interrupted, Trainer
 from tests.training.test_trainer import trainer_for
 
 pytestmark = pytest.mark.usefixtures("few_scenes")
@@ -98,3 +98,11 @@ def test_a_run_that_ends_between_two_logs_tells_too(tmp_path, monkeypatch, capsy
     trainer.run()
     told = capsys.readouterr().out
     assert "step      4  4 steps left out" in told and "step      6  2 steps left out" in told
+
+
+def test_a_run_that_is_stopped_between_two_logs_tells_too(tmp_path, monkeypatch, capsys):
+    trainer = trainer_for(tmp_path, run={"log_every": 4, "stop_after": 3})
+    monkeypatch.setattr(trainer, "_batches", lambda: map(spoil, type(trainer)._batches(trainer)))
+    with pytest.raises(Interrupted):
+        trainer.run()
+    assert "step      3  3 steps left out" in capsys.readouterr().out

@@ -4,11 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from pipa_fast.training import checkpoint, distributed
+from pipa_fast.training import trainer as loop
 from pipa_fast.training.config import load, merge, read_recipe
 from pipa_fast.training.trainer import Interrupted, Trainer
 
@@ -68,6 +70,27 @@ def test_a_run_leaves_what_it_promises(tmp_path):
     image = torch.rand(1, 3, 32, 32)
     trainer.network.eval()
     assert torch.equal(network(image).logits, trainer.network(image).logits)
+
+
+def test_the_time_of_an_evaluation_is_not_the_steps(tmp_path, monkeypatch):
+    now, evaluate = [0.0], loop.evaluate
+    trainer = trainer_for(tmp_path, "streets_source", run={"eval_every": 2})
+    step = trainer._train_step
+
+    def take_a_second(batch):
+        now[0] += 1
+        return step(batch)
+
+    def take_a_minute(*args, **kwargs):
+        now[0] += 60
+        return evaluate(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(loop, "evaluate", take_a_minute)
+    monkeypatch.setattr(trainer, "_train_step", take_a_second)
+    trainer.run()
+    records = map(json.loads, (trainer.run_dir / "history.jsonl").open())
+    assert [r["images_per_second"] for r in records if r["kind"] == "train"] == [2.0] * 3
 
 
 def test_a_stopped_run_ends_with_the_bytes_of_the_unbroken_one(tmp_path):
