@@ -236,7 +236,7 @@ def read_recipe(name: str) -> dict[str, Any]:
     """Read a recipe by name or path.
 
     A `base` key names the recipe whose settings it changes, or several, each laid over those before
-    it.
+    it. Files are looked for beside the recipe first, then from the working directory.
 
     Raises:
         ValueError: no such recipe, or a file that cannot be read.
@@ -247,12 +247,15 @@ def read_recipe(name: str) -> dict[str, Any]:
 def _read(name: str, known: Mapping[str, Path], above: tuple[Path, ...] = ()) -> dict[str, Any]:
     what = f"base of {above[-1]}" if above else "config"
     path = known.get(name, Path(name))
+    if above and name not in known and (beside := above[-1].parent / name).is_file():
+        path = beside
     if not path.is_file():
         near = did_you_mean(name, known)
         if near:  # fifty names would hide it
             raise ValueError(f"{what} must be a YAML file or a recipe's name; got {name!r}{near}")
         raise ValueError(f"{what} must be a YAML file or one of {', '.join(known)}; got {name!r}")
-    require(path not in above, what, name, "a recipe that is not built on it")
+    loop = path.resolve() in [other.resolve() for other in above]
+    require(not loop, what, name, "a recipe that is not built on it")
     content = _read_mapping(path)
     base = content.pop("base", None)
     content.setdefault("recipe", path.stem)

@@ -318,3 +318,18 @@ def test_a_base_that_is_none_is_told(base, said, tmp_path, monkeypatch):
     Path("mine.yaml").write_text(f"base: {base}\n")
     with pytest.raises(ValueError, match=said):
         read_recipe("mine.yaml")
+
+
+def test_a_base_is_looked_for_beside_its_recipe_first(tmp_path, monkeypatch):
+    for folder, seed in (("mine", 1), ("here", 2)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "common.yaml").write_text(f"seed: {seed}\n")
+    monkeypatch.chdir(tmp_path / "here")
+    recipe = tmp_path / "mine" / "a.yaml"
+    recipe.write_text("base: [streets_pipa, common.yaml]\n")
+    assert read_recipe(str(recipe))["seed"] == 1
+    (tmp_path / "mine" / "common.yaml").unlink()
+    assert read_recipe("../mine/a.yaml")["seed"] == 2
+    recipe.write_text("base: ../mine/a.yaml\n")
+    with pytest.raises(ValueError, match="must be a recipe that is not built on it"):
+        read_recipe(str(recipe))
