@@ -35,7 +35,7 @@ GROUPS = ("source", "mixed", "masked", "patch")
 class Taught(NamedTuple):
     """What the teacher says of the target images."""
 
-    labels: Tensor  # [B, H, W] int64
+    labels: Tensor  # [B, H, W] int64, 255 in the margins
     confidence: Tensor  # [B, H, W] float32
     weights: Tensor  # [B, H, W] float32: the confident share of the batch, 0 in the margins
 
@@ -201,11 +201,10 @@ class AdaptationStep:
             config = self.config.mixed
             labels, confidence, share = self._teach(batch.target_image)
             share = mean_over_ranks(share, self.group).to(confidence.dtype)
-            weights = share * torch.ones_like(confidence)
-            weights[:, : config.ignore_top] = 0
-            weights[:, weights.shape[1] - config.ignore_bottom :] = 0
-            weights = weights * batch.target_valid
-            self.taught = Taught(labels, confidence, weights)
+            counts = batch.target_valid.clone()
+            counts[:, : config.ignore_top] = False
+            counts[:, counts.shape[1] - config.ignore_bottom :] = False
+            self.taught = Taught(labels.masked_fill(~counts, 255), confidence, share * counts)
         return self.taught
 
     def _mixed(

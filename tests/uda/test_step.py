@@ -214,8 +214,8 @@ def test_confidence_weighs_target_pixels_on_request():
     assert values[0]["pixel"] != values[1]["pixel"]
 
 
-def test_pseudo_labels_of_the_margins_weigh_nothing():
-    """Pasted source pixels keep their weight of 1 there; the teacher's get none."""
+def test_pseudo_labels_of_the_margins_count_for_no_term():
+    """Pasted source pixels keep their label and weight there; the teacher's have none."""
     mixed = MixedConfig(weight=1.0, threshold=0.0, ignore_top=5, ignore_bottom=3)
     _, step = a_step(AdaptationConfig(mixed=mixed))
     outputs = step._mixed(a_batch(), 0, [], last=True)
@@ -224,6 +224,9 @@ def test_pseudo_labels_of_the_margins_weigh_nothing():
     assert (weights[:, :5][teachers[:, :5]] == 0).all()
     assert (weights[:, -3:][teachers[:, -3:]] == 0).all()
     assert (weights[:, 5:-3] == 1).all() and (weights[~teachers] == 1).all()
+    for margin in (slice(None, 5), slice(-3, None)):
+        assert (outputs.labels[:, margin][teachers[:, margin]] == 255).all(), "contrasts read it"
+    assert (outputs.labels[:, 5:-3] != 255).all() and (outputs.labels[~teachers] != 255).all()
 
 
 def test_an_objective_waits_for_its_start():
