@@ -130,8 +130,10 @@ def chosen(names: list[str] | None) -> list[str] | None:
     return [] if names == ["none"] else names
 
 
-def run(op: str, args: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
-    """Measure all that is asked of an op, and return its rows."""
+def run(
+    op: str, args: argparse.Namespace, console: Console, before: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Measure all that is asked of an op, and return its rows; `before` are those of other ops."""
     device = torch.device(args.device)
     effort = Effort(args.seconds, args.warmup, args.repeats, args.limit, args.memory)
     taking_part = contenders(op, device, chosen(args.backends), chosen(args.peers))
@@ -144,7 +146,7 @@ def run(op: str, args: argparse.Namespace, console: Console) -> list[dict[str, A
         for line in tables.comparisons(new):
             console.print(line, highlight=False)
         if args.json:  # after each size: a run that is stopped leaves what it has
-            write(args.json, rows)
+            write(args.json, [*before, *rows])
     return rows
 
 
@@ -165,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = []
     try:
         for op in args.ops or OPS:
-            found = run(op, args, console)
+            found = run(op, args, console, rows)
             rows += found
             if args.save:
                 gpu = torch.device(args.device).type == "cuda"

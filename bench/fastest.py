@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.problem import OPS
+from bench.rows import RESULTS, load
 from pipa_fast.ops import _fastest
 
 BACKENDS = ("triton", "cuda")
-RESULTS = Path(__file__).parent / "results"
 KEY = ("op", "chip", "dtype", "d", "n")
 
 
@@ -49,7 +49,7 @@ def table(files: Iterable[Path]) -> list[dict[str, Any]]:
     """Return all rows to write, in order."""
     found: dict[tuple, dict[str, Any]] = {}
     for path in sorted(files):
-        found |= times(json.loads(line) for line in path.read_text().splitlines())
+        found |= times(load([path]))
     return [row for _, row in sorted(found.items())]
 
 

@@ -4,7 +4,6 @@
 python -m bench.tables rows.json [more.json]      # the same again, as Markdown
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 
 from rich.box import SIMPLE
 from rich.table import Table
+
+from bench.rows import load
 
 CAPTION = (
     "x mm: time in units of one torch.mm of that size; of mm: useful FLOP/s beside its\n"
@@ -127,10 +128,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Print the rows of the files that are named."""
-    rows = [
-        json.loads(line) for path in sys.argv[1:] for line in Path(path).read_text().splitlines()
-    ]
-    for members in problems(rows):
+    for members in problems(load([Path(path) for path in sys.argv[1:]])):
         print(markdown(members))
 
 

@@ -272,3 +272,20 @@ def test_unknown_names_are_told(capsys):
         with pytest.raises(SystemExit):
             command.main(words)
         assert words[-1] in capsys.readouterr().err
+
+
+def test_a_bench_that_is_stopped_leaves_the_rows_of_every_op(tmp_path, monkeypatch):
+    def once(settings: Settings, *_):
+        if (settings.op, settings.n) == ("overlap_pairs", 16):
+            raise KeyboardInterrupt
+        row = {"op": settings.op, "variant": "", "dtype": "float32", "n": settings.n, "m": None}
+        row |= {"d": settings.d, "mode": "forward", "status": "failed", "contender": "x"}
+        return [row | {"ours": True}]
+
+    monkeypatch.setattr(command, "measure", once)
+    words = ["gather_pixels", "overlap_pairs", "--device", "cpu", "--peers", "none"]
+    file = tmp_path / "rows.json"
+    with pytest.raises(KeyboardInterrupt):
+        command.main([*words, "--sizes", "8", "16", "--dims", "8", "--json", str(file)])
+    ops = [json.loads(line)["op"] for line in file.read_text().splitlines()]
+    assert ops == ["gather_pixels", "gather_pixels", "overlap_pairs"]
