@@ -7,14 +7,17 @@ FOLDER/model.safetensors  FOLDER/config.yaml  FOLDER/README.md
 import shutil
 import string
 from dataclasses import replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import httpx
 
 from pipa_fast import __version__
 from pipa_fast.checks import first_line, require
+from pipa_fast.data.files import write_whole
 from pipa_fast.evaluation.runs import Run, classes_of, read_run
 from pipa_fast.models import SegmentationNetwork, size_multiple
 from pipa_fast.training.checkpoint import EXPORTED, SETTINGS, load_run, write_settings
@@ -61,7 +64,7 @@ def save_pretrained(run: str | Path, folder: str | Path, *, name: str | None = N
     network, config = load_run(run)
     text = card(network, config, read_run(run), name or folder.resolve().name)
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(run / EXPORTED, folder / EXPORTED)
+    write_whole(folder / EXPORTED, partial(shutil.copyfile, run / EXPORTED))
     write_settings(folder, _without_places(config))
     (folder / CARD).write_text(text, encoding="utf-8")
     return folder
@@ -91,7 +94,7 @@ def push(folder: str | Path, name: str, *, private: bool = True) -> str:
             allow_patterns=files,
             commit_message=f"Weights, settings and card, by pipa_fast {__version__}",
         )
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except (httpx.HTTPError, HFValidationError, OSError) as error:
         raise ValueError(
             f"{name!r} cannot be pushed: {first_line(error)}. `hf auth login` signs you in"
         ) from error
@@ -120,7 +123,7 @@ def _download(name: str, revision: str | None) -> Path:
     try:
         files = [EXPORTED, SETTINGS]
         found = huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=files)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except (httpx.HTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ValueError(
             f"name must be {expected}; got {name!r}, and the hub says: {first_line(error)}"
         ) from error

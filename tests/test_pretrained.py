@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import httpx
 
 import pipa_fast
 from pipa_fast import cli, pretrained
@@ -36,6 +37,8 @@ def hub(tmp_path, monkeypatch):
 
     class Api:
         def create_repo(self, name, *, private, exist_ok):
+            if name == "no/network":
+                raise httpx.ConnectError("Connection refused")
             if name.count("/") != 1:
                 raise HFValidationError("Repo id must be OWNER/NAME")
             (root / name).mkdir(parents=True, exist_ok=exist_ok)
@@ -70,6 +73,21 @@ def test_a_folder_is_loaded_as_it_was_trained(run, tmp_path):
     assert {p.name for p in folder.iterdir()} == FILES
     same(pipa_fast.from_pretrained(folder), run)
     same(pipa_fast.from_pretrained(str(run)), run)
+
+
+def test_weights_that_were_copied_in_part_replace_none(run, tmp_path, monkeypatch):
+    folder = pretrained.save_pretrained(run, tmp_path / "mine")
+    before = (folder / "model.safetensors").read_bytes()
+
+    def full(source, target):
+        Path(target).write_bytes(Path(source).read_bytes()[:100])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pretrained.shutil, "copyfile", full)
+    with pytest.raises(OSError, match="No space left"):
+        pretrained.save_pretrained(run, folder)
+    assert (folder / "model.safetensors").read_bytes() == before
+    assert {p.name for p in folder.iterdir()} == FILES
 
 
 def test_the_card_says_what_the_run_knows_and_its_code_runs(run, tmp_path):
@@ -131,6 +149,8 @@ def test_what_is_not_there_is_said(run, tmp_path, hub):
     folder = pretrained.save_pretrained(run, tmp_path / "mine")
     with pytest.raises(ValueError, match="'x' cannot be pushed: Repo id must be OWNER/NAME. `hf a"):
         pretrained.push(folder, "x")
+    with pytest.raises(ValueError, match="'no/network' cannot be pushed: Connection refused"):
+        pretrained.push(folder, "no/network")
 
 
 def test_options_that_do_not_fit_a_folder_are_refused(run, tmp_path, capsys):
