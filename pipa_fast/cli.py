@@ -60,6 +60,8 @@ def completion(argv: Sequence[str]) -> int:
         own = import_module(f"pipa_fast.{name}").parser()
         part = commands.add_parser(name, help=text, add_help=False)
         _copy(own, part)
+        if name == "train":  # whose parser is given the long form in its place
+            part.add_argument("--resume", choices=["auto", "never"])
     _copy(asked, commands.add_parser("completion", help="a shell's completion", add_help=False))
     print(shtab.complete(whole, shell))
     return 0

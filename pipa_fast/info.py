@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -194,6 +195,9 @@ def bug_report(tables: list[tuple[str, list[str], list[list[str]]]]) -> str:
     """Return the tables as a folded block of Markdown, below what else a report should say."""
     rows = [list(row) for row in surroundings().items()]
     text = plain([*tables, ("surroundings", ["name", "value"], rows)])
+    # the system names the file where an extension does not load
+    here = str(Path(pipa_fast.__file__).parent)
+    text = text.replace(here, "pipa_fast").replace(str(Path.home()), "~")
     return (
         "**What I ran** (the whole command, or a few lines of Python)\n\n\n"
         "**What I expected, and what came instead** (the whole message)\n\n\n"

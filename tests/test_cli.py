@@ -121,7 +121,6 @@ def test_alone_it_shows_what_there_is(capsys):
 
 @pytest.mark.parametrize("shell", cli.SHELLS)
 def test_shells_complete_commands_and_their_options(shell, capsys):
-    pytest.importorskip("shtab")
     assert cli.main(["completion", shell]) == 0
     script = capsys.readouterr().out
     words = [*cli.COMMANDS, "cityscapes", "--data.micro_batch", "--window-batch"]
@@ -130,7 +129,6 @@ def test_shells_complete_commands_and_their_options(shell, capsys):
 
 @pytest.fixture(scope="module")
 def bash_script(tmp_path_factory):
-    pytest.importorskip("shtab")
     made = [sys.executable, "-c", ENTRY, "completion", "bash"]
     script = tmp_path_factory.mktemp("bash") / "completion"
     script.write_text(subprocess.run(made, cwd=ROOT, capture_output=True, text=True).stdout)
@@ -143,6 +141,7 @@ def bash_script(tmp_path_factory):
         ("evaluate --fl", ["--flip"]),
         ("prepare gta5 --", ["--help", "--root", "--check", "--subset", "--jobs"]),
         ("prepare streets --l", ["--layout"]),
+        ("train --res", ["--resume"]),
         ("comple", ["completion"]),
         ("completion ", list(cli.SHELLS)),
         ("--v", ["--version"]),
@@ -167,3 +166,18 @@ def test_a_bug_report_holds_what_is_asked_first(capsys, monkeypatch):
     assert "PIPA_FAST_BACKEND" in out and "torch" in out and "C library" in out
     assert out.count("```") == 2 and out.rstrip().endswith("</details>")
     assert str(Path.home()) not in out and str(ROOT) not in out
+
+
+def test_a_bug_report_of_a_broken_extension_tells_no_path(capsys, monkeypatch):
+    load, broken = importlib.import_module, ROOT / "pipa_fast" / "_C.abi3.so"
+
+    def fail(name, *rest):
+        if name == "pipa_fast._C":
+            raise ImportError(f"{broken}: undefined symbol: x, see {Path.home()}/notes")
+        return load(name, *rest)
+
+    monkeypatch.setattr(importlib, "import_module", fail)
+    assert cli.main(["info", "--report"]) == 0
+    out = capsys.readouterr().out
+    assert "absent: pipa_fast/_C.abi3.so: undefined symbol: x, see ~/notes" in out
+    assert str(ROOT) not in out and str(Path.home()) not in out
