@@ -18,7 +18,7 @@ from pipa_fast.evaluation.comparison import Group, comparison_table, grouped
 from pipa_fast.evaluation.comparison_page import MOST, Pictures, page
 from pipa_fast.evaluation.panels import predict_sample, spread_indices
 from pipa_fast.evaluation.runs import read_run
-from pipa_fast.program import make_parser
+from pipa_fast.program import make_parser, refuse_given
 
 
 def parser() -> argparse.ArgumentParser:
@@ -59,7 +59,8 @@ def pictures_of(groups: Sequence[Group], count: int, device: str) -> list[Pictur
     for index in spread_indices(len(dataset), count):
         sample, predictions = dataset[index], {}
         for group, (network, config) in zip(groups, loaded, strict=True):
-            view = {"image_size": config.evaluation.size, "window": config.evaluation.window}
+            seen = config.evaluation
+            view = {"image_size": seen.size, "window": seen.window, "flip": seen.flip}
             network.to(place)
             labels, _ = predict_sample(network, sample=sample, device=place, **view)
             predictions[group.name] = labels
@@ -71,8 +72,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
     """Print and write what the command line asks for."""
     if options.images < 0:
         raise ValueError(f"--images must be a count, 0 for none; got {options.images}")
-    if options.out is None and options.images != parser().get_default("images"):
-        raise ValueError("--images is for the page; add --out")
+    if options.out is None:
+        refuse_given(options, parser(), ("images", "device"), "without --out there is no page")
     runs = [read_run(folder) for folder in options.runs]
     console.print(comparison_table(runs))
     for folder in options.runs:

@@ -142,6 +142,7 @@ def rebuild_report(options: argparse.Namespace, network: nn.Module, config: Any)
         device=device,
         image_size=config.evaluation.size,
         window=window_of(options) or config.evaluation.window,
+        flip=config.evaluation.flip,
     )
 
 

@@ -57,6 +57,7 @@ def report(trainer: Trainer) -> Path:
         device=trainer.world.device,
         image_size=config.evaluation.size,
         window=config.evaluation.window,
+        flip=config.evaluation.flip,
     )
     with (
         SummaryWriter(str(trainer.run_dir)) as writer,

@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from pipa_fast import compare
 from pipa_fast.compare import main
-from pipa_fast.data.streets import SPLIT_SIZES
 from pipa_fast.evaluation.comparison import grouped
 from pipa_fast.evaluation.comparison_page import Pictures, page
 from pipa_fast.evaluation.runs import read_run
@@ -84,11 +84,19 @@ def test_the_page_is_whole_and_names_are_text(seeds):
     assert "http" not in text and "<script" not in text
 
 
-def test_the_command_writes_the_page_with_what_each_run_sees(tmp_path, few_scenes, capsys):
-    assert SPLIT_SIZES["val"]
-    folders = []
+def test_the_command_writes_the_page_with_what_each_run_sees(
+    tmp_path, few_scenes, capsys, monkeypatch
+):
+    folders, mirrored, predict = [], [], compare.predict_sample
+
+    def watched(*args, **view):
+        mirrored.append(view["flip"])
+        return predict(*args, **view)
+
+    monkeypatch.setattr(compare, "predict_sample", watched)
     for name, seed in (("one", 0), ("two", 1)):
-        trainer = trainer_for(tmp_path, "streets_source", seed=seed, run={"name": name})
+        how = {"run": {"name": name}, "evaluation": {"flip": True}}
+        trainer = trainer_for(tmp_path, "streets_source", seed=seed, **how)
         trainer.run()
         folders.append(str(trainer.run_dir))
     out = tmp_path / "page" / "comparison.html"
@@ -96,6 +104,7 @@ def test_the_command_writes_the_page_with_what_each_run_sees(tmp_path, few_scene
     text = out.read_text()
     assert f"wrote {out}" in capsys.readouterr().out
     assert text.count('class="map"') == 2 * 2 and text.count('class="photo"') == 2
+    assert mirrored == [True] * 2, "as the scores were taken"
     assert main([*folders, "--out", str(out), "--images", "0"]) == 0
     assert "<img" not in out.read_text()
 
@@ -104,7 +113,8 @@ def test_what_cannot_be_shown_is_said(seeds, tmp_path, capsys):
     runs = [str(path) for path in seeds]
     for words, said in (
         ([*runs, "--images", "-1"], "--images must be a count"),
-        ([*runs, "--images", "2"], "--images is for the page; add --out"),
+        ([*runs, "--images", "2"], "without --out there is no page; leave out --images"),
+        ([*runs, "--device", "cpu"], "without --out there is no page; leave out --device"),
         ([*runs, "--out", str(tmp_path / "x.html")], "run must be a folder with model.safetensors"),
         ([str(tmp_path / "nowhere")], "nowhere"),
     ):

@@ -256,6 +256,15 @@ def test_the_report_is_made_anew_with_the_teacher(run):
     assert "before training" in (run.folder / "report.html").read_text()
 
 
+def test_the_report_sees_images_as_the_run_was_evaluated(run, monkeypatch):
+    _, config = checkpoint.load_run(run.folder)
+    config.evaluation = EvaluationConfig(size=(4, 8), crop=(4, 4), flip=True)
+    asked = {}
+    monkeypatch.setattr(evaluate, "write_report", lambda folder, **how: asked.update(how) or folder)
+    assert evaluate.main(["--run", str(run.folder), "--report"]) == 0
+    assert asked["image_size"] == (4, 8) and asked["window"].crop == (4, 4) and asked["flip"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -110,7 +110,7 @@ def _unreadable(path: Path, what: str, error: BaseException) -> str:
 
 def write_whole(path: Path, save: Callable[[Path], object]) -> None:
     """Let `save` write a file that gets its name in one go: a reader finds all of it or none."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         save(temporary)
         os.replace(temporary, path)

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run's report: one HTML file that needs no network and no scripts."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from pipa_fast.data.datasets import Dataset
+from pipa_fast.data.files import write_whole
 from pipa_fast.evaluation.embedding import Projection, collect_embeddings, project
 from pipa_fast.evaluation.inference import SlidingWindow
 from pipa_fast.evaluation.panels import Panel, collect_panels, save_panels, spread_indices
@@ -51,6 +52,7 @@ def write_report(
     device: torch.device | str = "cpu",
     image_size: tuple[int, int] | None = None,
     window: SlidingWindow | None = None,
+    flip: bool = False,
 ) -> Path:
     """Write `report.html` and `panels.png` into a finished run's folder; return the report's path.
 
@@ -58,8 +60,8 @@ def write_report(
     `dataset` (validation) give panels and embeddings, which are left out without them.
     `baseline_dir` is a source-only run to compare with, `baseline` its network; without one,
     embeddings are compared with those of `initial`, the network before training. Networks are
-    moved to `device` and left in the mode they were in; they see images at `image_size` and
-    through `window`, see `evaluation.inference.predict_logits`.
+    moved to `device` and left in the mode they were in; they see images at `image_size`,
+    through `window` and, with `flip`, mirrored too: see `evaluation.inference.predict_logits`.
 
     Raises:
         ValueError: a folder is not that of a finished run, or only one of network and dataset is
@@ -77,7 +79,7 @@ def write_report(
             if module is not None:
                 module.to(device)
         indices = spread_indices(len(dataset), num_panels)
-        view = {"image_size": image_size, "window": window}
+        view = {"image_size": image_size, "window": window, "flip": flip}
         panels = collect_panels(network, teacher, dataset, indices, baseline, device=device, **view)
         of = {"image_size": image_size, "device": device}
         after = project(collect_embeddings(network, dataset, **of))
@@ -93,13 +95,8 @@ def write_report(
         before_name="before training" if baseline is None else "source-only",
         after=after,
     )
-    path = run_dir / "report.html"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(render(contents), encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    path, text = run_dir / "report.html", render(contents)
+    write_whole(path, partial(Path.write_text, data=text, encoding="utf-8"))
     return path
 
 

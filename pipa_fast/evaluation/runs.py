@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from pipa_fast.checks import require
 from pipa_fast.data.labels import CLASSES
 
 
@@ -55,7 +56,7 @@ def read_run(path: Path | str) -> Run:
         ValueError: the folder holds no results.json, or a file of it cannot be read.
     """
     path = Path(path)
-    results = _read(path / "results.json", json.loads)
+    results = _read(path / "results.json", _record)
     if results is None:
         raise ValueError(
             f"run must be the folder of a finished run, with results.json; got {str(path)!r}"
@@ -66,13 +67,26 @@ def read_run(path: Path | str) -> Run:
     return Run(
         path=path,
         **{k: results[k] for k in ("recipe", "iteration", "seed", "miou", "iou")},
-        config=_read(path / "config.yaml", yaml.safe_load) or {},
+        config=_read(path / "config.yaml", _settings) or {},
         history=_read(path / "history.jsonl", _lines) or [],
     )
 
 
+def _record(text: str) -> dict[str, Any]:
+    return _mapping(json.loads(text))
+
+
+def _settings(text: str) -> dict[str, Any]:
+    return _mapping(yaml.safe_load(text) or {})
+
+
 def _lines(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
+    return [_record(line) for line in text.splitlines() if line.strip()]
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    require(isinstance(value, dict), "a record", value, "a mapping")
+    return value
 
 
 def _read(path: Path, parse: Any) -> Any:

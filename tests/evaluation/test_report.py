@@ -118,6 +118,16 @@ def test_panels_and_embeddings_see_images_as_the_evaluation_does(make_run, netwo
     assert seen == {(16, 16), (16, 32)}  # panels' windows, embeddings' whole images
 
 
+def test_panels_see_images_mirrored_too_where_the_evaluation_does(make_run, network, dataset):
+    seen, passes = [], []
+    network.register_forward_pre_hook(lambda *_: seen.append(1))
+    for name, flip in (("plain", False), ("mirrored", True)):
+        seen.clear()
+        write_report(make_run(name), network=network, dataset=dataset, flip=flip, num_panels=3)
+        passes.append(len(seen))
+    assert passes[1] - passes[0] == 3, "a second pass for each panel"
+
+
 def test_a_run_with_results_alone_is_reported(make_run):
     run = make_run("a")
     (run / "history.jsonl").unlink()
@@ -134,6 +144,17 @@ def test_unfinished_runs_are_named(make_run, tmp_path, network):
         write_report(run)
     with pytest.raises(ValueError, match="network and dataset must be given together"):
         write_report(run, network=network)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("results.json", "[1]"), ("config.yaml", "just words"), ("history.jsonl", "{}\n3\n")],
+)
+def test_files_of_a_run_that_are_no_mappings_are_named(make_run, name, text):
+    run = make_run("a")
+    (run / name).write_text(text)
+    with pytest.raises(ValueError, match=f"{name} cannot be read: a record must be a mapping"):
+        write_report(run)
 
 
 def test_large_pictures_are_reduced(make_run, network, dataset):
