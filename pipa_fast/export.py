@@ -206,8 +206,8 @@ def parser() -> argparse.ArgumentParser:
         "--out",
         type=Path,
         required=True,
-        help="file to write, .onnx or .pt2; without such an ending a folder of weights, settings "
-        "and a model card, which pipa_fast.from_pretrained loads",
+        help="file to write, .onnx or .pt2; a name without an ending is a folder of weights, "
+        "settings and a model card, which pipa_fast.from_pretrained loads",
     )
     made.add_argument(
         "--push",

@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from pipa_fast.training.config import load, read_recipe
-from tests.docs.documents import DOCUMENTS, ROOT, blocks, name
+from tests.docs.documents import DOCUMENTS, blocks, name
 
 WITH_PYTHON = [path for path in DOCUMENTS if blocks(path, "python")]
 
@@ -59,4 +59,3 @@ def test_every_fence_says_what_it_holds():
         fences = [line.strip() for line in path.read_text().splitlines() if "```" in line]
         opening = fences[::2]
         assert {f.removeprefix("```") for f in opening} <= known, name(path)
-    assert (ROOT / "docs").is_dir()
