@@ -71,7 +71,8 @@ def line_chart(
 
 def _end_values(shown: Sequence[Series], y: Callable[[float], float], right: int) -> list[str]:
     """Return the last values' texts, moved apart where they would touch."""
-    ends = sorted(((y(s.y[-1]), s) for s in shown), key=lambda pair: pair[0])
+    known = [s for s in shown if math.isfinite(s.y[-1])]
+    ends = sorted(((y(s.y[-1]), s) for s in known), key=lambda pair: pair[0])
     texts, previous = [], -math.inf
     for place, s in ends:
         baseline = max(place - 7, previous + 13, 10)

@@ -40,7 +40,8 @@ class Run:
     def scores(self) -> tuple[list[float], list[float]]:
         """Return iterations and mIoU [percent] of every evaluation."""
         records = [r for r in self.history if r.get("kind") == "eval"]
-        return [r["iteration"] for r in records], [r["miou"] for r in records]
+        miou = [math.nan if r["miou"] is None else r["miou"] for r in records]
+        return [r["iteration"] for r in records], miou
 
 
 def classes_of(runs: Iterable[Run]) -> list[str]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import base64
 import io
+import json
 import re
 from html import unescape
 from html.parser import HTMLParser
@@ -133,6 +134,17 @@ def test_a_run_with_results_alone_is_reported(make_run):
     (run / "history.jsonl").unlink()
     (run / "config.yaml").unlink()
     assert sections(write_report(run).read_text()) == ["IoU per class"]
+
+
+def test_a_score_of_no_labelled_pixel_is_no_number(make_run):
+    """`history.jsonl` has null for it."""
+    run = make_run("a")
+    record = {"kind": "eval", "iteration": 400, "miou": None, "iou": {}}
+    with (run / "history.jsonl").open("a") as file:
+        file.write(json.dumps(record) + "\n")
+    html = write_report(run).read_text()
+    check(html)
+    assert "Training" in sections(html)
 
 
 def test_unfinished_runs_are_named(make_run, tmp_path, network):
