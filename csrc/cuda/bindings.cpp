@@ -4,7 +4,6 @@
 // pipa_fast/ops/_*_cuda.py call these with rows that they have sorted. The checks guard memory,
 // since torch.ops.pipa_fast_cuda is within anyone's reach.
 #include <Python.h>
-#include <dlfcn.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -19,6 +18,7 @@
 #include "cuda/patch_consistency.h"
 #include "cuda/pixel_contrast.h"
 #include "cuda/runtime.h"
+#include "torch_cuda.h"
 
 namespace {
 
@@ -26,12 +26,11 @@ using pipa::cuda::Number;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// The stream that torch would use. Its getter is in torch's CUDA library, which need not be there
-// when this is loaded.
+// The stream that torch would use.
 void* current_stream(int32_t device) {
   using Getter = int32_t (*)(int32_t, void**);
   static const auto getter =
-      reinterpret_cast<Getter>(dlsym(RTLD_DEFAULT, "aoti_torch_get_current_cuda_stream"));
+      reinterpret_cast<Getter>(torch_cuda_function("aoti_torch_get_current_cuda_stream"));
   STD_TORCH_CHECK(getter != nullptr, "this torch has no CUDA streams");
   void* stream = nullptr;
   STD_TORCH_CHECK(getter(device, &stream) == 0, "torch's current CUDA stream cannot be had");
