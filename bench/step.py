@@ -8,8 +8,9 @@ What follows `--` changes settings of the recipe, as on the command line of pipa
 are those of the middle of the run, when every term counts; ours and the lineage's, which is
 float32, take turns on the same weights and batches. Where the recipe computes in less, ours in
 float32 stands between them. Parts are measured afterwards, their time by torch.profiler, which
-costs some microseconds an operator, their memory in a step of its own: how far it rises above what
-was there when the part began. Without other contenders, memory is also that of the whole process.
+costs some microseconds an operator (on a GPU it is that of their kernels), their memory in a step
+of its own: how far it rises above what was there when the part began. Without other contenders,
+memory is also that of the whole process.
 """
 
 import argparse
@@ -128,7 +129,7 @@ def measure(config: Config, steps: int, *, with_lineage: bool) -> list[dict[str,
 def _parts(trainer: Trainer, batch: Batch) -> list[dict[str, Any]]:
     """Return the parts of two more steps, one for time and one for memory, and PiPa's share."""
     seen, calls = parts_of(trainer, [batch])
-    whole, rise = seen[STEP], memory_of(trainer, batch)
+    whole, rise = seen[STEP] or 1.0, memory_of(trainer, batch)  # 0 where no kernel was seen
     rows: list[dict[str, Any]] = [
         {"part": name, "ms": us * 1e-3, "share": us / whole, "calls": calls[name]}
         | ({"rise_bytes": rise[name]} if name in rise else {})

@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long each part of a training step takes, by torch.profiler, and how far its memory rises.
 
-The profiler costs some microseconds an operator, so that parts of many small ones look larger than
-they are.
+On a CPU the profiler costs some microseconds an operator, so that parts of many small ones look
+larger than they are. On a GPU the host is elsewhere when a kernel runs: a part has the time of the
+kernels that it started, and gaps between them are no part's.
 """
 
 import contextlib
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 from unittest import mock
 
 import torch
+from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
@@ -47,7 +51,35 @@ def inside(event: FunctionEvent) -> Iterator[FunctionEvent]:
         yield from inside(child)
 
 
-def totals(events: Sequence[FunctionEvent]) -> tuple[Counter[str], Counter[str]]:
+def host_time(event: FunctionEvent) -> float:
+    """Return how long an event took the host [us], which on a CPU is all that there is."""
+    return event.time_range.elapsed_us()
+
+
+def kernel_time(events: Sequence[FunctionEvent]) -> Callable[[FunctionEvent], float]:
+    """Return what tells how long a GPU computed what was started during an event [us].
+
+    What was started then, by whichever thread: a backward pass starts its kernels from one of
+    autograd's own, while the thread that asked for it waits.
+    """
+    launches = sorted(
+        (event.time_range.start, sum(kernel.duration for kernel in event.kernels))
+        for event in events
+        if event.kernels and not event.is_user_annotation  # those span kernels, with their gaps
+    )
+    starts = [start for start, _ in launches]
+    until = [0.0, *accumulate(duration for _, duration in launches)]
+
+    def during(event: FunctionEvent) -> float:
+        first = bisect_left(starts, event.time_range.start)
+        return until[bisect_left(starts, event.time_range.end)] - until[first]
+
+    return during
+
+
+def totals(
+    events: Sequence[FunctionEvent], time_of: Callable[[FunctionEvent], float] = host_time
+) -> tuple[Counter[str], Counter[str]]:
     """Return the time [us] and the number of calls of every part.
 
     The backward of BACKWARD's ranges, which is torch's, is found by the numbers of their forward.
@@ -57,21 +89,27 @@ def totals(events: Sequence[FunctionEvent]) -> tuple[Counter[str], Counter[str]]
     owner = {e.sequence_nr: t.name for t in events if t.name in BACKWARD for e in inside(t)}
     owner.pop(-1, None)
     for event in events:
+        if event.device_type != DeviceType.CPU:  # a GPU has ranges of the same names
+            continue
         name = event.name
         if name.startswith("autograd::engine::evaluate_function"):
             name = f"{owner[event.sequence_nr]} backward" if event.sequence_nr in owner else ""
         if name == STEP or name.startswith(PARTS):
-            time[name] += event.time_range.elapsed_us()
+            time[name] += time_of(event)
             calls[name] += 1
     return time, calls
 
 
 def parts_of(trainer: Trainer, batches: Sequence[Batch]) -> tuple[Counter[str], Counter[str]]:
     """Return what `totals` does, of one step on each batch."""
-    with profile(activities=[ProfilerActivity.CPU]) as seen:
+    gpu = trainer.world.device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * gpu) as seen:
         for batch in batches:
             trainer._train_step(batch)
-    return totals(seen.events() or ())
+        if gpu:
+            torch.cuda.synchronize()
+    events = seen.events() or ()
+    return totals(events, kernel_time(events) if gpu else host_time)
 
 
 class MemoryRanges:

@@ -3,10 +3,12 @@ import json
 
 import pytest
 import torch
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import FunctionEvent
 
 from bench import __main__ as command_line
 from bench.peers.step import lineage
-from bench.step_parts import MemoryRanges
+from bench.step_parts import MemoryRanges, kernel_time, totals
 from pipa_fast.training import distributed
 from pipa_fast.training.config import load, merge, read_recipe
 from pipa_fast.training.trainer import Trainer
@@ -82,3 +84,35 @@ def test_memory_of_ranges_holds_that_of_ranges_inside():
             torch.ones(1 << 10)
     assert 60e6 < ranges.rise["inner"] <= ranges.rise["outer"] < 200e6
     assert ranges.rise["small"] < 30e6
+
+
+def event(name, start, end, *kernels, **more):
+    """What torch.profiler saw, in microseconds; kernels that it started, by how long each took."""
+    made = FunctionEvent(0, name, thread=1, start_us=start, end_us=end, **more)
+    for duration in kernels:
+        made.append_kernel("a_kernel", 0, duration)
+    return made
+
+
+def test_parts_on_a_gpu_have_the_time_of_the_kernels_that_they_started():
+    """The host is done long before the GPU is, and autograd starts its kernels elsewhere."""
+    events = [
+        event(
+            "step", 0, 100, 9000, is_user_annotation=True
+        ),  # from first kernel to last, with gaps
+        event("forward:source", 10, 30, is_user_annotation=True),
+        event("aten::mm", 12, 13, 500, 20),
+        event("pipa_fast::pixel_contrast", 20, 25, 300),
+        event("backward:source", 40, 90, is_user_annotation=True),
+        event("aten::mm", 50, 51, 1000),
+        event("step", 400, 9400, device_type=DeviceType.CUDA, is_user_annotation=True),
+    ]
+    time, calls = totals(events, kernel_time(events))
+    assert calls["step"] == 1
+    assert time == {
+        "step": 1820,
+        "forward:source": 820,
+        "pipa_fast::pixel_contrast": 300,
+        "backward:source": 1000,
+    }
+    assert totals(events)[0]["backward:source"] == 50, "the host's"
