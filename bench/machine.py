@@ -68,7 +68,8 @@ def triton_version() -> str:
 def available_bytes(device: torch.device) -> int:
     """Return how much a contender may take: free memory, within the control group's limit."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept  # by torch, of what others have freed
     found = [2**63]
     info = Path("/proc/meminfo")
     if info.exists():

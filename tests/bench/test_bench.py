@@ -12,6 +12,7 @@ import bench.__main__ as command
 from bench import harness, memory, tables
 from bench.contenders import Contender, backends, contenders, peers_of
 from bench.harness import Effort, check, interleave, measure, truth
+from bench.machine import available_bytes
 from bench.memory import peak_of_process
 from bench.peers import compiled
 from bench.problem import OPS, Problem, Settings, harmonic_labels, make
@@ -163,6 +164,14 @@ def test_too_large_or_too_slow_is_not_tried():
     rows = measure(settings, [huge, slow], QUICK, expected={"slow": 1e6})
     assert rows[1]["status"].startswith("out of memory: needs some")
     assert rows[2]["status"].startswith("too slow")
+
+
+def test_what_torch_keeps_of_a_gpus_memory_is_free(monkeypatch):
+    """It was an earlier contender's, and nobody uses it."""
+    numbers = {"mem_get_info": (10, 80), "memory_reserved": 60, "memory_allocated": 5}
+    for name, number in numbers.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, number=number: number)
+    assert available_bytes(torch.device("cuda")) == 65
 
 
 def test_next_size_is_expected_from_the_last():
