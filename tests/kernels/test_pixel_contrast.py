@@ -51,16 +51,19 @@ def cut(monkeypatch):
         monkeypatch.setattr(pixel_contrast, "FEW_ROWS", 0 if path == "many" else 10**9)
         monkeypatch.setattr(pixel_contrast, "RUN", run)
         monkeypatch.setattr(pixel_contrast, "PARTS", parts)
-        monkeypatch.setattr(pixel_contrast, "SORT_TILE", Tile(128, 0, 4, 1))
-        monkeypatch.setattr(pixel_contrast, "SUM_TILE", Tile(64, 64, 4, 1))
+        if not torch.cuda.is_available():  # few programs; on a GPU they would spill for minutes
+            monkeypatch.setattr(pixel_contrast, "SORT_TILE", Tile(128, 0, 4, 1))
+            monkeypatch.setattr(pixel_contrast, "SUM_TILE", Tile(64, 64, 4, 1))
         pull = pull or mixed
         tables = dict(APART=apart, MIXED=mixed, PULL=pull, GRADIENT=gradient or pull)
         for name, (block_m, block_n) in {**tables, "FEW": mixed}.items():
-            tile = Tile(block_m, block_n, 4, 2)
+            # Deeper rows would take more shared memory than a GPU has, in tiles as large.
+            tiles = {64: Tile(block_m, block_n, 4, 2), 512: Tile(16, 16, 4, 2)}
             rows = tuple(
-                TileRow(chip, 512, width, tile, "")
+                TileRow(chip, depth, width, tile, "")
                 for chip in _launch.SHARED_MEMORY
                 for width in (2, 4)
+                for depth, tile in tiles.items()
             )
             monkeypatch.setattr(pixel_contrast, name, rows)
 
