@@ -93,6 +93,10 @@ else
     file=$output/kernel_${rest[0]}
 fi
 
+# Parts of the names that kernels of ours have, and torch's have not.
+KERNELS='apart|mixed|others|positives|gradient|few_rows|finish|sort_rows|tile_sums|class_|ranks_'
+KERNELS+='|attend|_sweep|sum_pixels|gather_slopes|label_pixels'
+
 # Prints a command as a shell would take it, and runs it.
 run() {
     printf '%q ' "$@"
@@ -118,9 +122,15 @@ else
         MemoryWorkloadAnalysis_Tables SchedulerStats WarpStateStats SourceCounters; do
         sections+=(--section "$section")
     done
+    # Ours alone: a sort of torch's would take all launches that are wanted.
+    ours=()
+    if [[ ${rest[0]} =~ ^(pixel_contrast|patch_consistency|upsampled_cross_entropy|pseudo_labels)$ ]] &&
+        [[ " ${rest[*]} " != *" reference "* ]]; then
+        ours=(--kernel-name "regex:$KERNELS")
+    fi
     # One forward and backward, after another has compiled and warmed everything.
     run ncu --target-processes application-only --profile-from-start off --launch-count 12 \
-        --nvtx --import-source yes "${sections[@]}" \
+        --nvtx --import-source yes "${ours[@]}" "${sections[@]}" \
         --force-overwrite --export "$file" "${target[@]}"
     run ncu --import "$file.ncu-rep" --page details --print-nvtx-rename kernel
 fi

@@ -5,6 +5,7 @@ import gzip
 import itertools
 import json
 import os
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -65,6 +66,25 @@ def test_a_step_by_nsys():
         "a-python -m bench.profile_step --recipe gta2cs_hrda --steps 3 -- --seed 3"
     )
     assert stats[-1] == profile[profile.index("--output") + 1] + ".nsys-rep"
+
+
+def test_ncu_looks_at_kernels_of_ours_alone():
+    """A sort is a dozen launches of torch's, as many as are looked at."""
+    profile, _ = commands("kernel", "pixel_contrast", "--tool", "nsight")
+    kind, _, pattern = profile[profile.index("--kernel-name") + 1].partition(":")
+    tables = [(SCRIPT.parents[1] / "docs" / name).read_text() for name in ("triton.md", "cuda.md")]
+    ours = {
+        name for table in tables for name in re.findall(r"^\| (\w+) \| [^-|]", table, re.MULTILINE)
+    }
+    ours -= {"kernel"}
+    assert kind == "regex" and {"sum_apart_kernel", "hopper_attend_kernel", "_sweep"} <= ours
+    assert [name for name in ours if not re.search(pattern, name)] == []
+    torchs = "DeviceRadixSortOnesweepKernel vectorized_elementwise_kernel reduce_kernel "
+    torchs += "searchsorted_cuda_kernel index_elementwise_kernel _scatter_gather_elementwise_kernel"
+    assert [name for name in torchs.split() if re.search(pattern, name)] == []
+    for words in (("sample_anchors",), ("pixel_contrast", "--backend", "reference")):
+        profile, _ = commands("kernel", *words, "--tool", "nsight")
+        assert "--kernel-name" not in profile
 
 
 def test_a_kernel_by_ncu():
