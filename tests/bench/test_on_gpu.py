@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -17,9 +18,10 @@ NATIVE = ("pixel_contrast", "patch_consistency")
 SCRIPT = Path(__file__).parents[2] / "bench" / "on_gpu.sh"
 
 
-def run(folder: Path, python: Path, **environment: str) -> str:
+def run(folder: Path, python: Path, *parts: str, **environment: str) -> str:
     named = os.environ | {"PYTHON": str(python)} | environment
-    subprocess.run([SCRIPT, folder], env=named, capture_output=True, check=False, timeout=60)
+    words = [SCRIPT, folder, *parts]
+    subprocess.run(words, env=named, capture_output=True, check=False, timeout=60)
     return (folder / "summary.md").read_text()
 
 
@@ -36,7 +38,7 @@ def test_parts_that_fail_do_not_stop_it(tmp_path):
     summary = run(tmp_path / "out", fails)
     statuses = dict(re.findall(r"^\| (\w+) \| (\d+) \|", summary, re.MULTILINE))
     parts = set(
-        re.findall(r"^(?:\w+=0 )?(?:part|bench) (\w+) \d", SCRIPT.read_text(), re.MULTILINE)
+        re.findall(r"^(?:\w+=0 )?(?:part|bench|tests) (\w+) \d", SCRIPT.read_text(), re.MULTILINE)
     )
     assert statuses.keys() == parts and {"build", "tests", "ncu", "pixel_contrast"} <= parts
     assert statuses["build"] == "0" and statuses["tests"] == "7"
@@ -44,6 +46,35 @@ def test_parts_that_fail_do_not_stop_it(tmp_path):
     with tarfile.open(tmp_path / "out" / "all.tar.gz") as archive:
         assert {f"./{part}.log" for part in parts} <= set(archive.getnames())
     assert (tmp_path / "out" / "mine.txt").read_text() == "kept"
+
+
+def test_parts_that_are_named_have_all_the_time(tmp_path):
+    fine = stand_in(tmp_path / "fine", "echo fine")
+    summary = run(tmp_path / "out", fine, "info", "widths_mma", LIMIT="200")
+    done = re.findall(r"^\| (\w+) \| 0 \|", summary, re.MULTILINE)
+    assert done == ["build", "info", "widths_mma"]
+    with tarfile.open(tmp_path / "out" / "all.tar.gz") as archive:
+        assert not {"./tests.log", "./pixel_contrast.log"} & set(archive.getnames())
+    wrong = subprocess.run([SCRIPT, tmp_path / "no", "infos"], capture_output=True, text=True)
+    assert wrong.returncode == 2 and "no part infos" in wrong.stderr
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.slow
+def test_tests_that_run_out_of_time_tell_what_failed(tmp_path):
+    """pytest does so where it is interrupted; of one that is ended, dots are left."""
+    (tmp_path / "test_two.py").write_text(
+        "import time\ndef test_wrong():\n    assert 1 == 2\ndef test_long():\n    time.sleep(60)\n"
+    )
+    text = SCRIPT.read_text()
+    functions = text[text.index("part() {") : text.index("\n# sanitizers")]
+    named = dict(summary=tmp_path / "summary.md", out=tmp_path, PYTHON=sys.executable, limit=60)
+    given = "; ".join(f"{name}={value}" for name, value in named.items())
+    call = f"wanted=(); {given}; export PYTHON; {functions}\nexport -f spread_tests\n"
+    call += f"tests two 20 {tmp_path}/test_two.py -n 0"
+    subprocess.run([str(shutil.which("bash")), "-c", call], check=True, capture_output=True)
+    assert "| two | 124 |" in (tmp_path / "summary.md").read_text()
+    assert "assert 1 == 2" in (tmp_path / "two.log").read_text()
 
 
 def sanitizers(folder: Path, status: int) -> tuple[int, list[str]]:
