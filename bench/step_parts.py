@@ -78,7 +78,7 @@ def kernel_time(events: Sequence[FunctionEvent]) -> Callable[[FunctionEvent], fl
 
 
 def totals(
-    events: Sequence[FunctionEvent], time_of: Callable[[FunctionEvent], float] = host_time
+    events: Sequence[FunctionEvent], time_of: Callable[[FunctionEvent], Any] = host_time
 ) -> tuple[Counter[str], Counter[str]]:
     """Return the time [us] and the number of calls of every part.
 
