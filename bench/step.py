@@ -10,7 +10,9 @@ float32, take turns on the same weights and batches. Where the recipe computes i
 float32 stands between them. Parts are measured afterwards, their time by torch.profiler, which
 costs some microseconds an operator (on a GPU it is that of their kernels), their memory in a step
 of its own: how far it rises above what was there when the part began. Without other contenders,
-memory is also that of the whole process.
+memory is also that of the whole process. The work of PiPa's losses, as a share of the step's, is
+their share of the time on a machine that does all of it at one rate; it isn't told of a compiled
+network, whose work isn't seen.
 """
 
 import argparse
@@ -32,7 +34,7 @@ from bench.machine import machine
 from bench.memory import end_mark, start_mark
 from bench.peers.step import lineage
 from bench.rows import write
-from bench.step_parts import STEP, memory_of, parts_of
+from bench.step_parts import STEP, Work, memory_of, parts_of
 from pipa_fast.data.batch import Batch
 from pipa_fast.training import distributed
 from pipa_fast.training.config import Config, load, read_recipe
@@ -129,7 +131,9 @@ def measure(config: Config, steps: int, *, with_lineage: bool) -> list[dict[str,
 def _parts(trainer: Trainer, batch: Batch) -> list[dict[str, Any]]:
     """Return the parts of two more steps, one for time and one for memory, and PiPa's share."""
     seen, calls = parts_of(trainer, [batch])
-    whole, rise = seen[STEP] or 1.0, memory_of(trainer, batch)  # 0 where no kernel was seen
+    whole, work = seen[STEP] or 1.0, Work()  # 0 where no kernel was seen
+    with work:
+        rise = memory_of(trainer, batch)
     rows: list[dict[str, Any]] = [
         {"part": name, "ms": us * 1e-3, "share": us / whole, "calls": calls[name]}
         | ({"rise_bytes": rise[name]} if name in rise else {})
@@ -142,19 +146,30 @@ def _parts(trainer: Trainer, batch: Batch) -> list[dict[str, Any]]:
         *rows,
         {"part": "PiPa without its encoder passes", "ms": own * 1e-3, "share": own / whole},
         {"part": "passes over PiPa's crops", "ms": crops * 1e-3, "share": crops / whole},
+        *([] if trainer.config.model.compile else _work(work)),
+    ]
+
+
+def _work(work: Work) -> list[dict[str, Any]]:
+    own, whole = work.of_losses(), work.get_total_flops()
+    return [
+        {"part": "work of a step", "flop": whole},
+        {"part": "work of PiPa's losses", "flop": own, "share": own / whole},
     ]
 
 
 def table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
     """Return the rows for people."""
     made = Table(title=title, title_justify="left", box=SIMPLE)
-    for column in ("part", "ms", "share", "calls", "dtype", "rise [MB]"):
+    for column in ("part", "ms", "share", "calls", "dtype", "rise [MB]", "TFLOP"):
         made.add_column(column, justify="left" if column == "part" else "right", no_wrap=True)
     for row in rows:
         share = f"{row['share']:.2%}" if "share" in row else ""
         rise = f"{row['rise_bytes'] / 1e6:,.0f}" if "rise_bytes" in row else ""
+        ms = f"{row['ms']:,.2f}" if "ms" in row else ""
+        work = f"{row['flop'] * 1e-12:,.3f}" if "flop" in row else ""
         calls, dtype = str(row.get("calls", "")), row.get("dtype", "")
-        made.add_row(row["part"], f"{row['ms']:,.2f}", share, calls, dtype, rise)
+        made.add_row(row["part"], ms, share, calls, dtype, rise, work)
     return made
 
 

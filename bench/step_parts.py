@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long each part of a training step takes, by torch.profiler, and how far its memory rises.
+"""How long each part of a training step takes, by torch.profiler, how far memory rises, and work.
 
 On a CPU the profiler costs some microseconds an operator, so that parts of many small ones look
 larger than they are. On a GPU the host is elsewhere when a kernel runs: a part has the time of the
@@ -7,6 +7,7 @@ kernels that it started, and gaps between them are no part's.
 """
 
 import contextlib
+import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ import torch
 from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
+from torch.utils import flop_counter
 
 from bench.memory import end_mark, reset_mark
 from pipa_fast.data.batch import Batch
@@ -152,3 +154,66 @@ def memory_of(trainer: Trainer, batch: Batch) -> Counter[str]:
     ):
         trainer._train_step(batch)
     return ranges.rise
+
+
+def _contrast_work(features: Sequence[int], *_: Any, **__: Any) -> int:
+    return features[0] ** 2 * features[1]
+
+
+def _contrast_backward_work(grad: Any, features: Sequence[int], *_: Any, **__: Any) -> int:
+    return 3 * features[0] ** 2 * features[1]
+
+
+def _consistency_work(
+    anchors: Sequence[int], positives: Any, bank: Sequence[int], *_: Any, **__: Any
+) -> int:
+    return 4 * anchors[0] * bank[0] * anchors[1]
+
+
+# PiPa's losses. Where the rows are the keys too, a pair's cosine is computed once, forward and
+# again backward, and its gradient goes to both: N²D, and N²D + 2N²D. All pixels are counted, those
+# without a label too. The consistency has its gradient already when its forward ends.
+LOSSES = {
+    torch.ops.pipa_fast.pixel_contrast: _contrast_work,
+    torch.ops.pipa_fast.pixel_contrast_backward: _contrast_backward_work,
+    torch.ops.pipa_fast.patch_consistency: _consistency_work,
+}
+
+
+def _attention_work(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return flop_counter.sdpa_flop_count(query, key, value)
+
+
+def _attention_backward_work(
+    grad: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any
+) -> int:
+    return flop_counter.sdpa_backward_flop_count(grad, query, key, value)
+
+
+def _convolution_backward_work(
+    grad: Sequence[int], x: Sequence[int], weight: Sequence[int], *rest: Any, **__: Any
+) -> int:
+    _, _, _, _, transposed, _, _, wanted = rest
+    places = (x if transposed else grad)[2:]
+    forward = 2 * grad[0] * math.prod(places) * math.prod(weight)
+    return forward * sum(wanted[:2])
+
+
+# torch's own table lacks the attention, and counts the gradient of a grouped convolution's weight
+# as if it had one group.
+TORCH = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_work,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_work,
+    torch.ops.aten.convolution_backward: _convolution_backward_work,
+}
+
+
+class Work(flop_counter.FlopCounterMode):
+    """Counts the products of a block [flop], but for what torch.compile has compiled."""
+
+    def __init__(self) -> None:
+        super().__init__(display=False, custom_mapping=LOSSES | TORCH)
+
+    def of_losses(self) -> int:
+        """Return the work of PiPa's losses."""
+        return sum(self.get_flop_counts()["Global"].get(op, 0) for op in LOSSES)

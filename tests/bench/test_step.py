@@ -8,7 +8,8 @@ from torch.autograd.profiler_util import FunctionEvent
 
 from bench import __main__ as command_line
 from bench.peers.step import lineage
-from bench.step_parts import MemoryRanges, kernel_time, totals
+from bench.step_parts import MemoryRanges, Work, kernel_time, totals
+from pipa_fast import ops
 from pipa_fast.training import distributed
 from pipa_fast.training.config import load, merge, read_recipe
 from pipa_fast.training.trainer import Trainer
@@ -50,8 +51,6 @@ def test_the_lineages_way_computes_the_same_step():
 
 
 def test_the_ops_are_back_afterwards():
-    from pipa_fast import ops
-
     before = ops.pixel_contrast
     with pytest.raises(RuntimeError, match="on purpose"), lineage():
         assert ops.pixel_contrast is not before
@@ -72,6 +71,7 @@ def test_the_bench_of_a_step_runs(tmp_path):
     assert all(rows[phase]["rise_bytes"] >= 0 for phase in phases)
     share = rows["PiPa without its encoder passes"]["share"]
     assert 0 < share < 1
+    assert 0 < rows["work of PiPa's losses"]["flop"] < rows["work of a step"]["flop"]
 
 
 def test_memory_of_ranges_holds_that_of_ranges_inside():
@@ -84,6 +84,28 @@ def test_memory_of_ranges_holds_that_of_ranges_inside():
             torch.ones(1 << 10)
     assert 60e6 < ranges.rise["inner"] <= ranges.rise["outer"] < 200e6
     assert ranges.rise["small"] < 30e6
+
+
+def test_work_of_the_losses_and_of_everything():
+    rows, bank = torch.rand(6, 8, requires_grad=True), torch.rand(5, 8)
+    labels = torch.tensor([0, 0, 1, 1, 2, 255])
+    with Work() as work:
+        loss = ops.pixel_contrast(rows, labels)
+        loss = loss + ops.patch_consistency(rows, rows.detach(), bank, labels, labels[:5])
+        loss.backward()
+    assert work.of_losses() == work.get_total_flops() == 4 * 6 * 6 * 8 + 4 * 6 * 5 * 8
+    query = torch.rand(1, 2, 6, 4, requires_grad=True)
+    with Work() as work:
+        torch.nn.functional.scaled_dot_product_attention(query, query, query).sum().backward()
+    # two products forward, five backward, of 6 x 6 x 4 in each of two heads
+    assert (work.of_losses(), work.get_total_flops()) == (0, 2 * 7 * 2 * 6 * 6 * 4)
+    images = torch.rand(2, 6, 5, 5, requires_grad=True)
+    for groups in (1, 3):
+        weight = torch.rand(9, 6 // groups, 3, 3, requires_grad=True)
+        with Work() as work:
+            torch.nn.functional.conv2d(images, weight, padding=1, groups=groups).sum().backward()
+        # forward, and the same for each gradient
+        assert work.get_total_flops() == 3 * 2 * (2 * 5 * 5) * 9 * (6 // groups) * 9
 
 
 def event(name, start, end, *kernels, **more):
