@@ -34,7 +34,9 @@ def _dinov2(width: int, depth: int, heads: int) -> Backbone:
 
 
 def _dinov3(width: int, depth: int, heads: int) -> Backbone:
-    settings = {"intermediate_size": 4 * width, "num_register_tokens": 4}
+    # Rescaled positions would be drawn anew in each pass in training mode, the teacher's too.
+    fixed = {"num_register_tokens": 4, "pos_embed_rescale": None}
+    settings = {"intermediate_size": 4 * width} | fixed
     return Backbone("DINOv3ViT", _vit(width, depth, heads) | settings)
 
 

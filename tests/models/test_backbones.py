@@ -7,6 +7,7 @@ from pipa_fast.models.backbones import BACKBONES, BackboneEncoder
 from pipa_fast.models.encoders import build_encoder
 
 SMALL = ["dinov2_s", "dinov3_s", "convnext_t", "swin_t"]
+IMAGES = (2, 3, 64, 96)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -77,3 +78,15 @@ def test_weights_of_a_deeper_network_or_another_are_refused(tmp_path):
     transformers.Dinov2WithRegistersModel(config).save_pretrained(tmp_path / "registers")
     with pytest.raises(ValueError, match=r"unexpected, such as embeddings\.register_tokens"):
         BackboneEncoder("dinov2_s", weights=str(tmp_path / "registers"))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_nothing_is_drawn_but_stochastic_depth(name):
+    """A teacher is in training mode too, for its batch norms: it must say one thing of one image."""
+    encoder, images = build_encoder(ModelConfig(encoder=name, drop_path=0.0)), torch.rand(IMAGES)
+    with torch.no_grad():
+        training, again = encoder(images), encoder(images)
+        expected = encoder.eval()(images)
+    for x, y, z in zip(training, again, expected, strict=True):
+        assert torch.equal(x, y)
+        torch.testing.assert_close(x, z)
