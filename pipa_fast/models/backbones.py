@@ -4,13 +4,14 @@
 Pretrained weights have licences of their own; DINOv3's restricts use.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipa_fast.models.interfaces import LibraryEncoder
+from pipa_fast.models.interfaces import Encoder, LibraryEncoder
 from pipa_fast.models.published_names import check_complete
 
 CELL = 16
@@ -123,10 +124,48 @@ class BackboneEncoder(LibraryEncoder):
         """Return features [B, C_i, H/s_i, W/s_i] of normalised images [B, 3, H, W]."""
         if self.pyramid is None or self.patch is None:
             return list(self.model(images).feature_maps)
-        size = [self.patch * -(-side // CELL) for side in images.shape[2:]]
-        if size != list(images.shape[2:]):
-            images = F.interpolate(images, size, mode="bilinear", align_corners=False)
-        return self.pyramid(list(self.model(images).feature_maps))
+        sides = images.shape[2:]
+        images = _at(images, [self.patch * count for count in _cells(sides, CELL)])
+        maps = self.pyramid(list(self.model(images).feature_maps))
+        # The images may have been enlarged to whole tokens; their cells are those of the strides.
+        return [_at(x, _cells(sides, s)) for x, s in zip(maps, self.strides, strict=True)]
+
+    def recompute_activations(self) -> None:
+        """Keep only what enters each block, and compute the rest again in the backward pass."""
+        super().recompute_activations()
+        for module in self.model.modules():
+            if type(module).__name__ == "SwinStage":  # its blocks would be computed a third time
+                module.gradient_checkpointing = False
+
+
+class ConvNextEncoder(BackboneEncoder):
+    """ConvNeXt block by block: transformers cannot recompute its activations."""
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return features [B, C_i, H/s_i, W/s_i] of normalised images [B, 3, H, W]."""
+        x, features = self.model.embeddings(images), []
+        norms = self.model.hidden_states_norms.values()
+        for stage, norm in zip(self.model.encoder.stages, norms, strict=True):
+            for block in (*stage.downsampling_layer, *stage.layers):
+                x = self.run_block(block, x)
+            features.append(norm(x))
+        return features
+
+    def recompute_activations(self) -> None:
+        """Keep only what enters each block, and compute the rest again in the backward pass."""
+        Encoder.recompute_activations(self)
+
+
+def _cells(sides: Sequence[int], cell: int) -> list[int]:
+    """Return how many cells cover each of an image's sides [pixels]."""
+    return [-(-side // cell) for side in sides]
+
+
+def _at(x: Tensor, size: list[int]) -> Tensor:
+    """Return [B, C, *size] of [B, C, h, w], bilinearly."""
+    if size == list(x.shape[2:]):
+        return x
+    return F.interpolate(x, size, mode="bilinear", align_corners=False)
 
 
 def _build(name: str, family: str, settings: dict[str, Any], weights: str | None) -> Any:

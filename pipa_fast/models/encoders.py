@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipa_fast.checks import require
-from pipa_fast.models.backbones import BACKBONES, BackboneEncoder
+from pipa_fast.models.backbones import BACKBONES, BackboneEncoder, ConvNextEncoder
 from pipa_fast.models.config import ModelConfig
 from pipa_fast.models.interfaces import Encoder, LibraryEncoder
 from pipa_fast.models.published_names import bare_state, check_complete, read_file, rename_mit
@@ -197,9 +197,8 @@ def build_encoder(config: ModelConfig) -> Encoder:
     elif config.encoder == "resnet101":
         encoder = ResNetEncoder(weights=config.weights)
     elif config.encoder in BACKBONES:
-        encoder = BackboneEncoder(
-            config.encoder, weights=config.weights, drop_path=config.drop_path
-        )
+        kind = ConvNextEncoder if config.encoder.startswith("convnext") else BackboneEncoder
+        encoder = kind(config.encoder, weights=config.weights, drop_path=config.drop_path)
     else:
         encoder = MitEncoder(config.encoder, weights=config.weights, drop_path=config.drop_path)
     if config.checkpoint_activations:

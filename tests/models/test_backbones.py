@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
+from collections import Counter
+from dataclasses import replace
+
 import pytest
 import torch
 
-from pipa_fast.models import ModelConfig, network_stride
+from pipa_fast.models import HRDAConfig, ModelConfig, build_network, network_stride
 from pipa_fast.models.backbones import BACKBONES, BackboneEncoder
 from pipa_fast.models.encoders import build_encoder
 
@@ -90,3 +93,45 @@ def test_nothing_is_drawn_but_stochastic_depth(name):
     for x, y, z in zip(training, again, expected, strict=True):
         assert torch.equal(x, y)
         torch.testing.assert_close(x, z)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_cells_are_of_the_strides_for_images_of_any_whole_cells(name):
+    """HRDA lays its context beside its detail, and PiPa one crop beside the other, cell by cell."""
+    hrda = HRDAConfig(enabled=True, detail=(48, 32))
+    network = build_network(ModelConfig(encoder=name, projections=False, hrda=hrda)).eval()
+    with torch.no_grad():
+        maps = network.encoder(torch.rand(1, 3, 40, 72))
+        assert maps[0].shape[2:] == (10, 18)
+        assert network(torch.rand(1, 3, 72, 104)).logits.shape == (1, 19, 18, 26)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_recomputed_activations_have_the_same_gradients_for_one_more_pass(name):
+    torch.manual_seed(0)
+    config = ModelConfig(encoder=name, drop_path=0.4)
+    plain = build_encoder(config)
+    other = build_encoder(replace(config, checkpoint_activations=True))
+    other.load_state_dict(plain.state_dict())
+    images, kept, calls = torch.rand(IMAGES), [], Counter()
+
+    def keep(tensor):
+        kept.append(tensor.numel())
+        return tensor
+
+    sizes, gradients = [], []
+    for encoder in (plain, other):
+        for layer in encoder.modules():
+            if isinstance(layer, torch.nn.Linear):
+                layer.register_forward_pre_hook(lambda layer, _: calls.update([layer]))
+        kept.clear()
+        torch.manual_seed(1)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            maps = encoder(images)
+        sizes.append(sum(kept))
+        sum(x.square().mean() for x in maps).backward()
+        gradients.append([p.grad for p in encoder.parameters() if p.requires_grad])
+    assert sizes[1] < sizes[0] / 3
+    assert {calls[layer] for layer in other.modules()} <= {0, 1, 2}
+    for ours, expected in zip(*reversed(gradients), strict=True):
+        assert torch.equal(ours, expected)
