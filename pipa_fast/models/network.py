@@ -17,6 +17,12 @@ from pipa_fast.models.window import Window
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
+UNDECAYED = (
+    "position_embeddings",
+    "relative_position_bias_table",
+    "cls_token",
+    "register_tokens",
+)
 
 
 class Outputs(NamedTuple):
@@ -124,7 +130,9 @@ class SegmentationNetwork(nn.Module):
 
     def _seldom_used(self) -> list[nn.Module]:
         """Return the modules whose parameters an output may not depend on."""
-        return [self.head.conv_seg, self.projections]
+        # A head that reads the last map alone leaves what is made of the others unused.
+        encoder = [self.encoder] if self.head.level else []
+        return [self.head.conv_seg, self.projections, *encoder]
 
     @staticmethod
     def _nothing(modules: list[nn.Module]) -> Tensor:
@@ -154,8 +162,9 @@ class SegmentationNetwork(nn.Module):
     ) -> list[dict[str, Any]]:
         """Return an optimizer's groups, with every parameter in exactly one.
 
-        The decode head and the projection heads learn at `head_lr_multiplier` times the rate, and
-        norm layers do not decay (DAFormer's `paramwise_cfg`).
+        The decode head and the projection heads learn at `head_lr_multiplier` times the rate. Norm
+        layers do not decay (DAFormer's `paramwise_cfg`), nor do position embeddings and tokens that
+        are no pixels' (mmsegmentation's of ViT and Swin).
         """
         groups = []
         for name, modules, rate in (
@@ -166,12 +175,12 @@ class SegmentationNetwork(nn.Module):
                 lr * head_lr_multiplier,
             ),
         ):
-            parts = [part for module in modules for part in module.modules()]
-            norms = [p for m in parts if isinstance(m, NORMS) for p in m.parameters()]
-            others = [
-                p for m in parts if not isinstance(m, NORMS) for p in m.parameters(recurse=False)
-            ]
-            for suffix, params, decay in (("", others, weight_decay), (".norms", norms, 0.0)):
+            kept, others = [], []
+            for part in (part for module in modules for part in module.modules()):
+                for key, parameter in part.named_parameters(recurse=False):
+                    still = isinstance(part, NORMS) or key in UNDECAYED
+                    (kept if still else others).append(parameter)
+            for suffix, params, decay in (("", others, weight_decay), (".norms", kept, 0.0)):
                 if params:
                     groups.append(
                         {"name": name + suffix, "params": params, "lr": rate, "weight_decay": decay}

@@ -135,3 +135,37 @@ def test_recomputed_activations_have_the_same_gradients_for_one_more_pass(name):
     assert {calls[layer] for layer in other.modules()} <= {0, 1, 2}
     for ours, expected in zip(*reversed(gradients), strict=True):
         assert torch.equal(ours, expected)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_touch_reaches_what_a_head_on_the_last_map_leaves_out(name):
+    """DDP's reducer waits for the norms and the pyramid of the other maps too."""
+    config = ModelConfig(encoder=name, head="deeplabv2", projections=False)
+    network = build_network(config)
+    network(torch.rand(IMAGES), touch=True).logits.sum().backward()
+    assert not [n for n, p in network.named_parameters() if p.requires_grad and p.grad is None]
+
+
+# what an encoder learns of positions, and tokens that are no pixels'
+POSITIONS = {
+    "dinov2_s": {"position_embeddings", "cls_token"},
+    "dinov3_s": {"cls_token", "register_tokens"},
+    "convnext_t": set(),
+    "swin_t": {"relative_position_bias_table"},
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_norms_and_positions_do_not_decay(name):
+    network = build_network(ModelConfig(encoder=name))
+    groups = network.parameter_groups(weight_decay=0.1)
+    still = {id(p) for g in groups if g["weight_decay"] == 0 for p in g["params"]}
+    layers = [m for m in network.encoder.modules() if isinstance(m, torch.nn.LayerNorm)]
+    norms = {id(p) for layer in layers for p in layer.parameters()}
+    assert norms and norms <= still
+    others = {
+        path.split(".")[-1]
+        for path, p in network.encoder.named_parameters()
+        if id(p) in still - norms
+    }
+    assert others == POSITIONS[name]
