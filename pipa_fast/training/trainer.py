@@ -43,8 +43,15 @@ from pipa_fast.uda.teacher import Teacher
 # Ranks ask each other whether to stop so often [steps]: torchrun kills 30 s after it has asked.
 STOP_EVERY = 5
 # Settings that may differ when a run goes on: they change no step's result but by rounding, or, as
-# micro_batch, by which numbers dropout and drop-path draw.
-HARMLESS = ("run", "device", "data.num_workers", "data.micro_batch")
+# micro_batch and compile, by which numbers dropout and drop-path draw.
+HARMLESS = (
+    "run",
+    "device",
+    "data.num_workers",
+    "data.micro_batch",
+    "model.checkpoint_activations",
+    "model.compile",
+)
 
 
 class Interrupted(Exception):
@@ -152,6 +159,12 @@ class Trainer:
         self.iteration = state["iteration"]
         self.resumed_from = ranks
 
+    def _resume(self) -> None:
+        """Go on from the newest sound checkpoint, if there is one, and keep nothing else of it."""
+        state = checkpoint.load_newest(self.run_dir)
+        if state is not None:
+            self.restore(state)
+
     def run(self) -> EvalResult:
         """Train to the end and return the last evaluation.
 
@@ -194,9 +207,7 @@ class Trainer:
         # What torchrun starts again goes on, whatever the first start was to do.
         restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
         if config.run.resume == "auto" or restarted:
-            state = checkpoint.load_newest(self.run_dir)
-            if state is not None:
-                self.restore(state)
+            self._resume()
         kept: Path | None = None
         if self.world.is_main:
             kept = None if self.iteration else checkpoint.set_aside(self.run_dir)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -161,6 +162,46 @@ def test_other_settings_do_not_resume(tmp_path):
     other = trainer_for(tmp_path, "streets_source", iterations=4, run={"resume": "auto"})
     with pytest.raises(ValueError, match="iterations: 3, now 4"):
         other.run()
+
+
+def test_what_changes_no_result_may_change_when_a_run_goes_on(tmp_path):
+    """Where memory ends at the step at which a term starts, say."""
+    whole = trainer_for(tmp_path / "whole", "streets_source")
+    whole.run()
+    stop = {"resume": "auto", "stop_after": 3}
+    with pytest.raises(Interrupted):
+        trainer_for(tmp_path / "broken", "streets_source", run=stop).run()
+    changes = {"model": {"checkpoint_activations": True}, "run": {"resume": "auto"}}
+    again = trainer_for(tmp_path / "broken", "streets_source", **changes)
+    again.run()
+    assert again.network.encoder.checkpoint_activations
+    ours, expected = (t.run_dir / checkpoint.EXPORTED for t in (again, whole))
+    assert ours.read_bytes() == expected.read_bytes()
+
+
+def test_a_run_that_goes_on_keeps_nothing_of_the_checkpoint(tmp_path, monkeypatch):
+    """It is as large as the network four times, on the host of each rank."""
+    with pytest.raises(Interrupted):
+        trainer_for(tmp_path, "streets_source", run={"stop_after": 3}).run()
+    trainer = trainer_for(tmp_path, "streets_source", run={"resume": "auto"})
+    load, take, kept = checkpoint.load_newest, trainer._train_step, []
+
+    class State(dict):
+        """A dict that can be referred to weakly."""
+
+    def loaded(run_dir):
+        state = State(load(run_dir))
+        kept.append(weakref.ref(state))
+        return state
+
+    def step(batch):
+        assert kept[0]() is None
+        return take(batch)
+
+    monkeypatch.setattr(checkpoint, "load_newest", loaded)
+    trainer._train_step = step
+    trainer.run()
+    assert trainer.iteration == 6
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
