@@ -302,8 +302,10 @@ def load_run(run_dir: Path | str) -> tuple[SegmentationNetwork, Config]:
         if not (run_dir / name).is_file():
             raise ValueError(f"run must be a folder with {name}; got {str(run_dir)!r}")
     config = read_settings(run_dir / SETTINGS)
-    # All weights come from the run: those that training started from may be gone.
-    network = build_network(replace(config.model, weights=None, start=None)).export()
+    # All weights come from the run: those that training started from may be gone. Compiling is for
+    # many steps on the machine that trains; another may have no compiler.
+    model = replace(config.model, weights=None, start=None, compile=False)
+    network = build_network(model).export()
     fit(network, read_weights(run_dir / EXPORTED), run_dir / EXPORTED)
     return network.eval(), config
 

@@ -119,6 +119,14 @@ def test_a_run_comes_back(run):
     assert config.recipe == "r" and not network.training and len(network.projections) == 0
 
 
+def test_a_run_that_was_compiled_comes_back_for_any_machine(tmp_path):
+    config = load({"recipe": "r", "model": {"compile": True}})
+    checkpoint.write_settings(tmp_path, config)
+    checkpoint.export(tmp_path, build_network(config.model))
+    network, settings = checkpoint.load_run(tmp_path)
+    assert settings.model.compile and network.encoder._compiled_call_impl is None
+
+
 def test_a_run_comes_back_without_the_weights_it_started_from(tmp_path):
     config = load({"recipe": "r", "model": {"encoder": "mit_b0", "head": "segformer"}})
     network = build_network(config.model)
