@@ -9,6 +9,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from pipa_fast.checks import require
+
 
 @dataclass(frozen=True)
 class World:
@@ -38,7 +40,7 @@ def start(device: str = "auto", timeout: timedelta = timedelta(minutes=10)) -> W
         timeout: how long a collective waits for a rank before it fails.
 
     Raises:
-        ValueError: "cuda" was asked for and there is none.
+        ValueError: "cuda" was asked for and there is none, or fewer GPUs than processes.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device must be 'cpu' or 'auto' on a machine without a GPU; got 'cuda'")
@@ -48,6 +50,9 @@ def start(device: str = "auto", timeout: timedelta = timedelta(minutes=10)) -> W
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     target = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
     if use_cuda:
+        count = torch.cuda.device_count()
+        expected = f"below {count}, the number of GPUs here: start no more processes than that"
+        require(local_rank < count, "LOCAL_RANK", local_rank, expected)
         torch.cuda.set_device(target)
     if size > 1 and not dist.is_initialized():
         # gloo for what the hosts agree on: it makes no GPU wait.

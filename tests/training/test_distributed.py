@@ -66,3 +66,12 @@ def test_statistics_of_several_cpus_cannot_be_synchronised():
     world = distributed.World(0, 2, 0, torch.device("cpu"))
     with pytest.raises(ValueError, match=r"model\.batch_norm must be .*CPU.*; got 'sync'"):
         Trainer(load(recipe), world)
+
+
+def test_more_processes_than_gpus_are_told(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    for name, value in (("RANK", "2"), ("LOCAL_RANK", "2"), ("WORLD_SIZE", "3")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="LOCAL_RANK must be below 2, the number of GPUs.*got 2"):
+        distributed.start()
