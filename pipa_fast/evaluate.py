@@ -130,6 +130,9 @@ def rebuild_report(options: argparse.Namespace, network: nn.Module, config: Any)
     torch.manual_seed(config.seed)
     device = device_of(options.device)
     baseline = None if options.baseline is None else load_run(options.baseline)[0].to(device)
+    initial = None  # as train leaves it out where training started from a whole network
+    if baseline is None and config.model.start is None:
+        initial = build_network(config.model).to(device)
     teacher = load_teacher(network, options.run)
     return write_report(
         options.run,
@@ -138,7 +141,7 @@ def rebuild_report(options: argparse.Namespace, network: nn.Module, config: Any)
         teacher=teacher,
         baseline_dir=options.baseline,
         baseline=baseline,
-        initial=build_network(config.model).to(device) if baseline is None else None,
+        initial=initial,
         device=device,
         image_size=config.evaluation.size,
         window=window_of(options) or config.evaluation.window,

@@ -43,7 +43,8 @@ def report(trainer: Trainer) -> Path:
     """Write the finished run's report and return its path."""
     config = trainer.config
     baseline, initial = config.run.baseline, None
-    if baseline is None:
+    # The folder of model.start may be gone by now, or be this run's.
+    if baseline is None and config.model.start is None:
         torch.manual_seed(config.seed)
         initial = build_network(config.model).to(trainer.world.device)
     path = write_report(

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from pipa_fast import train
+from pipa_fast import evaluate, train
 from pipa_fast.models import build_network
 from pipa_fast.training import checkpoint
 from pipa_fast.training.config import load
@@ -59,3 +59,18 @@ def test_a_baseline_without_results_is_told_before_training(tmp_path, monkeypatc
     assert command_line(monkeypatch, *words, "--run.baseline", str(baseline)) == 2
     assert "finished run, with results.json" in capsys.readouterr().err
     assert not (tmp_path / "streets_source").exists()
+
+
+def test_before_training_is_not_shown_where_it_started_from_a_whole_network(tmp_path, monkeypatch):
+    """A network drawn anew is none that it started from."""
+    words = ["--config", "streets_source", "--run.dir", str(tmp_path), *TINY]
+    assert command_line(monkeypatch, *words) == 0
+    first = tmp_path / "streets_source"
+    assert "before training" in (first / "report.html").read_text()
+    again = ["--run.name", "second", "--model.start", str(first)]
+    assert command_line(monkeypatch, *words, *again) == 0
+    report = tmp_path / "second" / "report.html"
+    assert "before training" not in report.read_text()
+    report.unlink()
+    assert evaluate.main(["--run", str(tmp_path / "second"), "--report"]) == 0
+    assert "before training" not in report.read_text()
