@@ -85,8 +85,8 @@ class ModelConfig:
     """Of whole channels before the classifier of the DAFormer and SegFormer heads; the others have
     none."""
     drop_path: float = 0.1
-    """Stochastic depth of the last block, earlier ones linearly less; of DINOv2 and DINOv3, of every
-    block alike. streets_s and ResNets have none."""
+    """Stochastic depth of the last block, earlier ones linearly less; of DINOv2's and DINOv3's
+    blocks all alike. streets_s and ResNets have none."""
     checkpoint_activations: bool = False
     """Whether the encoder's blocks are computed again in the backward pass, not kept: less memory
     for a third more time."""

@@ -85,7 +85,7 @@ def test_weights_of_a_deeper_network_or_another_are_refused(tmp_path):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_nothing_is_drawn_but_stochastic_depth(name):
-    """A teacher is in training mode too, for its batch norms: it must say one thing of one image."""
+    """A teacher is in training mode too, for its batch norms, and must not change its mind."""
     encoder, images = build_encoder(ModelConfig(encoder=name, drop_path=0.0)), torch.rand(IMAGES)
     with torch.no_grad():
         training, again = encoder(images), encoder(images)
