@@ -65,7 +65,7 @@ def run(tmp_path, monkeypatch):
         recipe="streets_pipa",
         seed=1,
         data=SimpleNamespace(target="streets_real", target_root=None),
-        model=None,
+        model=SimpleNamespace(start=None),
         evaluation=EvaluationConfig(),
     )
     asked = []
