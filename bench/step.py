@@ -161,15 +161,13 @@ def _work(work: Work) -> list[dict[str, Any]]:
 def table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
     """Return the rows for people."""
     made = Table(title=title, title_justify="left", box=SIMPLE)
-    for column in ("part", "ms", "share", "calls", "dtype", "rise [MB]", "TFLOP"):
+    for column in ("part", "ms", "share", "calls", "dtype", "rise [MB]"):
         made.add_column(column, justify="left" if column == "part" else "right", no_wrap=True)
-    for row in rows:
+    for row in (row for row in rows if "ms" in row):
         share = f"{row['share']:.2%}" if "share" in row else ""
         rise = f"{row['rise_bytes'] / 1e6:,.0f}" if "rise_bytes" in row else ""
-        ms = f"{row['ms']:,.2f}" if "ms" in row else ""
-        work = f"{row['flop'] * 1e-12:,.3f}" if "flop" in row else ""
         calls, dtype = str(row.get("calls", "")), row.get("dtype", "")
-        made.add_row(row["part"], ms, share, calls, dtype, rise, work)
+        made.add_row(row["part"], f"{row['ms']:,.2f}", share, calls, dtype, rise)
     return made
 
 
@@ -207,6 +205,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "process_bytes" in steps[0]:
         gigabytes = steps[0]["process_bytes"] / 1e9
         console.print(f"memory, weights and all: at most {gigabytes:.1f} GB", highlight=False)
+    for row in (row for row in rows if "flop" in row):
+        share = f", {row['share']:.2%} of it" if "share" in row else ""
+        console.print(f"{row['part']}: {row['flop'] * 1e-12:.3f} TFLOP{share}", highlight=False)
     if args.json:
         write(args.json, rows)
 
