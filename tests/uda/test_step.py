@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipa_fast.data.batch import Batch
 from pipa_fast.models import HRDAConfig, ModelConfig, build_network
@@ -98,6 +99,29 @@ def test_features_are_compared_in_one_precision():
     _, step = a_step(AdaptationConfig(features=EVERYTHING["features"]))
     step.autocast = functools.partial(torch.autocast, "cpu", torch.bfloat16)
     assert step(a_batch(), 0)["features"] == 0, "the student is what it started from"
+
+
+class RowsOfContrasts(TorchDispatchMode):
+    """Notes the dtype of the rows that each contrast is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.dtypes = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "pipa_fast" and isinstance(args[0], torch.Tensor):
+            self.dtypes[func.overloadpacket.__name__] = args[0].dtype
+        return func(*args, **(kwargs or {}))
+
+
+def test_contrasts_take_rows_in_the_students_precision():
+    """That is where tensor cores are; sums and losses are float32 all the same."""
+    _, step = a_step(AdaptationConfig(**EVERYTHING))
+    step.autocast = functools.partial(torch.autocast, "cpu", torch.bfloat16)
+    with RowsOfContrasts() as seen:
+        losses = step(a_batch(), 0)
+    assert seen.dtypes["pixel_contrast"] == seen.dtypes["patch_consistency"] == torch.bfloat16
+    assert {value.dtype for value in losses.values()} == {torch.float32}
 
 
 def test_the_teacher_labels_the_target_once_for_all_who_read_it():
