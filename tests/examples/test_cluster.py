@@ -31,8 +31,8 @@ def slurm(tmp_path):
     """Runs the script where `scontrol` and `srun` are commands of ours."""
     for name, text in {
         "scontrol": 'echo "scontrol $*" >>"$CALLS"; [ "$1" != show ] || printf "n1\\nn2\\n"',
-        "srun": 'echo "srun $*" >>"$CALLS"; echo "$TORCH_DISABLE_SHARE_RDZV_TCP_STORE" >>"$CALLS"; '
-        "trap 'echo stopped >>\"$CALLS\"; exit 143' TERM; "
+        "srun": "trap 'echo stopped >>\"$CALLS\"; exit 143' TERM; "  # before it is seen to run
+        'echo "srun $*" >>"$CALLS"; echo "$TORCH_DISABLE_SHARE_RDZV_TCP_STORE" >>"$CALLS"; '
         'while [ -n "$LONG" ]; do sleep 0.1; done',
     }.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
@@ -75,7 +75,7 @@ def test_slurm_starts_one_torchrun_a_machine(slurm):
 def test_slurm_stops_the_ranks_and_queues_itself_again(slurm):
     start, calls = slurm
     job = start("streets_pipa", LONG="1")
-    while "srun" not in calls.read_text():
+    while len(calls.read_text().splitlines()) < 3:  # the store's line is srun's last
         assert job.poll() is None
     job.send_signal(10)  # SIGUSR1, three minutes before the end
     job.wait(timeout=20)
