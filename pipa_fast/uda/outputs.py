@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one forward pass of a step hands to the objectives."""
 
-import contextlib
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -11,8 +9,6 @@ from torch import Tensor
 
 from pipa_fast.data.batch import Batch
 from pipa_fast.models import Outputs
-
-Autocast = Callable[[], contextlib.AbstractContextManager]
 
 
 class StepOutputs(NamedTuple):
@@ -25,7 +21,6 @@ class StepOutputs(NamedTuple):
     confidence: Tensor | None  # [B, H, W] float32: the teacher's probability of its label
     seed: Tensor  # [] int64, of this run and iteration
     group: dist.ProcessGroup | None  # the ranks whose losses are one loss; None alone
-    autocast: Autocast = contextlib.nullcontext  # what the student ran under
 
 
 def mean_over_ranks(value: Tensor, group: dist.ProcessGroup | None) -> Tensor:

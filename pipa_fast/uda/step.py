@@ -26,7 +26,7 @@ from pipa_fast.uda.accumulation import InParts
 from pipa_fast.uda.config import AdaptationConfig
 from pipa_fast.uda.mixing import block_masks, class_masks, mix
 from pipa_fast.uda.objectives import Objective
-from pipa_fast.uda.outputs import Autocast, StepOutputs, mean_over_ranks
+from pipa_fast.uda.outputs import StepOutputs, mean_over_ranks
 from pipa_fast.uda.teacher import Teacher
 
 GROUPS = ("source", "mixed", "masked", "patch")
@@ -51,7 +51,7 @@ class AdaptationStep:
         config: AdaptationConfig,
         *,
         seed: int,
-        autocast: Autocast,
+        autocast: Callable[[], contextlib.AbstractContextManager],
         group: dist.ProcessGroup | None = None,
     ) -> None:
         if config.needs_teacher and teacher is None:
@@ -91,7 +91,11 @@ class AdaptationStep:
                     outputs = self.make[group](batch, iteration, mine, last=group == groups[-1])
                 total = torch.zeros((), device=batch.source_image.device)
                 for objective in mine:
-                    with trace_range(f"objective:{objective.name}", outputs.labels):
+                    # Contrasts take their rows in autocast's dtype; every loss is float32.
+                    with (
+                        trace_range(f"objective:{objective.name}", outputs.labels),
+                        self.autocast(),
+                    ):
                         value = objective(outputs)
                     values[objective.name] = value.detach()
                     total = total + objective.weight_at(iteration) * value
@@ -176,9 +180,7 @@ class AdaptationStep:
         confidence: Tensor | None = None,
     ) -> StepOutputs:
         seed = self._step_seed(batch)
-        return StepOutputs(
-            batch, student, labels, weights, confidence, seed, self.group, self.autocast
-        )
+        return StepOutputs(batch, student, labels, weights, confidence, seed, self.group)
 
     def _source(
         self, batch: Batch, iteration: int, objectives: list[Objective], *, last: bool

@@ -43,7 +43,7 @@ class FeatureDistance(Objective):
         features = outputs.student.deep
         assert features is not None, "the source images go through the encoder"
         frozen, images = self._frozen[0], outputs.batch.source_image
-        with torch.no_grad(), outputs.autocast():  # rounded as the student's are
+        with torch.no_grad():
             original = frozen.encode(frozen.context(images))[-1]
         cells = downscale_labels(
             outputs.labels,

@@ -40,16 +40,15 @@ class PatchConsistency(Objective):
         view_a, view_b = features.chunk(2)
         labels_a, labels_b = outputs.labels.chunk(2)
         confidence_a, confidence_b = outputs.confidence.chunk(2)
-        with outputs.autocast():
-            return self.loss(
-                view_a,
-                view_b,
-                labels_a,
-                labels_b,
-                confidence_a,
-                confidence_b,
-                batch.boxes,
-                batch.flips,
-                seed=outputs.seed,
-                group=outputs.group,
-            )
+        return self.loss(
+            view_a,
+            view_b,
+            labels_a,
+            labels_b,
+            confidence_a,
+            confidence_b,
+            batch.boxes,
+            batch.flips,
+            seed=outputs.seed,
+            group=outputs.group,
+        )

@@ -47,12 +47,6 @@ class PixelContrast(Objective):
             logits, labels = outputs.student.detail, window.of(labels)
             weights = None if weights is None else window.of(weights)
         predictions = logits.detach().argmax(1)
-        with outputs.autocast():  # products of rows are the kernels' cost
-            return self.loss(
-                embeddings,
-                labels,
-                predictions,
-                weights=weights,
-                seed=outputs.seed,
-                group=outputs.group,
-            )
+        return self.loss(
+            embeddings, labels, predictions, weights=weights, seed=outputs.seed, group=outputs.group
+        )
