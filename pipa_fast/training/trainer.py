@@ -244,7 +244,7 @@ class Trainer:
                     result = self._evaluate(validation, log)
                 slot_over = not done and self.iteration == config.run.stop_after
                 if self._must_stop() or slot_over:
-                    self._tell_dropped(log)
+                    self._tell_dropped(log, self.guard.counts()[0])
                     self._save()
                     self.writer.wait()
                     why = self.stop_asked or ("run.stop_after" if slot_over else "another rank")
@@ -346,7 +346,7 @@ class Trainer:
 
     def _check_steps(self, log: RunLog, losses: dict[str, float], batch: Batch) -> None:
         """Tell of steps that were left out; raise FloatingPointError where no other ones come."""
-        _, in_a_row = self.guard.counts()
+        dropped, in_a_row = self.guard.counts()
         if in_a_row >= self.config.run.bad_steps:
             path = checkpoint.write_batch(self.run_dir, batch, self.iteration, self.world.rank)
             raise FloatingPointError(
@@ -354,11 +354,10 @@ class Trainer:
                 f"nothing was kept; losses are {losses}. The batch is in {path}; lower "
                 "optimizer.lr or choose --precision fp32, and resume"
             )
-        self._tell_dropped(log)
+        self._tell_dropped(log, dropped)
 
-    def _tell_dropped(self, log: RunLog) -> None:
-        """Tell how many steps were left out since this was last asked."""
-        dropped, _ = self.guard.counts()
+    def _tell_dropped(self, log: RunLog, dropped: int) -> None:
+        """Tell how many of the steps that were left out have not been told of."""
         if dropped > self.dropped:
             log.say(
                 f"step {self.iteration:6d}  {dropped - self.dropped} steps left out: a gradient "
