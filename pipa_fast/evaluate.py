@@ -124,24 +124,17 @@ def rebuild_report(options: argparse.Namespace, network: nn.Module, config: Any)
     """
     others = ("dataset", "root", "split", "classes", "checkpoint", "output", "batch_size", "flip")
     refuse_given(options, parser(), others, "--report shows the run's own results")
-    from pipa_fast.models import build_network
-    from pipa_fast.training.checkpoint import load_run
+    from pipa_fast.training.checkpoint import before_training, load_run
 
-    torch.manual_seed(config.seed)
-    device = device_of(options.device)
-    baseline = None if options.baseline is None else load_run(options.baseline)[0].to(device)
-    initial = None  # as train leaves it out where training started from a whole network
-    if baseline is None and config.model.start is None:
-        initial = build_network(config.model).to(device)
-    teacher = load_teacher(network, options.run)
+    device, teacher = device_of(options.device), load_teacher(network, options.run)
     return write_report(
         options.run,
         network=network,
         dataset=build_dataset(config.data.target, "val", config.data.target_root),
         teacher=teacher,
         baseline_dir=options.baseline,
-        baseline=baseline,
-        initial=initial,
+        baseline=None if options.baseline is None else load_run(options.baseline)[0],
+        initial=before_training(config) if options.baseline is None else None,
         device=device,
         image_size=config.evaluation.size,
         window=window_of(options) or config.evaluation.window,

@@ -13,7 +13,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from torch.distributed.elastic.multiprocessing.errors import record
 from torch.utils.tensorboard.writer import SummaryWriter
@@ -21,7 +20,6 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from pipa_fast.data.datasets import build_dataset
 from pipa_fast.evaluation.report import write_report
 from pipa_fast.evaluation.runs import read_run
-from pipa_fast.models import build_network
 from pipa_fast.training import checkpoint, distributed
 from pipa_fast.training.config import Config, parse, parser
 from pipa_fast.training.heartbeat import LOST
@@ -42,11 +40,7 @@ STATUSES: dict[type[Exception], int] = {
 def report(trainer: Trainer) -> Path:
     """Write the finished run's report and return its path."""
     config = trainer.config
-    baseline, initial = config.run.baseline, None
-    # The folder of model.start may be gone by now, or be this run's.
-    if baseline is None and config.model.start is None:
-        torch.manual_seed(config.seed)
-        initial = build_network(config.model).to(trainer.world.device)
+    baseline = config.run.baseline
     path = write_report(
         trainer.run_dir,
         network=trainer.network,
@@ -54,7 +48,7 @@ def report(trainer: Trainer) -> Path:
         teacher=None if trainer.teacher is None else trainer.teacher.network,
         baseline_dir=baseline,
         baseline=None if baseline is None else checkpoint.load_run(baseline)[0],
-        initial=initial,
+        initial=checkpoint.before_training(config) if baseline is None else None,
         device=trainer.world.device,
         image_size=config.evaluation.size,
         window=config.evaluation.window,

@@ -76,7 +76,7 @@ def run(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint, "load_run", lambda path: (Constant(0).eval(), config))
     monkeypatch.setattr(evaluate, "build_dataset", build_dataset)
-    monkeypatch.setattr("pipa_fast.models.build_network", lambda config: Constant(5))
+    monkeypatch.setattr(checkpoint, "build_network", lambda config: Constant(5))
     return SimpleNamespace(folder=folder, asked=asked)
 
 

@@ -310,6 +310,18 @@ def load_run(run_dir: Path | str) -> tuple[SegmentationNetwork, Config]:
     return network.eval(), config
 
 
+def before_training(config: Config) -> SegmentationNetwork | None:
+    """Return the network that a run's training began with, made again from its settings.
+
+    None where that was a whole network: the folder of `model.start` may be gone by now, or be this
+    run's.
+    """
+    if config.model.start is not None:
+        return None
+    torch.manual_seed(config.seed)
+    return build_network(config.model)
+
+
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
