@@ -59,9 +59,8 @@ def pictures_of(groups: Sequence[Group], count: int, device: str) -> list[Pictur
     for index in spread_indices(len(dataset), count):
         sample, predictions = dataset[index], {}
         for group, (network, config) in zip(groups, loaded, strict=True):
-            seen = config.evaluation
-            view = {"image_size": seen.size, "window": seen.window, "flip": seen.flip}
             network.to(place)
+            view = config.evaluation.view
             labels, _ = predict_sample(network, sample=sample, device=place, **view)
             predictions[group.name] = labels
         shown.append(Pictures(sample.name, sample.image, sample.label, predictions))

@@ -136,9 +136,7 @@ def rebuild_report(options: argparse.Namespace, network: nn.Module, config: Any)
         baseline=None if options.baseline is None else load_run(options.baseline)[0],
         initial=before_training(config) if options.baseline is None else None,
         device=device,
-        image_size=config.evaluation.size,
-        window=window_of(options) or config.evaluation.window,
-        flip=config.evaluation.flip,
+        **config.evaluation.view | {"window": window_of(options) or config.evaluation.window},
     )
 
 

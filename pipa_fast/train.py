@@ -50,9 +50,7 @@ def report(trainer: Trainer) -> Path:
         baseline=None if baseline is None else checkpoint.load_run(baseline)[0],
         initial=checkpoint.before_training(config) if baseline is None else None,
         device=trainer.world.device,
-        image_size=config.evaluation.size,
-        window=config.evaluation.window,
-        flip=config.evaluation.flip,
+        **config.evaluation.view,
     )
     with (
         SummaryWriter(str(trainer.run_dir)) as writer,

@@ -123,6 +123,11 @@ class EvaluationConfig:
         """The sliding window, None where images are seen whole."""
         return None if self.crop is None else SlidingWindow.of(self.crop, self.stride)
 
+    @property
+    def view(self) -> dict[str, Any]:
+        """How `evaluation.inference` is to see images, as its keyword arguments."""
+        return {"image_size": self.size, "window": self.window, "flip": self.flip}
+
 
 @dataclass(kw_only=True)
 class Config:
