@@ -5,14 +5,15 @@ python -m bench step --recipe streets_pipa
 python -m bench step --recipe gta2cs_daformer_pipa --steps 1 --no-lineage -- --model.weights null
 
 What follows `--` changes settings of the recipe, as on the command line of pipa_fast.train. Steps
-are those of the middle of the run, when every term counts; ours and the lineage's, which is
-float32, take turns on the same weights and batches. Where the recipe computes in less, ours in
-float32 stands between them. Parts are measured afterwards, their time by torch.profiler, which
-costs some microseconds an operator (on a GPU it is that of their kernels), their memory in a step
-of its own: how far it rises above what was there when the part began. Without other contenders,
-memory is also that of the whole process. The work of PiPa's losses, as a share of the step's, is
-their share of the time on a machine that does all of it at one rate; it isn't told of a compiled
-network, whose work isn't seen.
+are those of the middle of the run, when every term counts: the patch consistency's bank is full,
+and of its pairs as many count as can, since a network that learnt nothing is sure of none. Ours and
+the lineage's, which is float32, take turns on the same weights and batches. Where the recipe
+computes in less, ours in float32 stands between them. Parts are measured afterwards, their time by
+torch.profiler, which costs some microseconds an operator (on a GPU it is that of their kernels),
+their memory in a step of its own: how far it rises above what was there when the part began.
+Without other contenders, memory is also that of the whole process. The work of PiPa's losses, as a
+share of the step's, is their share of the time on a machine that does all of it at one rate; it
+isn't told of a compiled network, whose work isn't seen.
 """
 
 import argparse
@@ -29,6 +30,7 @@ import torch
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+from torch.nn.functional import normalize
 
 from bench.machine import machine
 from bench.memory import end_mark, start_mark
@@ -36,9 +38,11 @@ from bench.peers.step import lineage
 from bench.rows import write
 from bench.step_parts import STEP, Work, memory_of, parts_of
 from pipa_fast.data.batch import Batch
+from pipa_fast.losses import PatchConsistencyLoss
 from pipa_fast.training import distributed
 from pipa_fast.training.config import Config, load, read_recipe
 from pipa_fast.training.trainer import Trainer
+from pipa_fast.uda.objectives.patch_consistency import PatchConsistency
 
 # What PiPa adds besides the forward and backward passes of the crops.
 PIPA = (
@@ -64,6 +68,9 @@ class Contender:
         self.name, self.way, self.reads = name, way, reads
         self.trainer = Trainer(config, distributed.start(config.device))
         self.trainer.iteration = config.iterations // 2
+        for objective in self.trainer.step.objectives:
+            if isinstance(objective, PatchConsistency):
+                _fill(objective.loss, config.model.num_classes)
         self.seconds: list[float] = []
         # the largest memory of a step, and how far it rose above what was there [bytes]
         self.peak = self.rise = 0
@@ -98,6 +105,17 @@ class Contender:
             "dtype": str(self.trainer.dtype or torch.float32).removeprefix("torch."),
             "rise_bytes": self.rise,
         } | ({"process_bytes": self.peak} if whole else {})
+
+
+def _fill(loss: PatchConsistencyLoss, num_classes: int) -> None:
+    """Fill the loss's bank with directions of all classes, and let all pairs be sure enough."""
+    bank, draw = loss.bank, torch.Generator().manual_seed(0)
+    assert bank is not None, "the objective has one"
+    keys = normalize(torch.randn(bank.capacity, bank.dim, generator=draw))
+    labels = torch.randint(num_classes, (bank.capacity,), generator=draw)
+    device = bank.keys.device
+    bank.push(keys.to(device), labels.to(device))
+    loss.confidence_threshold = 0.0
 
 
 def _wait(trainer: Trainer) -> None:

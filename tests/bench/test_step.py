@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch.autograd.profiler_util import FunctionEvent
 
 from bench import __main__ as command_line
 from bench.peers.step import lineage
+from bench.step import Contender
 from bench.step_parts import MemoryRanges, Work, kernel_time, totals
 from pipa_fast import ops
 from pipa_fast.training import distributed
@@ -74,6 +76,14 @@ def test_the_bench_of_a_step_runs(tmp_path):
     assert 0 < rows["work of PiPa's losses"]["flop"] < rows["work of a step"]["flop"]
 
 
+def test_every_term_of_a_benched_step_has_work():
+    small = {"data": SMALL["data"]}
+    config = load(merge(read_recipe("streets_pipa"), small))
+    trainer = Contender("ours", config, nullcontext, reads=False).trainer
+    losses = trainer._train_step(next(trainer._batches()))
+    assert len(losses) == 5 and all(value > 0 for value in losses.values()), losses
+
+
 def test_memory_of_ranges_holds_that_of_ranges_inside():
     ranges = MemoryRanges(torch.device("cpu"))
     with ranges("outer"):
@@ -119,9 +129,8 @@ def event(name, start, end, *kernels, **more):
 def test_parts_on_a_gpu_have_the_time_of_the_kernels_that_they_started():
     """The host is done long before the GPU is, and autograd starts its kernels elsewhere."""
     events = [
-        event(
-            "step", 0, 100, 9000, is_user_annotation=True
-        ),  # from first kernel to last, with gaps
+        # from first kernel to last, with gaps
+        event("step", 0, 100, 9000, is_user_annotation=True),
         event("forward:source", 10, 30, is_user_annotation=True),
         event("aten::mm", 12, 13, 500, 20),
         event("pipa_fast::pixel_contrast", 20, 25, 300),
