@@ -39,7 +39,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from bench.harness import Clock
+from bench.call import Clock
 from bench.machine import device_name, machine
 from bench.rows import write
 from pipa_fast.data import crops, files, loader

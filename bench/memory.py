@@ -23,6 +23,9 @@ from typing import Any
 
 import torch
 
+from bench.call import step
+from bench.contenders import find
+from bench.machine import cap_memory
 from bench.problem import Problem, Settings, make
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,8 +91,6 @@ def end_mark() -> int:
 
 def peak_bytes(problem: Problem, function: Any, compiled: bool) -> int:
     """Return how far resident memory rises while a contender runs once, here and now."""
-    from bench.harness import step
-
     # A compiler's own memory isn't the step's: it compiles for this size first.
     small = replace(problem.settings, n=min(SMALL, problem.settings.n))
     step(problem if compiled else make(small), function)
@@ -100,9 +101,6 @@ def peak_bytes(problem: Problem, function: Any, compiled: bool) -> int:
 
 def main() -> None:
     """Measure what standard input describes, and print it as the last line."""
-    from bench.contenders import find
-    from bench.machine import cap_memory
-
     task = json.load(sys.stdin)
     settings = Settings(**task["settings"])
     torch.set_num_threads(task["threads"])

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
+from bench.call import step
 from bench.contenders import backends, find
-from bench.harness import step
 from bench.problem import DTYPES, OPS, Settings, make
 from bench.profiled import profiled
 
