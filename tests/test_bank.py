@@ -84,6 +84,8 @@ def test_moves_and_casts():
     bank.push(keys(0, 2)[0].to(torch.bfloat16), torch.tensor([1, 2], dtype=torch.uint8))
     assert bank.labels.tolist() == [1, 2, -1, -1, -1]
     assert FeatureBank(5, 3).to("meta").keys.is_meta
+    moved = FeatureBank(5, 3).to("meta", torch.bfloat16).keys
+    assert moved.is_meta and moved.dtype == torch.float32
     assert copy.deepcopy(bank).labels.tolist() == bank.labels.tolist()
 
 
