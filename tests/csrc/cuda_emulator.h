@@ -108,7 +108,9 @@ void with_warp(void* mine, const Act& act) {
 inline std::function<void()>* body = nullptr;
 inline void enter() {
   (*body)();
-  block->fibers[block->current].done = true;
+  Fiber& fiber = block->fibers[block->current];
+  if (!fiber.open.empty() || !fiber.groups.empty()) std::abort();  // they would write to the next's
+  fiber.done = true;
   yield();
 }
 
