@@ -31,7 +31,8 @@ inline const char* make_map(TensorMap* map, const void* x, int64_t n, int row_by
   const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(row_bytes / 2), static_cast<cuuint64_t>(n)};
   const cuuint64_t strides[1] = {static_cast<cuuint64_t>(row_bytes)};
   const cuuint32_t box[2] = {kChunk / 2, static_cast<cuuint32_t>(box_rows)}, steps[2] = {1, 1};
-  static_assert(sizeof(TensorMap) == sizeof(CUtensorMap));
+  static_assert(sizeof(TensorMap) == sizeof(CUtensorMap) &&
+                alignof(TensorMap) % alignof(CUtensorMap) == 0);
   // Bits are moved as they are, whichever 16-bit numbers they mean.
   const CUresult made = reinterpret_cast<Encode>(found)(
       reinterpret_cast<CUtensorMap*>(map), CU_TENSOR_MAP_DATA_TYPE_UINT16, 2, const_cast<void*>(x),
