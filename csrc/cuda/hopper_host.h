@@ -46,22 +46,17 @@ inline const char* make_map(TensorMap* map, const void* x, int64_t n, int row_by
 template <class... Parameters, class... Arguments>
 const char* launch_clusters(void (*kernel)(Parameters...), int cluster, int blocks, int grid_y,
                             int threads, int shared_bytes, void* stream, Arguments... arguments) {
-  cudaError_t status =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
-  if (status == cudaSuccess) {
-    cudaLaunchAttribute of_cluster;
-    of_cluster.id = cudaLaunchAttributeClusterDimension;
-    of_cluster.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3(blocks_of(blocks, cluster) * cluster, grid_y);
-    config.blockDim = dim3(threads);
-    config.dynamicSmemBytes = shared_bytes;
-    config.stream = static_cast<cudaStream_t>(stream);
-    config.attrs = &of_cluster;
-    config.numAttrs = 1;
-    status = cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...);
-  }
-  return status == cudaSuccess ? nullptr : cudaGetErrorString(status);
+  cudaLaunchAttribute of_cluster;
+  of_cluster.id = cudaLaunchAttributeClusterDimension;
+  of_cluster.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(blocks_of(blocks, cluster) * cluster, grid_y);
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = static_cast<cudaStream_t>(stream);
+  config.attrs = &of_cluster;
+  config.numAttrs = 1;
+  return launch_as(config, kernel, arguments...);
 }
 
 }  // namespace pipa::cuda
