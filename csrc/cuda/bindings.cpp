@@ -49,6 +49,12 @@ void check(const Tensor& tensor, ScalarType dtype, std::vector<int64_t> shape, c
                   "dtype and shape that csrc/cuda/bindings.cpp tells");
 }
 
+// Copies to shared memory take 16 bytes at a time.
+void check_aligned(const Tensor& tensor, const char* name) {
+  STD_TORCH_CHECK(reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0, name,
+                  " must begin at a multiple of 16 bytes");
+}
+
 // Rows of at most 512 columns, of the dtype that `number` multiplies.
 int check_rows(const Tensor& x, int64_t number, const char* name) {
   STD_TORCH_CHECK(number >= 0 && number < 4, "number must be 0 to 3, got ", number);
@@ -61,6 +67,7 @@ int check_rows(const Tensor& x, int64_t number, const char* name) {
                   " must have 8 to 512 columns, a multiple of 8, got ", x.size(1));
   STD_TORCH_CHECK(x.size(0) < pipa::cuda::kMostRows, name, " must have fewer than ",
                   pipa::cuda::kMostRows, " rows, got ", x.size(0));
+  check_aligned(x, name);
   return static_cast<int>(x.size(1) * (number < 2 ? 2 : 4));
 }
 
@@ -149,6 +156,7 @@ Tensor pixel_contrast_gradient(Tensor x, Tensor first, Tensor past, Tensor live,
   check(slopes, ScalarType::Float, {3, problem.padded}, x, "slopes");
   STD_TORCH_CHECK(keys.has_value() == of_keys.has_value(), "keys and of_keys must come together");
   if (keys) check(*of_keys, ScalarType::Float, {3, padded(*keys)}, x, "of_keys");
+  check_aligned(of_keys ? *of_keys : slopes, keys ? "of_keys" : "slopes");
   check(order, ScalarType::Long, {problem.n}, x, "order");
   check(factor, ScalarType::Float, {}, x, "factor");
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());

@@ -12,7 +12,7 @@ constexpr int kWarpgroup = 128;  // threads
 constexpr int kChunk = 128;      // bytes of a row that one swizzle and one bulk copy take
 
 // How a matrix lies in global memory, for bulk copies; made by the host, see hopper_host.h.
-struct alignas(64) TensorMap {
+struct alignas(128) TensorMap {  // as CUDA 13's CUtensorMap is; 12's needs 64
   char opaque[128];
 };
 

@@ -31,7 +31,8 @@ inline const char* make_map(TensorMap* map, const void* x, int64_t n, int row_by
   const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(row_bytes / 2), static_cast<cuuint64_t>(n)};
   const cuuint64_t strides[1] = {static_cast<cuuint64_t>(row_bytes)};
   const cuuint32_t box[2] = {kChunk / 2, static_cast<cuuint32_t>(box_rows)}, steps[2] = {1, 1};
-  static_assert(sizeof(TensorMap) == sizeof(CUtensorMap));
+  static_assert(sizeof(TensorMap) == sizeof(CUtensorMap) &&
+                alignof(TensorMap) % alignof(CUtensorMap) == 0);
   // Bits are moved as they are, whichever 16-bit numbers they mean.
   const CUresult made = reinterpret_cast<Encode>(found)(
       reinterpret_cast<CUtensorMap*>(map), CU_TENSOR_MAP_DATA_TYPE_UINT16, 2, const_cast<void*>(x),
@@ -45,22 +46,17 @@ inline const char* make_map(TensorMap* map, const void* x, int64_t n, int row_by
 template <class... Parameters, class... Arguments>
 const char* launch_clusters(void (*kernel)(Parameters...), int cluster, int blocks, int grid_y,
                             int threads, int shared_bytes, void* stream, Arguments... arguments) {
-  cudaError_t status =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
-  if (status == cudaSuccess) {
-    cudaLaunchAttribute of_cluster;
-    of_cluster.id = cudaLaunchAttributeClusterDimension;
-    of_cluster.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3(blocks_of(blocks, cluster) * cluster, grid_y);
-    config.blockDim = dim3(threads);
-    config.dynamicSmemBytes = shared_bytes;
-    config.stream = static_cast<cudaStream_t>(stream);
-    config.attrs = &of_cluster;
-    config.numAttrs = 1;
-    status = cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...);
-  }
-  return status == cudaSuccess ? nullptr : cudaGetErrorString(status);
+  cudaLaunchAttribute of_cluster;
+  of_cluster.id = cudaLaunchAttributeClusterDimension;
+  of_cluster.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(blocks_of(blocks, cluster) * cluster, grid_y);
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = static_cast<cudaStream_t>(stream);
+  config.attrs = &of_cluster;
+  config.numAttrs = 1;
+  return launch_as(config, kernel, arguments...);
 }
 
 }  // namespace pipa::cuda

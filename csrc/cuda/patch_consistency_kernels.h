@@ -80,6 +80,7 @@ attend_kernel(Anchors anchors, int parts,
     };
     int column = tiles.next(tiles.share.low);
     load_rows<S::kRowBytes, S::kRows, S::kThreads>(own, anchors.a, begin, live, anchors.row_bytes);
+    commit_copies();
     if (column < tiles.share.high) load(column, 0);
     for (int turn = 0; column < tiles.share.high; turn ^= 1) {
       const int following = tiles.next(column + S::kColumns);
@@ -98,7 +99,7 @@ attend_kernel(Anchors anchors, int parts,
       sync_threads();  // the tile after the next may overwrite this one
       column = following;
     }
-    wait_copies<0>();
+    wait_copies<0>();  // of own rows, where there was no column
   }
 
   add_lanes_of_rows(sums);

@@ -191,6 +191,7 @@ sum_mixed_kernel(Rows rows,
     }
   }
   load_own<S>(rows, own, begin, live);
+  commit_copies();
   for (int column = columns.low + part * S::kColumns; column < columns.high;
        column += kParts * S::kColumns) {
     load_other<S>(rows, other, column, keys);

@@ -108,7 +108,9 @@ void with_warp(void* mine, const Act& act) {
 inline std::function<void()>* body = nullptr;
 inline void enter() {
   (*body)();
-  block->fibers[block->current].done = true;
+  Fiber& fiber = block->fibers[block->current];
+  if (!fiber.open.empty() || !fiber.groups.empty()) std::abort();  // they would write to the next's
+  fiber.done = true;
   yield();
 }
 
@@ -170,6 +172,14 @@ inline void run(int size, int grid_x, int grid_y, int threads, int shared_bytes,
       }
     }
   cluster = nullptr, block = nullptr;
+}
+
+// What a GPU makes of a product's sum: of every NaN the same one.
+inline float rounded_product(double sum) {
+  const uint32_t nan = 0x7fffffff;
+  float value = static_cast<float>(sum);
+  if (std::isnan(value)) std::memcpy(&value, &nan, 4);
+  return value;
 }
 
 inline float half_value(uint16_t bits) {
@@ -284,7 +294,9 @@ inline float float_of(uint32_t bits) {
   std::memcpy(&value, &bits, 4);
   return value;
 }
-inline uint32_t round_tf32(float value) { return (bits_of(value) + 0x1000u) & ~0x1fffu; }
+inline uint32_t round_tf32(float value) {
+  return std::isnan(value) ? 0x7fffffff : (bits_of(value) + 0x1000u) & ~0x1fffu;
+}
 
 namespace emulator {
 
@@ -311,7 +323,7 @@ void multiply(Product& mine, int depth, const Value& value) {
           sum += static_cast<double>(value(pa->a[2 * half + row / 8], in_half % per)) *
                  value(pb->b[half], in_half % per);
         }
-        c = static_cast<float>(sum);
+        c = rounded_product(sum);
       }
   });
 }
@@ -336,8 +348,9 @@ inline void multiply_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, ui
 }
 
 inline uint32_t pack_bf16(float low, float high) {
-  auto round = [](float value) {
+  auto round = [](float value) -> uint32_t {
     const uint32_t bits = bits_of(value);
+    if (std::isnan(value)) return 0x7fff;
     return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
   };
   return round(low) | round(high) << 16;

@@ -115,7 +115,7 @@ inline void finish(int l, const WarpgroupProduct& p, const std::vector<const uin
                shared_number(b.k_major(column, k), p.float16);
       }
     }
-    c[i] = static_cast<float>(sum);
+    c[i] = rounded_product(sum);
   }
   if (--count == 0) {
     std::copy(c.begin(), c.end(), p.c);

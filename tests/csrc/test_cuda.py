@@ -148,6 +148,15 @@ def test_what_is_not_finite_is_not_hidden_by_pixel_contrast(form, value):
         assert loss.isnan() and gradient.isnan().any()
 
 
+@pytest.mark.parametrize("place", [0, 8])
+def test_a_pair_that_is_not_finite_is_not_hidden(place):
+    """Whichever way its exponential is computed: Hopper has two, by turns of eight keys."""
+    x, settings = unit_rows(10, 16, BF16), reference_pixel.Settings(0.1, "negatives", 255)
+    x[1 + place] = torch.nan
+    (rows, _), (keys, _) = two_ranks(x, torch.arange(10), 1, settings)
+    assert pixel.denominators(rows, keys, settings).isnan()
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_what_is_not_finite_is_not_hidden_by_patch_consistency(value):
     """Of anchors that like their positives and no key, infinite cosines lose nothing."""

@@ -161,7 +161,8 @@ def test_operators_refuse_what_would_read_past_memory():
     ints = torch.zeros(128, dtype=torch.int32, device="cuda")
     good = [x, ints, ints, ints[:1], x, ints[:1], False, 1.0, 3]
     assert kernels.pixel_contrast_denominators(*good).shape[1] == 128
-    wrong = (0, x.T), (0, x.bfloat16()), (1, ints[:10]), (3, ints), (8, 4)
+    apart = torch.zeros(81, device="cuda")[1:].view(10, 8)  # of 16 bytes
+    wrong = (0, x.T), (0, x.bfloat16()), (0, apart), (1, ints[:10]), (3, ints), (8, 4)
     wrong_keys = (
         (4, None),
         (4, x[:0]),
