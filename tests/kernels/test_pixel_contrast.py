@@ -5,12 +5,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.library import opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("triton")
 from pipa_fast.kernels import _launch, pixel_contrast
 from pipa_fast.kernels import _pixel_contrast_tiles as shipped
 from pipa_fast.kernels._launch import Tile, TileRow
+from pipa_fast.ops import pixel_contrast as op
 
 IGNORE = 255
 LAYOUTS = {
@@ -278,6 +280,15 @@ def test_twice_the_same_bits_from_any_strides(device, cut, path, form):
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@FORMS
+def test_what_the_op_promises_torch(device, form):
+    for n in (9, 0):
+        x = unit_rows(n, 8).to(device).requires_grad_()
+        labels = torch.arange(n, device=device) % 3
+        given = (x, labels, torch.rand(n, device=device), 0.1, form, IGNORE, "", "triton")
+        opcheck(torch.ops.pipa_fast.pixel_contrast.default, given)
+
+
 @PATHS
 @FORMS
 def test_gradient_scales_with_the_gradient_of_the_loss(device, cut, path, form):
@@ -338,8 +349,6 @@ def test_number_of_launches(device, cut, monkeypatch, path, form, forward, backw
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @FORMS
 def test_op_under_a_cuda_graph(form):
-    from pipa_fast.ops import pixel_contrast as op
-
     x = unit_rows(1024, 256).cuda().bfloat16().requires_grad_()
     labels = (torch.arange(1024) % 16).cuda()
 

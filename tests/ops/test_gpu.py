@@ -29,13 +29,13 @@ def labels(*shape):
 
 
 def few_rows(dtype):
-    y = labels(700)
-    return rows(700, 64, dtype), lambda x: ops.pixel_contrast(x, y)
+    y = labels(701)  # no multiple of 4: what is stored behind it would not be aligned
+    return rows(701, 64, dtype), lambda x: ops.pixel_contrast(x, y)
 
 
 def many_rows(dtype):
-    y, weights = labels(5000), torch.rand(5000, device=DEVICE)
-    return rows(5000, 100, dtype), lambda x: ops.pixel_contrast(
+    y, weights = labels(5001), torch.rand(5001, device=DEVICE)
+    return rows(5001, 100, dtype), lambda x: ops.pixel_contrast(
         x, y, weights=weights, denominator="all"
     )
 
@@ -130,8 +130,8 @@ def test_compiled_in_one_graph(monkeypatch, make, backend):
 
 @pytest.mark.parametrize("backend", ops.backends("pixel_contrast", DEVICE))
 def test_what_the_op_promises_torch(backend):
-    x, y = rows(60, 8, torch.float32).requires_grad_(), labels(60)
-    given = (x, y, torch.rand(60, device=DEVICE), 0.1, "negatives", 255, "", backend)
+    x, y = rows(61, 8, torch.float32).requires_grad_(), labels(61)
+    given = (x, y, torch.rand(61, device=DEVICE), 0.1, "negatives", 255, "", backend)
     opcheck(torch.ops.pipa_fast.pixel_contrast.default, given)
     given = (x, x.detach().clone(), x.detach().clone(), y, y, None, 0.1, "", backend)
     opcheck(torch.ops.pipa_fast.patch_consistency.default, given)
