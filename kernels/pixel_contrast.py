@@ -157,7 +157,7 @@ def _denominators(sort: Rows, n: int, d: int, scale: float, all_form: bool) -> T
             sort.x, sort.first, sort.past, sort.live, slots, padded, scale,
             first, width, min(first + width, shifts + 1),
             ALL=all_form, D=depth, BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, RUN=RUN,
-            ADD=first > 1, PRECISION=precision,
+            PRECISION=precision,
         )  # fmt: skip
     _launch.launch(
         push.sum_mixed_kernel,
