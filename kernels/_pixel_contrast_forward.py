@@ -273,7 +273,7 @@ def positives_kernel(
     first = tl.load(First + row)
     past = tl.where(row < live, tl.load(Past + row), 0)
     z = tl.load(Z + row)
-    log_z = tl.log2(tl.where(z > 0, z, 1.0))
+    log_z = tl.log2(tl.where(z == 0, 1.0, z))
     begin = tl.load(First + start) // BLOCK_N + part
     end = tl.cdiv(tl.load(Past + tl.minimum(start + BLOCK_M, live) - 1), BLOCK_N)
     k = tl.arange(0, D)
@@ -366,7 +366,7 @@ def few_rows_kernel(
     begin = tl.load(First + start) // BLOCK_N
     end = tl.cdiv(tl.load(Past + tl.minimum(start + BLOCK_M, tl.maximum(live, 1)) - 1), BLOCK_N)
     losses, slopes = _positives(
-        x, X, row, first, past, tl.log2(tl.where(z > 0, z, 1.0)), begin, end, 1, scale,
+        x, X, row, first, past, tl.log2(tl.where(z == 0, 1.0, z)), begin, end, 1, scale,
         ALL, D, BLOCK_M, BLOCK_N, PRECISION,
     )  # fmt: skip
     _finish(row, first, past, live, z, losses, slopes, Share, Pair, Order, Z, U, Totals, n, ALL)

@@ -9,10 +9,11 @@ from torch.library import opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("triton")
-from pipa_fast.kernels import _launch, pixel_contrast
+from pipa_fast.kernels import _launch, _pixel_contrast_ranks, pixel_contrast
 from pipa_fast.kernels import _pixel_contrast_tiles as shipped
 from pipa_fast.kernels._launch import Tile, TileRow
 from pipa_fast.ops import pixel_contrast as op
+from pipa_fast.reference.pixel_contrast import Rows, Settings
 
 IGNORE = 255
 LAYOUTS = {
@@ -265,6 +266,23 @@ def test_what_is_not_finite_is_not_hidden_nor_taken_from_ignored_rows(device, cu
         ignored[row] = IGNORE
         loss, gradient, _, _ = run(device, x, ignored, None, 0.1, form)
         assert loss.isfinite() and gradient.isfinite().all() and not gradient[row].any()
+
+
+@PATHS
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_row_that_is_not_finite_and_alone_in_its_class_is_not_hidden(device, cut, path, value):
+    cut(path)
+    x, labels = unit_rows(100, 16), torch.arange(100) % 3
+    labels[7], x[7, 3] = 9, value
+    loss, *_ = run(device, x, labels, None, 0.1, "negatives")
+    assert loss.isnan()
+
+
+def test_a_sum_that_is_not_finite_is_not_hidden_from_ranks(device):
+    x, labels, w = unit_rows(40, 16), torch.arange(40) % 3, torch.ones(40)
+    rows = Rows(*(t.to(device) for t in (x, labels, w, torch.full_like(w, torch.nan))))
+    losses, _ = _pixel_contrast_ranks.positives(rows, None, Settings(0.1, "negatives", IGNORE))
+    assert losses.isnan().all()
 
 
 @PATHS
