@@ -131,7 +131,7 @@ def sum_apart_kernel(
     First,
     Past,
     Live,
-    Slots,  # [shifts, then row sums, N padded]; each element has one writer in a launch
+    Slots,  # [shifts, then row sums, N padded], added to; an element has one writer in a launch
     n_padded,
     scale,
     first_shift,  # of this launch, whose slot is 0
@@ -142,14 +142,15 @@ def sum_apart_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     RUN: tl.constexpr,  # shifts of a program
-    ADD: tl.constexpr,  # to what earlier launches left
     PRECISION: tl.constexpr,
 ):
     """Sum e over pairs of full tiles that have no class in common, each pair once for both sides.
 
     Tile i meets tiles i + s around a circle of the F full tiles, s = 1 … F/2, which visits each
-    pair once. In one shift each tile is a column once, so that column sums need no atomics. Tiles
-    of i's own classes lie side by side, and leave one range of shifts.
+    pair once. In one shift each tile is a column once, so that each sum has one writer a launch and
+    grows in a fixed order. Nothing races for the atomic additions: they spare the registers of a
+    load, with which two blocks do not fit. Tiles of i's own classes lie side by side, and leave one
+    range of shifts.
     """
     i = tl.program_id(0)
     part = tl.program_id(1)
@@ -179,14 +180,9 @@ def sum_apart_kernel(
         e = tl.exp2(_dot_scores(x, X + column * D, lane, scale, D, PRECISION))
         sums += tl.sum(e, 1)
         out = Slots + (piece // PIECES - first_shift).to(tl.int64) * n_padded + column + lane
-        column_sums = tl.sum(e, 0)
-        if ADD:
-            column_sums += tl.load(out)
-        tl.store(out, column_sums)
+        tl.atomic_add(out, tl.sum(e, 0), sem="relaxed")
     out = Slots + (row_slot + part).to(tl.int64) * n_padded + row
-    if ADD:
-        sums += tl.load(out)
-    tl.store(out, sums)
+    tl.atomic_add(out, sums, sem="relaxed")
 
 
 @triton.jit
@@ -277,7 +273,7 @@ def positives_kernel(
     first = tl.load(First + row)
     past = tl.where(row < live, tl.load(Past + row), 0)
     z = tl.load(Z + row)
-    log_z = tl.log2(tl.where(z > 0, z, 1.0))
+    log_z = tl.log2(tl.where(z == 0, 1.0, z))
     begin = tl.load(First + start) // BLOCK_N + part
     end = tl.cdiv(tl.load(Past + tl.minimum(start + BLOCK_M, live) - 1), BLOCK_N)
     k = tl.arange(0, D)
@@ -370,7 +366,7 @@ def few_rows_kernel(
     begin = tl.load(First + start) // BLOCK_N
     end = tl.cdiv(tl.load(Past + tl.minimum(start + BLOCK_M, tl.maximum(live, 1)) - 1), BLOCK_N)
     losses, slopes = _positives(
-        x, X, row, first, past, tl.log2(tl.where(z > 0, z, 1.0)), begin, end, 1, scale,
+        x, X, row, first, past, tl.log2(tl.where(z == 0, 1.0, z)), begin, end, 1, scale,
         ALL, D, BLOCK_M, BLOCK_N, PRECISION,
     )  # fmt: skip
     _finish(row, first, past, live, z, losses, slopes, Share, Pair, Order, Z, U, Totals, n, ALL)

@@ -110,7 +110,7 @@ def ranks_positives_kernel(
     first = tl.load(First + row)
     past = tl.where(there, tl.load(Past + row), 0)
     z = tl.load(Z + row)
-    log_z = tl.log2(tl.where(z > 0, z, 1.0))
+    log_z = tl.log2(tl.where(z == 0, 1.0, z))
     low, high = _own_tiles(First, Past, start, live, BLOCK_M, BLOCK_N)
     high = tl.where(start < live, high, low)
     k = tl.arange(0, D)

@@ -97,7 +97,8 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the loss [], Z [N], and u [N] times the sum of the anchors' weights."""
     n, all_form = features.shape[0], denominator == "all"
-    z, u = features.new_empty((2, n), dtype=torch.float32)
+    z = features.new_empty(n, dtype=torch.float32)
+    u = torch.empty_like(z)  # outputs of an op may not share memory
     if n == 0:
         return features.new_zeros((), dtype=torch.float32), z, u
     with _launch.on_device(features):
@@ -156,7 +157,7 @@ def _denominators(sort: Rows, n: int, d: int, scale: float, all_form: bool) -> T
             sort.x, sort.first, sort.past, sort.live, slots, padded, scale,
             first, width, min(first + width, shifts + 1),
             ALL=all_form, D=depth, BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, RUN=RUN,
-            ADD=first > 1, PRECISION=precision,
+            PRECISION=precision,
         )  # fmt: skip
     _launch.launch(
         push.sum_mixed_kernel,

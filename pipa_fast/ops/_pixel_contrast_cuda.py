@@ -131,7 +131,7 @@ def forward(
         terms, u = rows.pair * losses / LOG2E, rows.pair * slopes
     loss = torch.where(anchors, terms, 0).sum() / rows.share.sum().clamp(min=1e-38)
     z, u = rows.meeting.rows.home(torch.stack((z, u)))
-    return loss, z, u
+    return loss, z, u.clone()  # outputs of an op may not share memory
 
 
 def backward(

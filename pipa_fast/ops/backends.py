@@ -147,6 +147,8 @@ def _gpu_missing() -> str:
     """Return why no kernel of ours runs on this process's GPU, "" where some do."""
     if not torch.cuda.is_available():
         return "torch sees no GPU that it can use"
+    if torch.version.hip:
+        return "it is made for NVIDIA's GPUs, and this torch is for AMD's"
     major, minor = torch.cuda.get_device_capability()
     if major < 8:
         return f"it needs compute capability 8.0 or more, and this GPU has {major}.{minor}"

@@ -4,6 +4,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.library import opcheck
 
 from pipa_fast.ops import _patch_consistency_cuda as patch
 from pipa_fast.ops import _pixel_contrast_cuda as pixel
@@ -167,6 +168,13 @@ def test_what_is_not_finite_is_not_hidden_by_patch_consistency(value):
         rows[which][7, 3] = value
         labels = torch.zeros(20, dtype=torch.int64), torch.ones(40, dtype=torch.int64)
         assert patch.forward(*rows, *labels, None, 0.05)[0].isnan()
+
+
+@pytest.mark.parametrize("n", [9, 0])
+def test_what_the_op_promises_torch(n):
+    x, labels, *settings = pixel_case(n, 8, F32, "negatives")
+    given = (x.requires_grad_(), labels, *settings, "", "cuda")
+    opcheck(torch.ops.pipa_fast.pixel_contrast.default, given)
 
 
 def test_pixel_contrast_repeats_bit_by_bit():

@@ -7,10 +7,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 pytest.importorskip("triton")
 from bench import aot
-from pipa_fast.kernels import _launch
+from pipa_fast.kernels import _launch, pixel_contrast
 
 
 def compile_ahead(*options):
@@ -68,6 +69,22 @@ def test_usual_depth(op, chip, dtype):
 @pytest.mark.parametrize("dtype", aot.FORMATS)
 def test_every_shipped_tile(op, chip, dtype):
     check(compile_ahead(op, "--chips", chip, "--dtypes", dtype))
+
+
+def test_more_rows_take_no_other_kernels(monkeypatch):
+    """What is compiled for 8,192 rows is what computes more of them too."""
+
+    def forms(n):
+        found = set()
+        monkeypatch.setattr(
+            _launch, "launch", lambda *given, **named: found.add((given[0], repr(named)))
+        )
+        x, labels, settings = torch.zeros(n, 64), torch.arange(n) % 16, (0.1, "negatives", 255)
+        _, z, u = pixel_contrast.forward(x.bfloat16(), labels, None, *settings)
+        pixel_contrast.backward(torch.ones(()), x.bfloat16(), labels, None, z, u, *settings)
+        return found
+
+    assert forms(65536) == forms(8192)
 
 
 def test_faults_are_told():

@@ -5,12 +5,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.library import opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("triton")
-from pipa_fast.kernels import _launch, pixel_contrast
+from pipa_fast.kernels import _launch, _pixel_contrast_ranks, pixel_contrast
 from pipa_fast.kernels import _pixel_contrast_tiles as shipped
 from pipa_fast.kernels._launch import Tile, TileRow
+from pipa_fast.ops import pixel_contrast as op
+from pipa_fast.reference.pixel_contrast import Rows, Settings
 
 IGNORE = 255
 LAYOUTS = {
@@ -266,6 +269,23 @@ def test_what_is_not_finite_is_not_hidden_nor_taken_from_ignored_rows(device, cu
 
 
 @PATHS
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_row_that_is_not_finite_and_alone_in_its_class_is_not_hidden(device, cut, path, value):
+    cut(path)
+    x, labels = unit_rows(100, 16), torch.arange(100) % 3
+    labels[7], x[7, 3] = 9, value
+    loss, *_ = run(device, x, labels, None, 0.1, "negatives")
+    assert loss.isnan()
+
+
+def test_a_sum_that_is_not_finite_is_not_hidden_from_ranks(device):
+    x, labels, w = unit_rows(40, 16), torch.arange(40) % 3, torch.ones(40)
+    rows = Rows(*(t.to(device) for t in (x, labels, w, torch.full_like(w, torch.nan))))
+    losses, _ = _pixel_contrast_ranks.positives(rows, None, Settings(0.1, "negatives", IGNORE))
+    assert losses.isnan().all()
+
+
+@PATHS
 @FORMS
 def test_twice_the_same_bits_from_any_strides(device, cut, path, form):
     cut(path)
@@ -276,6 +296,15 @@ def test_twice_the_same_bits_from_any_strides(device, cut, path, form):
     for other in (x, spread):
         second = run(device, other, labels, weights, 0.1, form)
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@FORMS
+def test_what_the_op_promises_torch(device, form):
+    for n in (9, 0):
+        x = unit_rows(n, 8).to(device).requires_grad_()
+        labels = torch.arange(n, device=device) % 3
+        given = (x, labels, torch.rand(n, device=device), 0.1, form, IGNORE, "", "triton")
+        opcheck(torch.ops.pipa_fast.pixel_contrast.default, given)
 
 
 @PATHS
@@ -338,8 +367,6 @@ def test_number_of_launches(device, cut, monkeypatch, path, form, forward, backw
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @FORMS
 def test_op_under_a_cuda_graph(form):
-    from pipa_fast.ops import pixel_contrast as op
-
     x = unit_rows(1024, 256).cuda().bfloat16().requires_grad_()
     labels = (torch.arange(1024) % 16).cuda()
 

@@ -121,11 +121,12 @@ def test_without_the_extension(monkeypatch):
 def test_reasons_against_triton(monkeypatch):
     on_gpu = table.Problem("cuda", temperature=0.1)
 
-    def reasons(package=True, gpu=True, capability=(9, 0), driver=True, problem=on_gpu):
+    def reasons(package=True, gpu=True, hip=None, capability=(9, 0), driver=True, problem=on_gpu):
         module = torch.utils._triton
         monkeypatch.setattr(module, "has_triton_package", lambda: package)
         monkeypatch.setattr(module, "has_triton", lambda: driver)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+        monkeypatch.setattr(torch.version, "hip", hip)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
         return table.triton_why_not(problem)
 
@@ -133,6 +134,7 @@ def test_reasons_against_triton(monkeypatch):
     assert "on cpu" in reasons(problem=table.Problem("cpu"))
     assert "not installed" in reasons(package=False)
     assert "no GPU" in reasons(gpu=False)
+    assert "this torch is for AMD's" in reasons(hip="6.4", capability=(9, 4))
     assert "8.0 or more, and this GPU has 7.5" in reasons(capability=(7, 5))
     assert "no driver" in reasons(driver=False)
     assert "fixed shift" in reasons(problem=on_gpu._replace(temperature=0.02))
