@@ -45,8 +45,10 @@ class Layout:
     """How a published dataset lies on disk."""
 
     name: str
-    pairs: Callable[[Path, str], list[Pair]]
-    """(root, split) to the files of the split, by name."""
+    images: str
+    """Pattern of a split's image files below root, with {split} in the split's place."""
+    label_of: Callable[[Path], Path | None]
+    """An image's path to its label's, both below root; None where the dataset publishes none."""
     labels: str
     """Pattern of a split's published label files below root, with {split} in the split's place."""
     splits: Mapping[str, int]
@@ -62,6 +64,14 @@ class Layout:
     stretched: frozenset[str] = frozenset()
     """Names of images whose published label has another size: it is resized to the image's. What
     size such an image has is not checked."""
+
+    def pairs(self, root: Path, split: str) -> list[Pair]:
+        """Return the files of a split, by name."""
+        found = []
+        for image in sorted(root.glob(self.images.format(split=split))):
+            label = self.label_of(image.relative_to(root))
+            found.append(Pair(image, None if label is None else root / label))
+        return found
 
     def table(self) -> np.ndarray:
         """Return train ids by label id [256] int16, -1 for ids that the dataset does not have."""
@@ -106,7 +116,7 @@ class FolderDataset:
             len(self.pairs) > 0,
             "root",
             str(root),
-            f"a folder with {layout.name}'s {split} images in the published layout",
+            f"a folder with {layout.name}'s {split} images, {layout.images.format(split=split)}",
         )
         bare = unlabelled(self.pairs)
         if bare and labelled:
@@ -166,11 +176,6 @@ def to_train_ids(path: Path, table: np.ndarray) -> np.ndarray:
             f"known are {known.min()} to {known.max()}; make it anew, or leave the image out"
         )
     return mapped.astype(np.uint8)
-
-
-def paired(root: Path, images: str, label_of: Callable[[Path], Path]) -> list[Pair]:
-    """Return the pairs of all image files that match a pattern below root, by name."""
-    return [Pair(path, label_of(path)) for path in sorted(root.glob(images))]
 
 
 def without_image(layout: Layout, root: Path, split: str, pairs: Sequence[Pair]) -> list[Path]:

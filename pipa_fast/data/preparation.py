@@ -70,7 +70,8 @@ def prepare(
     require(root.is_dir(), "root", str(root), f"the folder of {layout.name}")
     require(jobs > 0, "jobs", jobs, "a positive count")
     found = {split: layout.pairs(root, split) for split in layout.splits}
-    expected = f"a folder with {layout.name}'s images in the published layout"
+    looked = " or ".join(layout.images.format(split=split) for split in layout.splits)
+    expected = f"a folder with {layout.name}'s images, {looked}"
     require(any(found.values()), "root", str(root), expected)
     problems = [] if subset else _wrong_counts(layout, root, found)
     examine = partial(look, layout=layout, sizes=not subset, write=not check)

@@ -141,7 +141,7 @@ def test_a_folder_that_is_none_is_told(tmp_path, capsys):
     assert run("gta5", tmp_path / "no") == 2
     assert "root must be the folder of gta5" in capsys.readouterr().err
     assert run("gta5", tmp_path) == 2
-    assert "published layout" in capsys.readouterr().err
+    assert "gta5's images, images/*.png; got" in capsys.readouterr().err
 
 
 def test_a_label_whose_palette_is_in_another_order_is_told(tmp_path, capsys):
