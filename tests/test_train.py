@@ -5,9 +5,12 @@ import sys
 import pytest
 
 from pipa_fast import evaluate, train
+from pipa_fast.data import loader
+from pipa_fast.data.datasets import build_dataset
 from pipa_fast.models import build_network
 from pipa_fast.training import checkpoint
 from pipa_fast.training.config import load
+from tests.data.published import make
 
 TINY = ["--iterations", "2", "--data.crop", "[32, 32]", "--data.patch_crop", "[32, 32]"]
 
@@ -39,6 +42,29 @@ def test_a_missing_baseline_is_told_before_training(tmp_path, monkeypatch, capsy
     assert command_line(monkeypatch, *words, "--run.baseline", str(tmp_path / "no")) == 2
     assert "run must be a folder with config.yaml" in capsys.readouterr().err
     assert not (tmp_path / "streets_source").exists()
+
+
+def test_folders_are_told_of_before_weights_are_fetched_and_a_run_is_set_aside(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(loader, "build_dataset", build_dataset)  # not a few scenes of it
+    for name in ("gta5", "cityscapes"):
+        make(name, tmp_path / name)
+    make("cityscapes", tmp_path / "cityscapes", "val")
+    (tmp_path / "streets_source").mkdir()
+    (tmp_path / "streets_source" / "results.json").write_text("{}")
+    words = ["--config", "streets_source", "--run.dir", str(tmp_path), *TINY]
+    words += ["--model.encoder", "mit_b0", "--model.weights", str(tmp_path / "no.pth")]
+    words += ["--data.source", "gta5", "--data.source_root", str(tmp_path / "gta5")]
+    words += ["--data.target", "cityscapes", "--data.target_root"]
+    for folder, told in (
+        ("no", "data.target_root must be the folder of cityscapes"),
+        ("gta5", "data.target_root must be a folder with cityscapes's val images, leftImg8bit/val"),
+        ("cityscapes", "data.rare_class needs"),
+    ):
+        assert command_line(monkeypatch, *words, str(tmp_path / folder)) == 2
+        assert told in capsys.readouterr().err
+    assert (tmp_path / "streets_source" / "results.json").exists()
 
 
 def test_a_gpu_that_is_not_there_is_told_in_one_line(tmp_path, monkeypatch, capsys):

@@ -6,10 +6,11 @@ rank, in any worker process, and after a resume. Nothing of it needs saving.
 """
 
 import functools
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,7 +20,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from pipa_fast.checks import require
 from pipa_fast.data.batch import Batch
 from pipa_fast.data.crops import crop_pair, random_box, source_box
-from pipa_fast.data.datasets import require_dataset, require_root
+from pipa_fast.data.datasets import Dataset as Scenes
+from pipa_fast.data.datasets import build_dataset, require_dataset, require_root
 from pipa_fast.data.files import Box, fitted, resize_label, resized_part
 from pipa_fast.data.random import generator
 from pipa_fast.data.rare_classes import Images, RareClassSampler
@@ -106,6 +108,21 @@ class DataConfig:
         require(temperature > 0, "data.rare_class_temperature", temperature, "above 0")
         for name in ("min_pixels", "min_crop_ratio"):
             require(getattr(self, name) >= 0, f"data.{name}", getattr(self, name), "at least 0")
+
+
+def images_of(
+    config: DataConfig, domain: Literal["source", "target"], split: str, *, labelled: bool = True
+) -> Scenes:
+    """Build the source or the target of these settings; see `data.datasets.build_dataset`.
+
+    Raises:
+        ValueError: as there, with the setting of the folder that is wrong.
+    """
+    name, root = getattr(config, domain), getattr(config, f"{domain}_root")
+    try:
+        return build_dataset(name, split, root, labelled=labelled)
+    except ValueError as error:
+        raise ValueError(re.sub("^root ", f"data.{domain}_root ", str(error))) from error
 
 
 @contextmanager
