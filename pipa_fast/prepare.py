@@ -151,8 +151,9 @@ def parser() -> argparse.ArgumentParser:
         help="replace files with other content (default: stop there; identical ones are kept)",
     )
     for name, layout in DATASETS.items():
-        counts = ", ".join(f"{count:,} {split}" for split, count in layout.splits.items())
-        dataset = datasets.add_parser(name, help=f"{counts} images, in the published layout")
+        counts = ", ".join(f"{count:,} {split}" for split, count in layout.splits.items() if count)
+        text = f"{counts} images, in the published layout" if counts else "yours: images/SPLIT, labels/SPLIT"
+        dataset = datasets.add_parser(name, help=text)
         dataset.add_argument("--root", required=True, help="the dataset's folder")
         dataset.add_argument("--check", action="store_true", help="verify, and write nothing")
         dataset.add_argument(
@@ -197,6 +198,8 @@ def _prepare(chosen: argparse.Namespace) -> int:
         return 2
     counts = ", ".join(f"{count:,} {split}" for split, count in summary.images.items())
     print(f"{chosen.root}: {counts} images; {summary.written:,} labels converted")
+    if summary.bare:
+        print("no training image has a label: they serve as data.target, not as data.source")
     for path in summary.statistics:
         print(f"wrote {path}")
     for problem in summary.problems:

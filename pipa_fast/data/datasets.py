@@ -15,6 +15,7 @@ from pipa_fast.data.dark_zurich import DARK_ZURICH
 from pipa_fast.data.folder import FolderDataset
 from pipa_fast.data.gta5 import GTA5
 from pipa_fast.data.mapillary import MAPILLARY
+from pipa_fast.data.own import OWN
 from pipa_fast.data.sample import Sample
 from pipa_fast.data.streets import SPLIT_SIZES, Streets
 from pipa_fast.data.synthia import SYNTHIA
@@ -24,7 +25,7 @@ __all__ = ["DATASETS", "LAYOUTS", "Dataset", "Sample", "build_dataset"]
 STREETS: tuple[str, ...] = ("streets_synthetic", "streets_real")
 LAYOUTS = {
     layout.name: layout
-    for layout in (GTA5, SYNTHIA, CITYSCAPES, ACDC, DARK_ZURICH, BDD100K, MAPILLARY)
+    for layout in (GTA5, SYNTHIA, CITYSCAPES, ACDC, DARK_ZURICH, BDD100K, MAPILLARY, OWN)
 }
 """Those that lie on disk."""
 DATASETS: tuple[str, ...] = (*STREETS, *LAYOUTS)

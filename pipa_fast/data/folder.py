@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipa_fast.checks import require
-from pipa_fast.data.files import read_ids, read_image, resize_label
+from pipa_fast.data.files import SUFFIXES, read_ids, read_image, resize_label
 from pipa_fast.data.labels import IGNORE_INDEX, NUM_CLASSES
 from pipa_fast.data.sample import Sample
 
@@ -51,8 +51,8 @@ class Layout:
     """An image's path to its label's, both below root; None where the dataset publishes none."""
     labels: str
     """Pattern of a split's published label files below root, with {split} in the split's place."""
-    splits: Mapping[str, int]
-    """Official number of images of each split."""
+    splits: Mapping[str, int | None]
+    """Official number of images of each split, None where there is none."""
     ids: Mapping[int, int]
     """Train id by the id in a label file; ids without one are in `unscored`."""
     unscored: frozenset[int]
@@ -69,6 +69,8 @@ class Layout:
         """Return the files of a split, by name."""
         found = []
         for image in sorted(root.glob(self.images.format(split=split))):
+            if image.suffix.lower() not in SUFFIXES:
+                continue
             label = self.label_of(image.relative_to(root))
             found.append(Pair(image, None if label is None else root / label))
         return found

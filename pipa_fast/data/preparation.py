@@ -39,6 +39,7 @@ class Summary(NamedTuple):
     written: int  # labels converted now; the others were there already, or need no conversion
     statistics: list[Path]
     problems: list[str]
+    bare: bool  # whether the training images have no labels at all, as a target's need none
 
 
 def prepare(
@@ -55,7 +56,8 @@ def prepare(
     Labels of other ids are written as train ids beside themselves, each under its name in one go; a
     conversion that is what its label becomes is kept, so that an interrupted run goes on where it
     stopped, and a label that was replaced is converted anew. The training split's class statistics
-    are written only where nothing was wrong.
+    are written only where nothing was wrong. Training images of which none has a label are read all
+    the same: they may be a target's.
 
     Args:
         check: write nothing.
@@ -75,16 +77,19 @@ def prepare(
     require(any(found.values()), "root", str(root), expected)
     problems = [] if subset else _wrong_counts(layout, root, found)
     examine = partial(look, layout=layout, sizes=not subset, write=not check)
+    bare = bool(found["train"]) and len(unlabelled(found["train"])) == len(found["train"])
+    if bare:
+        found["train"] = [Pair(pair.image, None) for pair in found["train"]]
     written, counts = 0, {}
     with ProcessPoolExecutor(jobs) as pool:
         for split, pairs in found.items():
-            bare = set(unlabelled(pairs))
+            lone = set(unlabelled(pairs))
             problems += [
                 f"{pair.label} is missing, the label of {pair.image}"
                 for pair in pairs
-                if pair in bare
+                if pair in lone
             ]
-            whole = [pair for pair in pairs if pair not in bare]
+            whole = [pair for pair in pairs if pair not in lone]
             seen = progress(pool.map(examine, whole, chunksize=4), split, len(whole))
             for pair, each in zip(whole, seen, strict=True):
                 problems += each.problems
@@ -93,7 +98,7 @@ def prepare(
                     counts[pair] = each.counts
     statistics = _count(root, counts) if counts and not (problems or check) else []
     sizes = {split: len(pairs) for split, pairs in found.items()}
-    return Summary(sizes, written, statistics, problems)
+    return Summary(sizes, written, statistics, problems, bare)
 
 
 def _wrong_counts(layout: Layout, root: Path, found: dict[str, list[Pair]]) -> list[str]:
@@ -101,7 +106,7 @@ def _wrong_counts(layout: Layout, root: Path, found: dict[str, list[Pair]]) -> l
     problems = []
     for split, count in layout.splits.items():
         pairs = found[split]
-        if len(pairs) != count:
+        if count is not None and len(pairs) != count:
             problems.append(f"{split}: {len(pairs)} images, not the published {count}")
         lone = without_image(layout, root, split, pairs)
         problems += [f"the image of {label} is missing" for label in lone]

@@ -186,3 +186,18 @@ def test_the_sizes_of_gta5_are_those_of_the_download(tmp_path, capsys):
         label_file(tmp_path / "labels" / f"{number:05d}.png", [7], label)
     assert run("gta5", tmp_path, "--check") == 1
     assert "not the published 24966\n1 problems" in capsys.readouterr().err
+
+
+def test_training_images_without_any_label_may_be_a_targets(tmp_path, capsys):
+    root = make("cityscapes", make("cityscapes", tmp_path), "val")
+    labels = sorted(root.glob("gtFine/train/*/*.png"))
+    labels[0].unlink()
+    assert run("cityscapes", root, "--subset") == 1
+    assert f"{labels[0]} is missing" in capsys.readouterr().err
+    labels[1].unlink()
+    labels[1].with_name(labels[1].name.replace("_labelIds", "_labelTrainIds")).unlink()
+    assert run("cityscapes", root, "--subset") == 0
+    assert "no training image has a label" in capsys.readouterr().out
+    next(root.glob("leftImg8bit/train/*/*.png")).write_bytes(b"")
+    assert run("cityscapes", root, "--subset") == 1
+    assert "cannot be read as an image" in capsys.readouterr().err
