@@ -83,13 +83,13 @@ class Layout:
             table[label_id] = train_id
         return table
 
-
-def train_id_table() -> np.ndarray:
-    """Return the table of files that hold train ids already [256] int16."""
-    table = np.full(256, -1, np.int16)
-    table[:NUM_CLASSES] = np.arange(NUM_CLASSES)
-    table[IGNORE_INDEX] = IGNORE_INDEX
-    return table
+    def train_id_table(self) -> np.ndarray:
+        """Return the table of files that hold train ids already [256] int16."""
+        table = np.full(256, -1, np.int16)
+        train_ids = list(self.ids.values())
+        table[train_ids] = train_ids
+        table[IGNORE_INDEX] = IGNORE_INDEX
+        return table
 
 
 class FolderDataset:
@@ -128,7 +128,7 @@ class FolderDataset:
                 f"{bare[0].label}"
             )
         self.eval_classes = layout.eval_classes
-        self._table, self._train_ids = layout.table(), train_id_table()
+        self._table, self._train_ids = layout.table(), layout.train_id_table()
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -172,10 +172,11 @@ def to_train_ids(path: Path, table: np.ndarray) -> np.ndarray:
     mapped = table[ids]
     if mapped.min(initial=0) < 0:
         unknown = np.unique(ids[mapped < 0]).tolist()
-        known = np.flatnonzero(table >= 0)
+        known = np.flatnonzero(table[:IGNORE_INDEX] >= 0)
+        ids = f"{known.min()} to {known.max()}{' and 255' if table[IGNORE_INDEX] >= 0 else ''}"
         raise ValueError(
             f"{path} holds label ids {unknown[:8]}, which the dataset does not have: "
-            f"known are {known.min()} to {known.max()}; make it anew, or leave the image out"
+            f"known are {ids}; make it anew, or leave the image out"
         )
     return mapped.astype(np.uint8)
 

@@ -23,6 +23,7 @@ from pipa_fast.data.crops import crop_pair, random_box, source_box
 from pipa_fast.data.datasets import Dataset as Scenes
 from pipa_fast.data.datasets import build_dataset, require_dataset, require_root
 from pipa_fast.data.files import Box, fitted, resize_label, resized_part
+from pipa_fast.data.own import require_classes
 from pipa_fast.data.random import generator
 from pipa_fast.data.rare_classes import Images, RareClassSampler
 from pipa_fast.data.statistics import known_counts
@@ -39,6 +40,9 @@ class DataConfig:
     source_root: str | None = None
     target_root: str | None = None
     """Their folders; null for `streets`, which needs none."""
+    classes: tuple[str, ...] | None = None
+    """Names of the classes that labels number from 0, where source and target are `own`; null:
+    Cityscapes' 19. `model.num_classes` is how many."""
     source_size: tuple[int, int] | None = None
     target_size: tuple[int, int] | None = None
     """Height and width that images are resized to before crops are cut [pixels]; null: as they are.
@@ -80,6 +84,11 @@ class DataConfig:
         require_dataset("data.target", self.target)
         require_root("data.source_root", self.source_root, self.source)
         require_root("data.target_root", self.target_root, self.target)
+        if self.classes is not None:
+            require_classes("data.classes", self.classes)
+            for side in ("source", "target"):
+                name = getattr(self, side)
+                require(name == "own", f"data.{side}", name, "own, where data.classes are given")
         for name in ("source_size", "target_size"):
             size, (height, width) = getattr(self, name), self.crop
             fits = size is None or (size[0] >= height and size[1] >= width)
@@ -120,7 +129,7 @@ def images_of(
     """
     name, root = getattr(config, domain), getattr(config, f"{domain}_root")
     try:
-        return build_dataset(name, split, root, labelled=labelled)
+        return build_dataset(name, split, root, labelled=labelled, classes=config.classes)
     except ValueError as error:
         raise ValueError(re.sub("^root ", f"data.{domain}_root ", str(error))) from error
 

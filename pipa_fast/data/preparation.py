@@ -16,11 +16,10 @@ from pipa_fast.data.folder import (
     Layout,
     Pair,
     to_train_ids,
-    train_id_table,
     unlabelled,
     without_image,
 )
-from pipa_fast.data.labels import IGNORE_INDEX, NUM_CLASSES
+from pipa_fast.data.labels import IGNORE_INDEX
 from pipa_fast.data.statistics import files_of
 
 
@@ -39,6 +38,7 @@ class Summary(NamedTuple):
     written: int  # labels converted now; the others were there already, or need no conversion
     statistics: list[Path]
     problems: list[str]
+    absent: list[int]  # train ids that are scored, and that no training label holds
     bare: bool  # whether the training images have no labels at all, as a target's need none
 
 
@@ -98,7 +98,9 @@ def prepare(
                     counts[pair] = each.counts
     statistics = _count(root, counts) if counts and not (problems or check) else []
     sizes = {split: len(pairs) for split, pairs in found.items()}
-    return Summary(sizes, written, statistics, problems, bare)
+    pixels = np.sum(list(counts.values()), axis=0)
+    absent = [c for c in layout.eval_classes if not pixels[c]] if counts else []
+    return Summary(sizes, written, statistics, problems, absent, bare)
 
 
 def _wrong_counts(layout: Layout, root: Path, found: dict[str, list[Pair]]) -> list[str]:
@@ -153,7 +155,7 @@ def look(pair: Pair, *, layout: Layout, sizes: bool, write: bool) -> Seen:
 
 def _converted(pair: Pair, layout: Layout, write: bool) -> tuple[np.ndarray, bool]:
     """Return a label as train ids, and whether its conversion was written now."""
-    table, own = layout.table(), train_id_table()
+    table, own = layout.table(), layout.train_id_table()
     assert pair.label is not None
     made = None
     if pair.converted is not None and pair.converted.is_file():
@@ -169,8 +171,7 @@ def _converted(pair: Pair, layout: Layout, write: bool) -> tuple[np.ndarray, boo
     _check_palette(pair.label, layout, label)
     if made is not None and np.array_equal(made, label):
         return label, False
-    same = np.array_equal(table[:NUM_CLASSES], own[:NUM_CLASSES])
-    if pair.converted is None or same:
+    if pair.converted is None or np.array_equal(table, own):
         return label, False
     if not write:
         if made is not None:  # training would read it

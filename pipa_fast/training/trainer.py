@@ -70,18 +70,9 @@ class Trainer:
     def __init__(self, config: Config, world: World) -> None:
         self.config, self.world = config, world
         self.run_dir: Path = config.run_dir
-        # Before the network, whose weights may have to be fetched, and before an earlier run is set
-        # aside.
-        data, patch = config.data, config.adaptation.patch
-        self.validation = images_of(data, "target", "val")
-        self.training_set = TrainingSet(
-            images_of(data, "source", "train"),
-            images_of(data, "target", "train", labelled=False),
-            data,
-            seed=config.seed,
-            with_crops=patch.weight > 0,
-            crop_is_target=patch.first_is_target,
-        )
+        # before the network, whose weights may have to be fetched
+        self.validation = images_of(config.data, "target", "val")
+        self.training_set = _training_set(config)
         torch.manual_seed(config.seed)
         model = config.model
         model.projections = config.adaptation.needs_projections
@@ -376,6 +367,7 @@ class Trainer:
             dtype=self.dtype,
             **self.config.evaluation.view,
             classes=scored_classes(self.config.evaluation.classes, self.validation.eval_classes),
+            names=self.config.class_names,
             group=self.world.group,
             progress=lambda _: self.heartbeat.at("evaluation", self.iteration),
         )
@@ -460,6 +452,18 @@ def _batch_norm(
     if setting != "batch" or world.size == 1:
         return setting
     return "sync" if world.device.type == "cuda" else "frozen"
+
+
+def _training_set(config: Config) -> TrainingSet:
+    data, patch = config.data, config.adaptation.patch
+    return TrainingSet(
+        images_of(data, "source", "train"),
+        images_of(data, "target", "train", labelled=False),
+        data,
+        seed=config.seed,
+        with_crops=patch.weight > 0,
+        crop_is_target=patch.first_is_target,
+    )
 
 
 def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
