@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipa_fast.data.datasets import build_dataset
+from pipa_fast.data.loader import images_of
 from pipa_fast.evaluation.command_line import add_device_argument, device_of, run_command
 from pipa_fast.evaluation.comparison import Group, comparison_table, grouped
 from pipa_fast.evaluation.comparison_page import MOST, Pictures, page
@@ -55,7 +55,7 @@ def pictures_of(groups: Sequence[Group], count: int, device: str) -> list[Pictur
     if len(targets) > 1:
         raise ValueError(f"runs have other targets ({', '.join(targets)}); give --images 0")
     place, first = device_of(device), loaded[0][1]
-    dataset, shown = build_dataset(first.data.target, "val", first.data.target_root), []
+    dataset, shown = images_of(first.data, "target", "val"), []
     for index in spread_indices(len(dataset), count):
         sample, predictions = dataset[index], {}
         for group, (network, config) in zip(groups, loaded, strict=True):

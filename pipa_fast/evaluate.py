@@ -23,6 +23,7 @@ from torch import nn
 
 from pipa_fast.data.datasets import build_dataset
 from pipa_fast.data.labels import CLASS_SETS
+from pipa_fast.data.loader import images_of
 from pipa_fast.evaluation.classes import conventions, scored_classes
 from pipa_fast.evaluation.command_line import (
     add_inference_arguments,
@@ -130,7 +131,7 @@ def rebuild_report(options: argparse.Namespace, network: nn.Module, config: Any)
     return write_report(
         options.run,
         network=network,
-        dataset=build_dataset(config.data.target, "val", config.data.target_root),
+        dataset=images_of(config.data, "target", "val"),
         teacher=teacher,
         baseline_dir=options.baseline,
         baseline=None if options.baseline is None else load_run(options.baseline)[0],
@@ -181,8 +182,11 @@ def run(options: argparse.Namespace, console: Console) -> None:
     root = options.root
     if root is None and name == config.data.target:
         root = config.data.target_root
-    dataset = build_dataset(name, options.split, root)
-    classes = options.classes or config.evaluation.classes
+    classes, own = options.classes or config.evaluation.classes, config.data.classes
+    for option, given, only in (("--dataset", name, "own"), ("--classes", classes, "dataset")):
+        if own is not None and given != only:
+            raise ValueError(f"{option} must be {only} for a run with data.classes; got {given}")
+    dataset = build_dataset(name, options.split, root, classes=own)
     window = window_of(options) or config.evaluation.window
     flip = options.flip or config.evaluation.flip
     result = evaluate(
@@ -194,6 +198,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
         flip=flip,
         image_size=config.evaluation.size,
         classes=scored_classes(classes, dataset.eval_classes),
+        names=config.class_names,
     )
     console.print(score_table(result, f"{options.run} on {name} {options.split}"))
     ways = {} if classes == "dataset" else conventions(result.confusion, classes)

@@ -156,7 +156,12 @@ def largest_difference(
 
 
 def write(
-    network: nn.Module, path: Path, *, size: tuple[int, int] | None = None, tolerance: float = 1e-3
+    network: nn.Module,
+    path: Path,
+    *,
+    size: tuple[int, int] | None = None,
+    tolerance: float = 1e-3,
+    names: Sequence[str] = CLASSES,
 ) -> float | None:
     """Export a network in evaluation mode to `path`, and return how far the file is from it.
 
@@ -172,7 +177,7 @@ def write(
     program = trace(network, size=size)
     m = size_multiple(network)
     shapes: list[Shape] = [(1, 3, 2 * m, 3 * m), (3, 3, 5 * m, 2 * m)]
-    facts = {"input": "RGB in [0, 1]", "classes": ", ".join(CLASSES), "multiple": str(m)}
+    facts = {"input": "RGB in [0, 1]", "classes": ", ".join(names), "multiple": str(m)}
     if size is not None:
         shapes = [(1, 3, *size), (3, 3, *size)]
         facts["size"] = f"{size[0]} x {size[1]}"
@@ -239,9 +244,10 @@ def run(options: argparse.Namespace, console: Console) -> None:
         return write_folder(options, console)
     if options.push is not None:
         raise ValueError(f"--push takes a folder as --out, without an ending; got {options.out}")
-    network, _ = load_run(options.run)
+    network, config = load_run(options.run)
     size = None if options.size is None else (options.size[0], options.size[1])
-    distance = write(network, options.out, size=size, tolerance=options.tolerance)
+    tolerance, names = options.tolerance, config.class_names
+    distance = write(network, options.out, size=size, tolerance=tolerance, names=names)
     m = size_multiple(network)
     takes = f"images of {size[0]} x {size[1]}" if size else f"images of multiples of {m} pixels"
     checked = (

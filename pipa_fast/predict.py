@@ -20,7 +20,6 @@ from torch import nn
 
 from pipa_fast.checks import is_below, require
 from pipa_fast.data.files import fitted
-from pipa_fast.data.labels import NUM_CLASSES
 from pipa_fast.evaluation.command_line import (
     add_inference_arguments,
     device_of,
@@ -129,19 +128,27 @@ def check_options(options: argparse.Namespace) -> None:
         )
 
 
-def paint(image: np.ndarray, labels: np.ndarray, options: argparse.Namespace) -> np.ndarray:
+def paint(
+    image: np.ndarray, labels: np.ndarray, names: Sequence[str], options: argparse.Namespace
+) -> np.ndarray:
     """Return the picture to write [H', W', 3] uint8 of an image [H, W, 3] and its train ids."""
     painted = overlay(image, labels, blend=options.blend)
     if options.side_by_side:
         painted = np.concatenate((image, painted, colorize(labels)), axis=1)
     if options.legend:
         # all classes below a video's frames, so that every frame is of one size
-        present = range(NUM_CLASSES) if is_video(options.source) else np.unique(labels).tolist()
-        painted = with_legend(painted, list(present))
+        present = range(len(names)) if is_video(options.source) else np.unique(labels).tolist()
+        painted = with_legend(painted, list(present), names)
     return painted
 
 
-def write(name: str, image: np.ndarray, labels: np.ndarray, options: argparse.Namespace) -> None:
+def write(
+    name: str,
+    image: np.ndarray,
+    labels: np.ndarray,
+    names: Sequence[str],
+    options: argparse.Namespace,
+) -> None:
     """Write what the options ask for of one picture.
 
     Raises:
@@ -150,7 +157,7 @@ def write(name: str, image: np.ndarray, labels: np.ndarray, options: argparse.Na
     require(is_below(name), "name", name, f"of a file below {options.out}")
     path = options.out / f"{name}_overlay.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(paint(image, labels, options)).save(path)
+    Image.fromarray(paint(image, labels, names, options)).save(path)
     if options.raw:
         Image.fromarray(labels).save(options.out / f"{name}_labels.png")
 
@@ -175,6 +182,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
         served = check_names([picture.name for picture in pictures], options.out)
     device = device_of(options.device)
     network, config = load_run(options.run)
+    if served and config.data.classes is not None:
+        raise ValueError("--format cityscapes needs a run on Cityscapes' classes; this has its own")
     window = window_of(options) or config.evaluation.window
     max_side = options.max_side or max(config.evaluation.size or (2048,))
     network.to(device)
@@ -198,7 +207,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
         if served:
             write_label_ids(served[picture.name], labels)
         else:
-            write(picture.name, image, labels, options)
+            write(picture.name, image, labels, config.class_names, options)
         count += 1
     what = "frames" if video else "images"
     did = "labelled" if served else "painted"

@@ -26,7 +26,8 @@ from pipa_fast.checks import require
 from pipa_fast.data import preparation
 from pipa_fast.data.datasets import LAYOUTS as DATASETS
 from pipa_fast.data.datasets import build_dataset
-from pipa_fast.data.labels import GTA5_PALETTE, to_label_ids
+from pipa_fast.data.labels import CLASSES, GTA5_PALETTE, to_label_ids
+from pipa_fast.data.own import OWN, own_layout
 from pipa_fast.data.sample import Sample
 from pipa_fast.data.streets import SPLIT_SIZES
 from pipa_fast.program import make_parser
@@ -151,8 +152,15 @@ def parser() -> argparse.ArgumentParser:
         help="replace files with other content (default: stop there; identical ones are kept)",
     )
     for name, layout in DATASETS.items():
-        counts = ", ".join(f"{count:,} {split}" for split, count in layout.splits.items())
-        dataset = datasets.add_parser(name, help=f"{counts} images, in the published layout")
+        counts = ", ".join(f"{count:,} {split}" for split, count in layout.splits.items() if count)
+        text = f"{counts} images, in the published layout" if counts else "images of your own"
+        dataset = datasets.add_parser(name, help=text)
+        if layout is OWN:
+            dataset.add_argument(
+                "--classes",
+                nargs="+",
+                help="names of the classes that labels number from 0 (default: Cityscapes' 19)",
+            )
         dataset.add_argument("--root", required=True, help="the dataset's folder")
         dataset.add_argument("--check", action="store_true", help="verify, and write nothing")
         dataset.add_argument(
@@ -183,9 +191,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _prepare(chosen: argparse.Namespace) -> int:
     """Prepare a dataset on disk; return the exit status, 1 where something is wrong with it."""
+    own = getattr(chosen, "classes", None)
     try:
         summary = preparation.prepare(
-            DATASETS[chosen.dataset],
+            DATASETS[chosen.dataset] if own is None else own_layout(own),
             chosen.root,
             check=chosen.check,
             subset=chosen.subset,
@@ -197,12 +206,19 @@ def _prepare(chosen: argparse.Namespace) -> int:
         return 2
     counts = ", ".join(f"{count:,} {split}" for split, count in summary.images.items())
     print(f"{chosen.root}: {counts} images; {summary.written:,} labels converted")
+    if summary.bare:
+        print("no training image has a label: they serve as data.target, not as data.source")
+    if summary.absent:
+        names = own or CLASSES
+        print(f"no pixel is {', '.join(names[c] for c in summary.absent)} in the training labels")
     for path in summary.statistics:
         print(f"wrote {path}")
     for problem in summary.problems:
         print(problem, file=sys.stderr)
     if summary.problems:
-        print(f"{len(summary.problems)} problems; no statistics written", file=sys.stderr)
+        hint = "" if chosen.subset else "; --subset accepts other numbers and sizes of images"
+        count = len(summary.problems)
+        print(f"{count} problems; no statistics written{hint}", file=sys.stderr)
     return 1 if summary.problems else 0
 
 

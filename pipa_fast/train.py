@@ -17,7 +17,6 @@ from PIL import Image
 from torch.distributed.elastic.multiprocessing.errors import record
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from pipa_fast.data.datasets import build_dataset
 from pipa_fast.evaluation.report import write_report
 from pipa_fast.evaluation.runs import read_run
 from pipa_fast.training import checkpoint, distributed
@@ -44,7 +43,7 @@ def report(trainer: Trainer) -> Path:
     path = write_report(
         trainer.run_dir,
         network=trainer.network,
-        dataset=build_dataset(config.data.target, "val", config.data.target_root),
+        dataset=trainer.validation,
         teacher=None if trainer.teacher is None else trainer.teacher.network,
         baseline_dir=baseline,
         baseline=None if baseline is None else checkpoint.load_run(baseline)[0],

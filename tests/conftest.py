@@ -58,12 +58,10 @@ def emulator(tmp_path_factory):
 @pytest.fixture
 def few_scenes(monkeypatch):
     """Training sees two scenes of each dataset: the loop is tested, not the streets."""
-    from pipa_fast import train
-    from pipa_fast.training import trainer
+    from pipa_fast.data import loader
     from tests.few import Few
 
-    monkeypatch.setattr(trainer, "build_dataset", Few)
-    monkeypatch.setattr(train, "build_dataset", Few)
+    monkeypatch.setattr(loader, "build_dataset", Few)
 
 
 @pytest.fixture

@@ -12,10 +12,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipa_fast import evaluate
+from pipa_fast.data import loader
 from pipa_fast.data.sample import Sample
 from pipa_fast.evaluation import inference
 from pipa_fast.training import checkpoint
-from pipa_fast.training.config import EvaluationConfig
+from pipa_fast.training.config import Config, EvaluationConfig
 from tests.forked import on_two_ranks
 
 
@@ -61,21 +62,16 @@ def run(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     results = {"miou": 25.0, "iou": {"road": 50.0}, "recipe": "r", "iteration": 5, "seed": 1}
     (folder / "results.json").write_text(json.dumps(results))
-    config = SimpleNamespace(
-        recipe="streets_pipa",
-        seed=1,
-        data=SimpleNamespace(target="streets_real", target_root=None),
-        model=SimpleNamespace(start=None),
-        evaluation=EvaluationConfig(),
-    )
+    config = Config(recipe="streets_pipa", seed=1)
     asked = []
 
-    def build_dataset(name, split, root=None):
+    def build_dataset(name, split, root=None, **options):
         asked.append((name, split))
         return Halves()
 
     monkeypatch.setattr(checkpoint, "load_run", lambda path: (Constant(0).eval(), config))
-    monkeypatch.setattr(evaluate, "build_dataset", build_dataset)
+    for module in (evaluate, loader):
+        monkeypatch.setattr(module, "build_dataset", build_dataset)
     monkeypatch.setattr(checkpoint, "build_network", lambda config: Constant(5))
     return SimpleNamespace(folder=folder, asked=asked)
 
@@ -113,7 +109,7 @@ def _evaluate_on_rank(rank, run, store):
             seen.append(index)
             return super().__getitem__(index)
 
-    evaluate.build_dataset = lambda *_: Watched()
+    evaluate.build_dataset = lambda *_, **__: Watched()
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store)}
     torch.set_num_threads(1)
@@ -150,7 +146,7 @@ def score(run, *words: str) -> dict:
 @pytest.mark.parametrize("number", [19, 16, 13])
 def test_class_sets_and_other_ways_of_counting(run, capsys, monkeypatch, number):
     """The network says road: 160 of 304 pixels are, and 8 of each other class."""
-    monkeypatch.setattr(evaluate, "build_dataset", lambda *_: AllClasses())
+    monkeypatch.setattr(evaluate, "build_dataset", lambda *_, **__: AllClasses())
     record = score(run, "--classes", str(number))
     mean = round(100 * 160 / 304 / number, 4)
     assert (len(record["iou"]), record["miou"], record["classes"]) == (number, mean, str(number))
@@ -167,7 +163,7 @@ def test_class_sets_and_other_ways_of_counting(run, capsys, monkeypatch, number)
 def test_scores_that_rescaling_changes_are_printed(run, capsys, monkeypatch):
     """The network says terrain, which SYNTHIA lacks."""
     _, config = checkpoint.load_run(run.folder)
-    monkeypatch.setattr(evaluate, "build_dataset", lambda *_: AllClasses())
+    monkeypatch.setattr(evaluate, "build_dataset", lambda *_, **__: AllClasses())
     monkeypatch.setattr(checkpoint, "load_run", lambda path: (Constant(9).eval(), config))
     record = score(run, "--classes", "16")
     assert record["conventions"]["mean"] == 0

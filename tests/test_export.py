@@ -11,6 +11,7 @@ from pipa_fast.data.labels import CLASSES
 from pipa_fast.models import ModelConfig, build_network
 from pipa_fast.models.network import Outputs
 from pipa_fast.training import checkpoint
+from pipa_fast.training.config import Config
 
 NETWORKS = [
     pytest.param("streets_s", "light", 16, id="streets_s"),
@@ -52,7 +53,8 @@ def made(encoder: str, head: str) -> nn.Module:
 
 
 def command(monkeypatch, network: nn.Module, *words: str) -> int:
-    monkeypatch.setattr(checkpoint, "load_run", lambda path: (network.eval(), None))
+    config = Config(recipe="cells")
+    monkeypatch.setattr(checkpoint, "load_run", lambda path: (network.eval(), config))
     return export.main(["--run", "runs/r", *words])
 
 

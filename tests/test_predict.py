@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +11,7 @@ from pipa_fast import predict
 from pipa_fast.data.labels import PALETTE
 from pipa_fast.evaluation.pictures import Picture
 from pipa_fast.training import checkpoint
-from pipa_fast.training.config import EvaluationConfig
+from pipa_fast.training.config import Config
 
 
 class Outputs(NamedTuple):
@@ -50,7 +49,7 @@ def half_bright(height: int, width: int) -> np.ndarray:
 @pytest.fixture
 def network(monkeypatch):
     network = Bright()
-    config = SimpleNamespace(evaluation=EvaluationConfig())
+    config = Config(recipe="bright")
     network.config = config
     monkeypatch.setattr(checkpoint, "load_run", lambda path: (network, config))
     return network

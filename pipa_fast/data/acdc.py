@@ -6,30 +6,20 @@ The images of clear weather that come with it lie in SPLIT_ref and are not read.
 
 from pathlib import Path
 
-from pipa_fast.data.folder import Layout, Pair, paired
+from pipa_fast.data.folder import Layout
 from pipa_fast.data.labels import SCORED_LABEL_IDS, UNSCORED_LABEL_IDS
 
-CONDITIONS = ("fog", "night", "rain", "snow")
 
-
-def adverse_pairs(root: Path, image_folder: str) -> list[Pair]:
-    """Return the pairs below rgb_anon/`image_folder`/SEQUENCE, with gt laid out the same."""
-
-    def label(image: Path) -> Path:
-        inside = image.relative_to(root / "rgb_anon").parent
-        stem = image.stem.removesuffix("_rgb_anon")
-        return root / "gt" / inside / f"{stem}_gt_labelIds.png"
-
-    return paired(root, f"rgb_anon/{image_folder}/*/*_rgb_anon.png", label)
-
-
-def _pairs(root: Path, split: str) -> list[Pair]:
-    return [pair for c in CONDITIONS for pair in adverse_pairs(root, f"{c}/{split}")]
+def adverse_label(image: Path) -> Path:
+    """Return the label of rgb_anon/…/NAME_rgb_anon.png: gt/…/NAME_gt_labelIds.png."""
+    stem = image.stem.removesuffix("_rgb_anon")
+    return Path("gt", *image.parts[1:-1], f"{stem}_gt_labelIds.png")
 
 
 ACDC = Layout(
     name="acdc",
-    pairs=_pairs,
+    images="rgb_anon/*/{split}/*/*_rgb_anon.png",
+    label_of=adverse_label,
     labels="gt/*/{split}/*/*_gt_labelIds.png",
     splits={"train": 1600, "val": 406},
     ids=SCORED_LABEL_IDS,

@@ -6,20 +6,18 @@ Its masks hold Cityscapes' train ids.
 
 from pathlib import Path
 
-from pipa_fast.data.folder import Layout, Pair, paired
+from pipa_fast.data.folder import Layout
 from pipa_fast.data.labels import IGNORE_INDEX, NUM_CLASSES
 
 
-def _pairs(root: Path, split: str) -> list[Pair]:
-    def label(image: Path) -> Path:
-        return root / "labels" / "sem_seg" / "masks" / split / f"{image.stem}.png"
-
-    return paired(root, f"images/10k/{split}/*.jpg", label)
+def _label(image: Path) -> Path:
+    return Path("labels", "sem_seg", "masks", image.parent.name, f"{image.stem}.png")
 
 
 BDD100K = Layout(
     name="bdd100k",
-    pairs=_pairs,
+    images="images/10k/{split}/*.jpg",
+    label_of=_label,
     labels="labels/sem_seg/masks/{split}/*.png",
     splits={"train": 7000, "val": 1000},
     ids={i: i for i in range(NUM_CLASSES)},

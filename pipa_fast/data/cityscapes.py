@@ -3,21 +3,19 @@
 
 from pathlib import Path
 
-from pipa_fast.data.folder import Layout, Pair, paired
+from pipa_fast.data.folder import Layout
 from pipa_fast.data.labels import SCORED_LABEL_IDS, UNSCORED_LABEL_IDS
 
 
-def _pairs(root: Path, split: str) -> list[Pair]:
-    def label(image: Path) -> Path:
-        stem = image.stem.removesuffix("_leftImg8bit")
-        return root / "gtFine" / split / image.parent.name / f"{stem}_gtFine_labelIds.png"
-
-    return paired(root, f"leftImg8bit/{split}/*/*_leftImg8bit.png", label)
+def _label(image: Path) -> Path:
+    stem = image.stem.removesuffix("_leftImg8bit")
+    return Path("gtFine", *image.parts[1:-1], f"{stem}_gtFine_labelIds.png")
 
 
 CITYSCAPES = Layout(
     name="cityscapes",
-    pairs=_pairs,
+    images="leftImg8bit/{split}/*/*_leftImg8bit.png",
+    label_of=_label,
     labels="gtFine/{split}/*/*_gtFine_labelIds.png",
     splits={"train": 2975, "val": 500},
     ids=SCORED_LABEL_IDS,

@@ -3,20 +3,18 @@
 
 from pathlib import Path
 
-from pipa_fast.data.acdc import ACDC, adverse_pairs
-from pipa_fast.data.folder import Layout, Pair
+from pipa_fast.data.acdc import ACDC, adverse_label
+from pipa_fast.data.folder import Layout
 
 
-def _pairs(root: Path, split: str) -> list[Pair]:
-    if split == "val":
-        return adverse_pairs(root, "val/night")
-    images = sorted(root.glob("rgb_anon/train/night/*/*_rgb_anon.png"))
-    return [Pair(image, None) for image in images]
+def _label(image: Path) -> Path | None:
+    return None if image.parts[1] == "train" else adverse_label(image)
 
 
 DARK_ZURICH = Layout(
     name="dark_zurich",
-    pairs=_pairs,
+    images="rgb_anon/{split}/night/*/*_rgb_anon.png",
+    label_of=_label,
     labels="gt/{split}/night/*/*_gt_labelIds.png",
     splits={"train": 2416, "val": 50},
     ids=ACDC.ids,

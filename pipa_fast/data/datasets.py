@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Datasets by name: sequences of Sample with `eval_classes`, the train ids that they score."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from pipa_fast.data.dark_zurich import DARK_ZURICH
 from pipa_fast.data.folder import FolderDataset
 from pipa_fast.data.gta5 import GTA5
 from pipa_fast.data.mapillary import MAPILLARY
+from pipa_fast.data.own import OWN, own_layout
 from pipa_fast.data.sample import Sample
 from pipa_fast.data.streets import SPLIT_SIZES, Streets
 from pipa_fast.data.synthia import SYNTHIA
@@ -24,7 +25,7 @@ __all__ = ["DATASETS", "LAYOUTS", "Dataset", "Sample", "build_dataset"]
 STREETS: tuple[str, ...] = ("streets_synthetic", "streets_real")
 LAYOUTS = {
     layout.name: layout
-    for layout in (GTA5, SYNTHIA, CITYSCAPES, ACDC, DARK_ZURICH, BDD100K, MAPILLARY)
+    for layout in (GTA5, SYNTHIA, CITYSCAPES, ACDC, DARK_ZURICH, BDD100K, MAPILLARY, OWN)
 }
 """Those that lie on disk."""
 DATASETS: tuple[str, ...] = (*STREETS, *LAYOUTS)
@@ -68,18 +69,26 @@ def require_root(argument: str, root: str | Path | None, name: str) -> None:
 
 
 def build_dataset(
-    name: str, split: str, root: str | Path | None = None, *, labelled: bool = True
+    name: str,
+    split: str,
+    root: str | Path | None = None,
+    *,
+    labelled: bool = True,
+    classes: Sequence[str] | None = None,
 ) -> Dataset:
     """Build the dataset of that name (see DATASETS) for the split, "train" or "val".
 
     `root` is the folder of a dataset on disk, None for the embedded ones. With `labelled=False`,
-    images on disk need no labels. Raises ValueError for an unknown name or split, and for a root
-    that is missing, too much, or not in the published layout.
+    images on disk need no labels. `classes` are the names of those that the labels of `own` number
+    from 0, None for Cityscapes'. Raises ValueError for an unknown name or split, for a root that is
+    missing, too much, or without such images, and for classes of another dataset than `own`.
     """
     require_dataset("name", name)
+    require(classes is None or name == OWN.name, "classes", classes, f"null for {name}")
     require_root("root", root, name)
     if root is not None:
-        return FolderDataset(LAYOUTS[name], root, split, labelled=labelled)
+        layout = own_layout(classes) if name == OWN.name else LAYOUTS[name]
+        return FolderDataset(layout, root, split, labelled=labelled)
     require(split in SPLIT_SIZES, "split", split, f"one of {', '.join(SPLIT_SIZES)}")
     return Streets(
         "synthetic" if name == "streets_synthetic" else "real",

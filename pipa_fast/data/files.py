@@ -10,6 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image
 
+SUFFIXES = (".png", ".jpg", ".jpeg")
+"""What the files of images that are looked for in a folder end with, in small or capitals."""
+
 UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 """What Pillow raises for a file that is damaged, cut short, too large or no image."""
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipa_fast.checks import require
-from pipa_fast.data.files import read_ids, read_image, resize_label
+from pipa_fast.data.files import SUFFIXES, read_ids, read_image, resize_label
 from pipa_fast.data.labels import IGNORE_INDEX, NUM_CLASSES
 from pipa_fast.data.sample import Sample
 
@@ -45,12 +45,14 @@ class Layout:
     """How a published dataset lies on disk."""
 
     name: str
-    pairs: Callable[[Path, str], list[Pair]]
-    """(root, split) to the files of the split, by name."""
+    images: str
+    """Pattern of a split's image files below root, with {split} in the split's place."""
+    label_of: Callable[[Path], Path | None]
+    """An image's path to its label's, both below root; None where the dataset publishes none."""
     labels: str
     """Pattern of a split's published label files below root, with {split} in the split's place."""
-    splits: Mapping[str, int]
-    """Official number of images of each split."""
+    splits: Mapping[str, int | None]
+    """Official number of images of each split, None where there is none."""
     ids: Mapping[int, int]
     """Train id by the id in a label file; ids without one are in `unscored`."""
     unscored: frozenset[int]
@@ -63,6 +65,16 @@ class Layout:
     """Names of images whose published label has another size: it is resized to the image's. What
     size such an image has is not checked."""
 
+    def pairs(self, root: Path, split: str) -> list[Pair]:
+        """Return the files of a split, by name."""
+        found = []
+        for image in sorted(root.glob(self.images.format(split=split))):
+            if image.suffix.lower() not in SUFFIXES:
+                continue
+            label = self.label_of(image.relative_to(root))
+            found.append(Pair(image, None if label is None else root / label))
+        return found
+
     def table(self) -> np.ndarray:
         """Return train ids by label id [256] int16, -1 for ids that the dataset does not have."""
         table = np.full(256, -1, np.int16)
@@ -71,13 +83,13 @@ class Layout:
             table[label_id] = train_id
         return table
 
-
-def train_id_table() -> np.ndarray:
-    """Return the table of files that hold train ids already [256] int16."""
-    table = np.full(256, -1, np.int16)
-    table[:NUM_CLASSES] = np.arange(NUM_CLASSES)
-    table[IGNORE_INDEX] = IGNORE_INDEX
-    return table
+    def train_id_table(self) -> np.ndarray:
+        """Return the table of files that hold train ids already [256] int16."""
+        table = np.full(256, -1, np.int16)
+        train_ids = list(self.ids.values())
+        table[train_ids] = train_ids
+        table[IGNORE_INDEX] = IGNORE_INDEX
+        return table
 
 
 class FolderDataset:
@@ -106,7 +118,7 @@ class FolderDataset:
             len(self.pairs) > 0,
             "root",
             str(root),
-            f"a folder with {layout.name}'s {split} images in the published layout",
+            f"a folder with {layout.name}'s {split} images, {layout.images.format(split=split)}",
         )
         bare = unlabelled(self.pairs)
         if bare and labelled:
@@ -116,7 +128,7 @@ class FolderDataset:
                 f"{bare[0].label}"
             )
         self.eval_classes = layout.eval_classes
-        self._table, self._train_ids = layout.table(), train_id_table()
+        self._table, self._train_ids = layout.table(), layout.train_id_table()
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -160,17 +172,13 @@ def to_train_ids(path: Path, table: np.ndarray) -> np.ndarray:
     mapped = table[ids]
     if mapped.min(initial=0) < 0:
         unknown = np.unique(ids[mapped < 0]).tolist()
-        known = np.flatnonzero(table >= 0)
+        known = np.flatnonzero(table[:IGNORE_INDEX] >= 0)
+        ids = f"{known.min()} to {known.max()}{' and 255' if table[IGNORE_INDEX] >= 0 else ''}"
         raise ValueError(
             f"{path} holds label ids {unknown[:8]}, which the dataset does not have: "
-            f"known are {known.min()} to {known.max()}; make it anew, or leave the image out"
+            f"known are {ids}; make it anew, or leave the image out"
         )
     return mapped.astype(np.uint8)
-
-
-def paired(root: Path, images: str, label_of: Callable[[Path], Path]) -> list[Pair]:
-    """Return the pairs of all image files that match a pattern below root, by name."""
-    return [Pair(path, label_of(path)) for path in sorted(root.glob(images))]
 
 
 def without_image(layout: Layout, root: Path, split: str, pairs: Sequence[Pair]) -> list[Path]:

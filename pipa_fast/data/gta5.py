@@ -8,20 +8,18 @@ their labels.
 
 from pathlib import Path
 
-from pipa_fast.data.folder import Layout, Pair, paired
+from pipa_fast.data.folder import Layout
 from pipa_fast.data.labels import GTA5_PALETTE, SCORED_LABEL_IDS, UNSCORED_LABEL_IDS
 
 
-def _pairs(root: Path, split: str) -> list[Pair]:
-    def label(image: Path) -> Path:
-        return root / "labels" / image.name
-
-    return paired(root, "images/*.png", label)
+def _label(image: Path) -> Path:
+    return Path("labels", image.name)
 
 
 GTA5 = Layout(
     name="gta5",
-    pairs=_pairs,
+    images="images/*.png",
+    label_of=_label,
     labels="labels/*.png",
     splits={"train": 24966},
     ids=SCORED_LABEL_IDS,

@@ -6,10 +6,11 @@ rank, in any worker process, and after a resume. Nothing of it needs saving.
 """
 
 import functools
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,8 +20,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from pipa_fast.checks import require
 from pipa_fast.data.batch import Batch
 from pipa_fast.data.crops import crop_pair, random_box, source_box
-from pipa_fast.data.datasets import require_dataset, require_root
+from pipa_fast.data.datasets import Dataset as Scenes
+from pipa_fast.data.datasets import build_dataset, require_dataset, require_root
 from pipa_fast.data.files import Box, fitted, resize_label, resized_part
+from pipa_fast.data.own import require_classes
 from pipa_fast.data.random import generator
 from pipa_fast.data.rare_classes import Images, RareClassSampler
 from pipa_fast.data.statistics import known_counts
@@ -37,6 +40,9 @@ class DataConfig:
     source_root: str | None = None
     target_root: str | None = None
     """Their folders; null for `streets`, which needs none."""
+    classes: tuple[str, ...] | None = None
+    """Names of the classes that labels number from 0, where source and target are `own`; null:
+    Cityscapes' 19. `model.num_classes` is how many."""
     source_size: tuple[int, int] | None = None
     target_size: tuple[int, int] | None = None
     """Height and width that images are resized to before crops are cut [pixels]; null: as they are.
@@ -78,6 +84,11 @@ class DataConfig:
         require_dataset("data.target", self.target)
         require_root("data.source_root", self.source_root, self.source)
         require_root("data.target_root", self.target_root, self.target)
+        if self.classes is not None:
+            require_classes("data.classes", self.classes)
+            for side in ("source", "target"):
+                name = getattr(self, side)
+                require(name == "own", f"data.{side}", name, "own, where data.classes are given")
         for name in ("source_size", "target_size"):
             size, (height, width) = getattr(self, name), self.crop
             fits = size is None or (size[0] >= height and size[1] >= width)
@@ -106,6 +117,21 @@ class DataConfig:
         require(temperature > 0, "data.rare_class_temperature", temperature, "above 0")
         for name in ("min_pixels", "min_crop_ratio"):
             require(getattr(self, name) >= 0, f"data.{name}", getattr(self, name), "at least 0")
+
+
+def images_of(
+    config: DataConfig, domain: Literal["source", "target"], split: str, *, labelled: bool = True
+) -> Scenes:
+    """Build the source or the target of these settings; see `data.datasets.build_dataset`.
+
+    Raises:
+        ValueError: as there, with the setting of the folder that is wrong.
+    """
+    name, root = getattr(config, domain), getattr(config, f"{domain}_root")
+    try:
+        return build_dataset(name, split, root, labelled=labelled, classes=config.classes)
+    except ValueError as error:
+        raise ValueError(re.sub("^root ", f"data.{domain}_root ", str(error))) from error
 
 
 @contextmanager

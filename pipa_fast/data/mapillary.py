@@ -7,9 +7,8 @@ evaluation does.
 
 from pathlib import Path
 
-from pipa_fast.data.folder import Layout, Pair, paired
+from pipa_fast.data.folder import Layout
 
-FOLDERS = {"train": "training", "val": "validation"}
 _IDS = {
     13: 0,  # road
     24: 0,  # lane marking
@@ -39,19 +38,15 @@ _IDS = {
 }
 
 
-def _pairs(root: Path, split: str) -> list[Pair]:
-    folder = root / FOLDERS[split]
-
-    def label(image: Path) -> Path:
-        return folder / "labels" / f"{image.stem}.png"
-
-    return paired(folder, "images/*.jpg", label)
+def _label(image: Path) -> Path:
+    return Path(image.parts[0], "labels", f"{image.stem}.png")
 
 
 MAPILLARY = Layout(
     name="mapillary",
-    pairs=_pairs,
-    labels="{split}*/labels/*.png",  # training, validation
+    images="{split}*/images/*.jpg",  # training, validation
+    label_of=_label,
+    labels="{split}*/labels/*.png",
     splits={"train": 18000, "val": 2000},
     ids=_IDS,
     unscored=frozenset(range(66)) - _IDS.keys(),

@@ -16,11 +16,10 @@ from pipa_fast.data.folder import (
     Layout,
     Pair,
     to_train_ids,
-    train_id_table,
     unlabelled,
     without_image,
 )
-from pipa_fast.data.labels import IGNORE_INDEX, NUM_CLASSES
+from pipa_fast.data.labels import IGNORE_INDEX
 from pipa_fast.data.statistics import files_of
 
 
@@ -39,6 +38,8 @@ class Summary(NamedTuple):
     written: int  # labels converted now; the others were there already, or need no conversion
     statistics: list[Path]
     problems: list[str]
+    absent: list[int]  # train ids that are scored, and that no training label holds
+    bare: bool  # whether the training images have no labels at all, as a target's need none
 
 
 def prepare(
@@ -55,7 +56,8 @@ def prepare(
     Labels of other ids are written as train ids beside themselves, each under its name in one go; a
     conversion that is what its label becomes is kept, so that an interrupted run goes on where it
     stopped, and a label that was replaced is converted anew. The training split's class statistics
-    are written only where nothing was wrong.
+    are written only where nothing was wrong. Training images of which none has a label are read all
+    the same: they may be a target's.
 
     Args:
         check: write nothing.
@@ -70,20 +72,24 @@ def prepare(
     require(root.is_dir(), "root", str(root), f"the folder of {layout.name}")
     require(jobs > 0, "jobs", jobs, "a positive count")
     found = {split: layout.pairs(root, split) for split in layout.splits}
-    expected = f"a folder with {layout.name}'s images in the published layout"
+    looked = " or ".join(layout.images.format(split=split) for split in layout.splits)
+    expected = f"a folder with {layout.name}'s images, {looked}"
     require(any(found.values()), "root", str(root), expected)
     problems = [] if subset else _wrong_counts(layout, root, found)
     examine = partial(look, layout=layout, sizes=not subset, write=not check)
+    bare = bool(found["train"]) and len(unlabelled(found["train"])) == len(found["train"])
+    if bare:
+        found["train"] = [Pair(pair.image, None) for pair in found["train"]]
     written, counts = 0, {}
     with ProcessPoolExecutor(jobs) as pool:
         for split, pairs in found.items():
-            bare = set(unlabelled(pairs))
+            lone = set(unlabelled(pairs))
             problems += [
                 f"{pair.label} is missing, the label of {pair.image}"
                 for pair in pairs
-                if pair in bare
+                if pair in lone
             ]
-            whole = [pair for pair in pairs if pair not in bare]
+            whole = [pair for pair in pairs if pair not in lone]
             seen = progress(pool.map(examine, whole, chunksize=4), split, len(whole))
             for pair, each in zip(whole, seen, strict=True):
                 problems += each.problems
@@ -92,7 +98,9 @@ def prepare(
                     counts[pair] = each.counts
     statistics = _count(root, counts) if counts and not (problems or check) else []
     sizes = {split: len(pairs) for split, pairs in found.items()}
-    return Summary(sizes, written, statistics, problems)
+    pixels = np.sum(list(counts.values()), axis=0)
+    absent = [c for c in layout.eval_classes if not pixels[c]] if counts else []
+    return Summary(sizes, written, statistics, problems, absent, bare)
 
 
 def _wrong_counts(layout: Layout, root: Path, found: dict[str, list[Pair]]) -> list[str]:
@@ -100,7 +108,7 @@ def _wrong_counts(layout: Layout, root: Path, found: dict[str, list[Pair]]) -> l
     problems = []
     for split, count in layout.splits.items():
         pairs = found[split]
-        if len(pairs) != count:
+        if count is not None and len(pairs) != count:
             problems.append(f"{split}: {len(pairs)} images, not the published {count}")
         lone = without_image(layout, root, split, pairs)
         problems += [f"the image of {label} is missing" for label in lone]
@@ -147,7 +155,7 @@ def look(pair: Pair, *, layout: Layout, sizes: bool, write: bool) -> Seen:
 
 def _converted(pair: Pair, layout: Layout, write: bool) -> tuple[np.ndarray, bool]:
     """Return a label as train ids, and whether its conversion was written now."""
-    table, own = layout.table(), train_id_table()
+    table, own = layout.table(), layout.train_id_table()
     assert pair.label is not None
     made = None
     if pair.converted is not None and pair.converted.is_file():
@@ -163,8 +171,7 @@ def _converted(pair: Pair, layout: Layout, write: bool) -> tuple[np.ndarray, boo
     _check_palette(pair.label, layout, label)
     if made is not None and np.array_equal(made, label):
         return label, False
-    same = np.array_equal(table[:NUM_CLASSES], own[:NUM_CLASSES])
-    if pair.converted is None or same:
+    if pair.converted is None or np.array_equal(table, own):
         return label, False
     if not write:
         if made is not None:  # training would read it

@@ -6,20 +6,18 @@ Labels have three channels of 16 bits; the first holds the class, the second an 
 
 from pathlib import Path
 
-from pipa_fast.data.folder import Layout, Pair, paired
+from pipa_fast.data.folder import Layout
 from pipa_fast.data.labels import EVAL_16
 
 
-def _pairs(root: Path, split: str) -> list[Pair]:
-    def label(image: Path) -> Path:
-        return root / "GT" / "LABELS" / image.name
-
-    return paired(root, "RGB/*.png", label)
+def _label(image: Path) -> Path:
+    return Path("GT", "LABELS", image.name)
 
 
 SYNTHIA = Layout(
     name="synthia",
-    pairs=_pairs,
+    images="RGB/*.png",
+    label_of=_label,
     labels="GT/LABELS/*.png",
     splits={"train": 9400},
     ids={

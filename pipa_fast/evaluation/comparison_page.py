@@ -6,7 +6,7 @@ from html import escape
 
 import numpy as np
 
-from pipa_fast.data.labels import CLASSES, IGNORE_INDEX
+from pipa_fast.data.labels import IGNORE_INDEX
 from pipa_fast.evaluation.charts import Series, line_chart
 from pipa_fast.evaluation.comparison import Group
 from pipa_fast.evaluation.panels import colorize
@@ -45,7 +45,9 @@ class Pictures:
 def page(groups: Sequence[Group], pictures: Sequence[Pictures] = ()) -> str:
     """Return the whole page."""
     title = f"{sum(len(group.runs) for group in groups)} runs side by side"
-    parts = [_headline(title, groups), _pictures(pictures), _classes(groups), _curves(groups)]
+    names = groups[0].runs[0].names
+    shown = _pictures(pictures, names)
+    parts = [_headline(title, groups), shown, _classes(groups, names), _curves(groups)]
     return document(title, parts, style=STYLE)
 
 
@@ -71,7 +73,7 @@ def _keys(groups: Sequence[Group]) -> str:
     return f'<div class="keys">{names}</div>'
 
 
-def _classes(groups: Sequence[Group]) -> str:
+def _classes(groups: Sequence[Group], names: Sequence[str]) -> str:
     """Return a bar for each class and group, with its spread over seeds."""
     bodies = []
     runs = [run for group in groups for run in group.runs]
@@ -79,7 +81,8 @@ def _classes(groups: Sequence[Group]) -> str:
         rows = []
         for i, group in enumerate(groups):
             found = group.miou() if name == "mean" else group.iou(name)
-            head = f"{'' if name == 'mean' else swatch(name)}{escape(name)}" if not rows else ""
+            colour = "" if name == "mean" else swatch(name, names)
+            head = "" if rows else f"{colour}{escape(name)}"
             rows.append(f"<tr><th>{head}</th>{_bar(i, found)}</tr>")
         bodies.append(f"<tbody>{''.join(rows)}</tbody>")
     several = any(len(group.runs) > 1 for group in groups)
@@ -125,7 +128,7 @@ def _curves(groups: Sequence[Group]) -> str:
     )
 
 
-def _pictures(pictures: Sequence[Pictures]) -> str:
+def _pictures(pictures: Sequence[Pictures], names: Sequence[str]) -> str:
     if not pictures:
         return ""
     parts, classes = [], set()
@@ -134,9 +137,9 @@ def _pictures(pictures: Sequence[Pictures]) -> str:
         classes |= set().union(*(np.unique(m).tolist() for m in maps.values())) - {IGNORE_INDEX}
         colours = [(name, colorize(m)) for name, m in maps.items()]
         parts.append(strip(shown.name, "", [("image", shown.image), *colours]))
-    known = sorted(c for c in classes if c < len(CLASSES))
+    known = sorted(c for c in classes if c < len(names))
     return (
         "<section><h2>The same images</h2>"
         '<p class="note">Validation images at even distances, not picked.</p>'
-        f"{''.join(parts)}{legend(known, unlabelled=True)}</section>"
+        f"{''.join(parts)}{legend(known, names, unlabelled=True)}</section>"
     )

@@ -208,6 +208,7 @@ def evaluate(
     flip: bool = False,
     image_size: tuple[int, int] | None = None,
     classes: Sequence[int] | None = None,
+    names: Sequence[str] = CLASSES,
     shard: bool = True,
     group: dist.ProcessGroup | None = None,
     progress: Callable[[int], None] = lambda done: None,
@@ -218,9 +219,9 @@ def evaluate(
     added up, so that every rank returns the same result and all of them must call; with
     `shard=False` the calling process does everything by itself. `dtype` is autocast's (None: no
     autocast); `window`, `flip` and `image_size` are those of `predict_logits`. `classes` are the
-    train ids to score, the dataset's by default. The network must be the bare module, not its DDP
-    wrapper, and is left in its mode. `progress` is told how many images of its own this rank has
-    done, after each batch.
+    train ids to score, the dataset's by default; `names` are those of all train ids. The network
+    must be the bare module, not its DDP wrapper, and is left in its mode. `progress` is told how
+    many images of its own this rank has done, after each batch.
 
     Raises:
         ValueError: an empty dataset, or a label that is no class id.
@@ -229,7 +230,7 @@ def evaluate(
     require(batch_size > 0, "batch_size", batch_size, "a positive count")
     sharded = shard and dist.is_available() and dist.is_initialized()
     rank, world = (dist.get_rank(group), dist.get_world_size(group)) if sharded else (0, 1)
-    confusion = ConfusionMatrix(len(CLASSES), ignore_index=IGNORE_INDEX, device=device)
+    confusion = ConfusionMatrix(len(names), ignore_index=IGNORE_INDEX, device=device)
     kind, done = torch.device(device).type, 0
     with evaluating(network), torch.autocast(kind, dtype=dtype, enabled=dtype is not None):
         for samples in _batches(dataset, range(rank, len(dataset), world), batch_size):
@@ -244,13 +245,15 @@ def evaluate(
             progress(done)
     if sharded:
         confusion.all_reduce(group)
-    return result_of(confusion, tuple(classes or dataset.eval_classes))
+    return result_of(confusion, tuple(classes or dataset.eval_classes), names)
 
 
-def result_of(confusion: ConfusionMatrix, classes: tuple[int, ...]) -> EvalResult:
+def result_of(
+    confusion: ConfusionMatrix, classes: tuple[int, ...], names: Sequence[str]
+) -> EvalResult:
     """Return the score over the train ids `classes` in percent."""
     iou = confusion.iou().cpu()
-    named = {CLASSES[c]: 100 * float(iou[c]) for c in classes if not torch.isnan(iou[c])}
+    named = {names[c]: 100 * float(iou[c]) for c in classes if not torch.isnan(iou[c])}
     return EvalResult(100 * confusion.miou(classes), named, confusion)
 
 

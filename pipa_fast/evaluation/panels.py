@@ -14,7 +14,7 @@ from torch import nn
 
 from pipa_fast.checks import require
 from pipa_fast.data.datasets import Dataset
-from pipa_fast.data.labels import CLASSES, IGNORE_INDEX, PALETTE
+from pipa_fast.data.labels import CLASSES, COLOURS, IGNORE_INDEX
 from pipa_fast.data.sample import Sample
 from pipa_fast.evaluation.inference import evaluating, predict_logits, to_batch
 
@@ -106,16 +106,8 @@ def spread_indices(length: int, count: int) -> list[int]:
 
 
 def colorize(labels: np.ndarray) -> np.ndarray:
-    """Return train ids [H, W] in Cityscapes' colours [H, W, 3] uint8; ignored pixels are black.
-
-    Raises:
-        ValueError: a label is neither a class nor ignored.
-    """
-    table = np.zeros((256, 3), np.uint8)
-    table[: len(PALETTE)] = PALETTE
-    unknown = np.unique(labels[(labels >= len(PALETTE)) & (labels != IGNORE_INDEX)])
-    require(unknown.size == 0, "labels", unknown.tolist(), f"train ids or {IGNORE_INDEX}")
-    return table[labels]
+    """Return train ids [H, W] uint8 in their colours [H, W, 3] uint8; ignored pixels are black."""
+    return np.append(COLOURS, [[0, 0, 0]], axis=0).astype(np.uint8)[labels]
 
 
 def heat(values: np.ndarray) -> np.ndarray:
@@ -151,7 +143,9 @@ def resize_to_width(picture: np.ndarray, width: int) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).resize((width, height), method))
 
 
-def save_panels(panels: Sequence[Panel], path: Path, *, cell: int = 256) -> Path:
+def save_panels(
+    panels: Sequence[Panel], path: Path, *, cell: int = 256, names: Sequence[str] = CLASSES
+) -> Path:
     """Write all panels as one PNG: a row per image, column headings above, class colours below."""
     require(len(panels) > 0, "panels", "none", "at least one panel")
     font, gap, heading = ImageFont.load_default(size=16), 8, 34
@@ -160,7 +154,7 @@ def save_panels(panels: Sequence[Panel], path: Path, *, cell: int = 256) -> Path
     heights = [max(picture.shape[0] for picture in row) for row in cells]
     width = gap + max(len(row) for row in rows) * (cell + gap)
     used = _present(panels)
-    legend = _legend_positions(used, font, width, gap)
+    legend = _legend_positions([names[c] for c in used], font, width, gap)
     bottom = heading + sum(heights) + gap * len(heights)
     height = bottom + (legend[-1][1] + 30 if legend else 0)
     canvas = Image.new("RGB", (width, height), "white")
@@ -172,30 +166,33 @@ def save_panels(panels: Sequence[Panel], path: Path, *, cell: int = 256) -> Path
         for column, picture in enumerate(row):
             canvas.paste(Image.fromarray(picture), (gap + column * (cell + gap), top))
         top += tall + gap
-    _draw_legend(draw, used, legend, bottom, font)
+    _draw_legend(draw, used, names, legend, bottom, font)
     canvas.save(path, optimize=True)
     return path
 
 
-def with_legend(picture: np.ndarray, classes: Sequence[int]) -> np.ndarray:
+def with_legend(
+    picture: np.ndarray, classes: Sequence[int], names: Sequence[str] = CLASSES
+) -> np.ndarray:
     """Return `picture` [H, W, 3] uint8 with the train ids' colours and names in white below it.
 
     A picture that is narrower than the longest name gets a white margin at its right.
     """
     require(len(classes) > 0, "classes", list(classes), "at least one train id")
     font, gap = ImageFont.load_default(size=16), 8
-    longest = max(round(font.getlength(CLASSES[c])) for c in classes)
+    longest = max(round(font.getlength(names[c])) for c in classes)
     height, width = picture.shape[0], max(picture.shape[1], gap + 21 + longest + 24)
-    legend = _legend_positions(classes, font, width, gap)
+    legend = _legend_positions([names[c] for c in classes], font, width, gap)
     canvas = Image.new("RGB", (width, height + legend[-1][1] + 30), "white")
     canvas.paste(Image.fromarray(picture), (0, 0))
-    _draw_legend(ImageDraw.Draw(canvas), classes, legend, height, font)
+    _draw_legend(ImageDraw.Draw(canvas), classes, names, legend, height, font)
     return np.asarray(canvas)
 
 
 def _draw_legend(
     draw: ImageDraw.ImageDraw,
     classes: Sequence[int],
+    names: Sequence[str],
     positions: Sequence[tuple[int, int]],
     top: int,
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
@@ -203,8 +200,8 @@ def _draw_legend(
     """Draw each class's colour and name at its position below `top` [pixels]."""
     for c, (left, down) in zip(classes, positions, strict=True):
         box = (left, top + down + 3, left + 14, top + down + 17)
-        draw.rectangle(box, fill=tuple(int(v) for v in PALETTE[c]), outline=(120, 120, 120))
-        draw.text((left + 21, top + down), CLASSES[c], fill=(30, 34, 40), font=font)
+        draw.rectangle(box, fill=tuple(int(v) for v in COLOURS[c]), outline=(120, 120, 120))
+        draw.text((left + 21, top + down), names[c], fill=(30, 34, 40), font=font)
 
 
 def _present(panels: Sequence[Panel]) -> list[int]:
@@ -215,12 +212,12 @@ def _present(panels: Sequence[Panel]) -> list[int]:
 
 
 def _legend_positions(
-    classes: Sequence[int], font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, gap: int
+    names: Sequence[str], font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, gap: int
 ) -> list[tuple[int, int]]:
     """Return left and top of each class's entry, broken into lines of `width` [pixels]."""
     positions, left, top = [], gap, 4
-    for c in classes:
-        need = 21 + round(font.getlength(CLASSES[c])) + 24
+    for name in names:
+        need = 21 + round(font.getlength(name)) + 24
         if left + need > width and left > gap:
             left, top = gap, top + 26
         positions.append((left, top))

@@ -8,9 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipa_fast.data.files import read_image
-
-SUFFIXES = (".png", ".jpg", ".jpeg")
+from pipa_fast.data.files import SUFFIXES, read_image
 
 
 class Picture(NamedTuple):

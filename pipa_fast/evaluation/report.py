@@ -86,7 +86,7 @@ def write_report(
         earlier = initial if baseline is None else baseline
         if earlier is not None:
             before = project(collect_embeddings(earlier, dataset, **of))
-        save_panels(panels, run_dir / "panels.png")
+        save_panels(panels, run_dir / "panels.png", names=run.names)
     contents = Contents(
         run=run,
         baseline=base,
@@ -107,10 +107,10 @@ def render(contents: Contents) -> str:
         f"{run.recipe}: mIoU {run.miou:.1f}",
         [
             headline(run, base),
-            panels_section(contents.panels),
+            panels_section(contents.panels, run.names),
             iou_section(run, base),
             curves_section(run, base),
-            embedding_section(contents.before, contents.before_name, contents.after),
+            embedding_section(contents.before, contents.before_name, contents.after, run.names),
             settings_section(run, base),
             footer(run, base),
         ],

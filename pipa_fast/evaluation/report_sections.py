@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipa_fast.data.labels import CLASSES, IGNORE_INDEX, PALETTE
+from pipa_fast.data.labels import COLOURS, IGNORE_INDEX
 from pipa_fast.evaluation.charts import Series, line_chart, scatter
 from pipa_fast.evaluation.embedding import Projection
 from pipa_fast.evaluation.panels import Panel, resize_to_width
@@ -76,7 +76,7 @@ def _tone(delta: float) -> str:
     return "good" if delta >= 0.05 else "bad" if delta <= -0.05 else ""
 
 
-def panels_section(panels: Sequence[Panel]) -> str:
+def panels_section(panels: Sequence[Panel], names: Sequence[str]) -> str:
     """Return the pictures: one strip per validation image."""
     if not panels:
         return ""
@@ -89,7 +89,7 @@ def panels_section(panels: Sequence[Panel]) -> str:
         '<span class="ramp"></span>1. Error: <span class="ink" style="background:#e23030"></span>'
         'wrong, <span class="ink" style="background:#282828"></span>not labelled.</p>'
         + "".join(_panel(panel) for panel in panels)
-        + legend(classes, unlabelled=True)
+        + legend(classes, names, unlabelled=True)
         + "</section>"
     )
 
@@ -129,17 +129,16 @@ def png(picture: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def legend(classes: Sequence[int], *, unlabelled: bool) -> str:
+def legend(classes: Sequence[int], names: Sequence[str], *, unlabelled: bool) -> str:
     """Return the colours of train ids `classes`, and of pixels without one if asked."""
-    entries = "".join(f"<li>{swatch(CLASSES[c])}{escape(CLASSES[c])}</li>" for c in classes)
-    last = f"<li>{swatch(None)}not labelled</li>" if unlabelled else ""
+    entries = "".join(f"<li>{swatch(names[c], names)}{escape(names[c])}</li>" for c in classes)
+    last = f"<li>{swatch(None, names)}not labelled</li>" if unlabelled else ""
     return f'<ul class="legend">{entries}{last}</ul>'
 
 
-def swatch(name: str | None) -> str:
+def swatch(name: str | None, names: Sequence[str]) -> str:
     """Return a class's colour as a small square; black for what is none."""
-    known = name is not None and name in CLASSES
-    red, green, blue = PALETTE[CLASSES.index(name)] if known else (0, 0, 0)
+    red, green, blue = COLOURS[names.index(name)] if name in names else (0, 0, 0)
     return f'<span class="swatch" style="background:#{red:02x}{green:02x}{blue:02x}"></span>'
 
 
@@ -149,7 +148,8 @@ def iou_section(run: Run, base: Run | None) -> str:
         return ""
     before = {} if base is None else base.iou
     rows = [
-        _iou_row(swatch(c) + escape(c), run.iou[c], before.get(c), base) for c in classes_of([run])
+        _iou_row(swatch(c, run.names) + escape(c), run.iou[c], before.get(c), base)
+        for c in classes_of([run])
     ]
     mean = None if base is None else base.miou
     rows.append(_iou_row("mean", run.miou, mean, base, kind=' class="mean"'))
@@ -214,7 +214,9 @@ def curves_section(run: Run, base: Run | None) -> str:
     return f"<section><h2>Training</h2>{note}{_keys(run, base)}{charts}</section>"
 
 
-def embedding_section(before: Projection | None, before_name: str, after: Projection | None) -> str:
+def embedding_section(
+    before: Projection | None, before_name: str, after: Projection | None, names: Sequence[str]
+) -> str:
     """Return the principal-component views of pixel features, before and after."""
     views = [(before_name, before), ("this run", after)]
     shown = [(name, view) for name, view in views if view is not None]
@@ -227,7 +229,7 @@ def embedding_section(before: Projection | None, before_name: str, after: Projec
         '<p class="note">What the classifier reads at sampled validation pixels, unit length, '
         "along the two principal axes of each network's own features. The share of pixels nearest "
         "to their own class's mean is taken in all dimensions.</p>"
-        f'<div class="views">{figures}</div>{legend(classes, unlabelled=False)}</section>'
+        f'<div class="views">{figures}</div>{legend(classes, names, unlabelled=False)}</section>'
     )
 
 

@@ -27,6 +27,11 @@ class Run:
     config: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of classes by train id."""
+        return tuple(self.config.get("data", {}).get("classes") or CLASSES)
+
     def losses(self) -> dict[str, tuple[list[float], list[float]]]:
         """Return iterations and values of every loss term."""
         terms: dict[str, tuple[list[float], list[float]]] = {}
@@ -45,9 +50,11 @@ class Run:
 
 
 def classes_of(runs: Iterable[Run]) -> list[str]:
-    """Return the classes that some run was scored on, Cityscapes' first and in their order."""
+    """Return the classes that some run was scored on, in the order of train ids."""
+    runs = list(runs)
+    known = dict.fromkeys(name for run in runs for name in run.names)
     present = {name for run in runs for name in run.iou}
-    return [c for c in CLASSES if c in present] + sorted(present - set(CLASSES))
+    return [c for c in known if c in present] + sorted(present - known.keys())
 
 
 def read_run(path: Path | str) -> Run:

@@ -15,7 +15,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from pipa_fast.checks import did_you_mean, is_below, require
-from pipa_fast.data.labels import NUM_CLASSES
+from pipa_fast.data.labels import CLASSES
 from pipa_fast.data.loader import DataConfig
 from pipa_fast.evaluation.inference import SlidingWindow
 from pipa_fast.models import ModelConfig, coarsest_stride, network_stride, patch_stride
@@ -152,13 +152,7 @@ class Config:
         require(self.iterations > 0, "iterations", self.iterations, "a positive count")
         fine = 0 <= self.seed < 2**63  # as torch takes it
         require(fine, "seed", self.seed, "a non-negative integer below 2^63")
-        classes = self.model.num_classes
-        require(
-            classes == NUM_CLASSES,
-            "model.num_classes",
-            classes,
-            f"{NUM_CLASSES}, the number of train ids in every dataset's labels",
-        )
+        self._check_classes()
         mixed, height = self.adaptation.mixed, self.data.crop[0]
         read = mixed.weight > 0 or self.adaptation.masked.weight > 0
         if read and mixed.ignore_top + mixed.ignore_bottom >= height:
@@ -191,6 +185,18 @@ class Config:
             f"{self.model.encoder}, where adaptation.patch.weight is above 0",
         )
 
+    def _check_classes(self) -> None:
+        """Raise ValueError unless network, scores and feature distance have the labels' classes."""
+        own, number = self.data.classes, self.model.num_classes
+        whose = "Cityscapes', where data.classes is null" if own is None else "data.classes"
+        count = len(self.class_names)
+        require(number == count, "model.num_classes", number, f"{count}, the number of {whose}")
+        scored, features = self.evaluation.classes, self.adaptation.features
+        fine = own is None or scored == "dataset"
+        require(fine, "evaluation.classes", scored, "dataset, where data.classes are given")
+        fine = features.weight == 0 or max(features.classes) < number
+        require(fine, "adaptation.features.classes", features.classes, f"ids below {number}")
+
     def _check_detail(self) -> None:
         """Raise ValueError unless crops hold a detail window, on the network's grid."""
         if not self.model.hrda.enabled:
@@ -218,6 +224,11 @@ class Config:
         fits = self.adaptation.features.weight == 0 or not any(s % whole for s in self.data.crop)
         expected = f"multiples of {whole}, where adaptation.features.weight is above 0"
         require(fits, "data.crop", self.data.crop, expected)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names by train id."""
+        return self.data.classes or CLASSES
 
     @property
     def run_dir(self) -> Path:

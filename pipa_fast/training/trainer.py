@@ -20,8 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from pipa_fast import __version__
 from pipa_fast.checks import first_line, require
 from pipa_fast.data.batch import Batch
-from pipa_fast.data.datasets import build_dataset
-from pipa_fast.data.loader import TrainingSet, batches
+from pipa_fast.data.loader import TrainingSet, batches, images_of
 from pipa_fast.evaluation.classes import scored_classes
 from pipa_fast.evaluation.inference import EvalResult, evaluate
 from pipa_fast.models import build_network
@@ -71,6 +70,9 @@ class Trainer:
     def __init__(self, config: Config, world: World) -> None:
         self.config, self.world = config, world
         self.run_dir: Path = config.run_dir
+        # before the network, whose weights may have to be fetched
+        self.validation = images_of(config.data, "target", "val")
+        self.training_set = _training_set(config)
         torch.manual_seed(config.seed)
         model = config.model
         model.projections = config.adaptation.needs_projections
@@ -214,7 +216,6 @@ class Trainer:
             self.run_dir.mkdir(parents=True, exist_ok=True)
             checkpoint.sweep(self.run_dir)
             checkpoint.write_settings(self.run_dir, config)
-        validation = build_dataset(config.data.target, "val", config.data.target_root)
         log = RunLog(
             self.run_dir, config.iterations, start=self.iteration, active=self.world.is_main
         )
@@ -241,7 +242,7 @@ class Trainer:
                 self._log(log, losses, batch)
                 done = self.iteration == config.iterations
                 if done or self.iteration % config.run.eval_every == 0:
-                    result = self._evaluate(validation, log)
+                    result = self._evaluate(log)
                 slot_over = not done and self.iteration == config.run.stop_after
                 if self._must_stop() or slot_over:
                     self._tell_dropped(log, self.guard.counts()[0])
@@ -255,7 +256,7 @@ class Trainer:
                 self.heartbeat.at("loading", self.iteration + 1)
             self.writer.wait()
             if result is None:  # resumed at the last step
-                result = self._evaluate(validation, log)
+                result = self._evaluate(log)
         self._finish(result)
         self._tell("finished")
         return result
@@ -273,20 +274,10 @@ class Trainer:
         )
 
     def _batches(self) -> Iterator[Batch]:
-        config = self.config
-        needs = config.adaptation
-        training_set = TrainingSet(
-            build_dataset(config.data.source, "train", config.data.source_root),
-            build_dataset(config.data.target, "train", config.data.target_root, labelled=False),
-            config.data,
-            seed=config.seed,
-            with_crops=needs.patch.weight > 0,
-            crop_is_target=needs.patch.first_is_target,
-        )
-        yield from batches(
-            training_set,
+        return batches(
+            self.training_set,
             start=self.iteration,
-            iterations=config.iterations,
+            iterations=self.config.iterations,
             rank=self.world.rank,
             world_size=self.world.size,
             device=self.world.device,
@@ -366,16 +357,17 @@ class Trainer:
         self.dropped = dropped
 
     @traced("evaluate")
-    def _evaluate(self, dataset: Any, log: RunLog) -> EvalResult:
+    def _evaluate(self, log: RunLog) -> EvalResult:
         self.heartbeat.at("evaluation", self.iteration)
         start = time.perf_counter()
         result = evaluate(
             self.network,
-            dataset,
+            self.validation,
             device=self.world.device,
             dtype=self.dtype,
             **self.config.evaluation.view,
-            classes=scored_classes(self.config.evaluation.classes, dataset.eval_classes),
+            classes=scored_classes(self.config.evaluation.classes, self.validation.eval_classes),
+            names=self.config.class_names,
             group=self.world.group,
             progress=lambda _: self.heartbeat.at("evaluation", self.iteration),
         )
@@ -460,6 +452,18 @@ def _batch_norm(
     if setting != "batch" or world.size == 1:
         return setting
     return "sync" if world.device.type == "cuda" else "frozen"
+
+
+def _training_set(config: Config) -> TrainingSet:
+    data, patch = config.data, config.adaptation.patch
+    return TrainingSet(
+        images_of(data, "source", "train"),
+        images_of(data, "target", "train", labelled=False),
+        data,
+        seed=config.seed,
+        with_crops=patch.weight > 0,
+        crop_is_target=patch.first_is_target,
+    )
 
 
 def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pipa_fast.checks import require
-from pipa_fast.data.labels import NUM_CLASSES
+from pipa_fast.data.labels import IGNORE_INDEX
 
 
 def _share(setting: str, value: float) -> None:
@@ -68,8 +68,8 @@ class FeatureConfig:
     """Share of a cell's pixels that must be of one class."""
 
     def __post_init__(self) -> None:
-        fine = len(self.classes) > 0 and all(0 <= c < NUM_CLASSES for c in self.classes)
-        require(fine, "adaptation.features.classes", self.classes, f"ids below {NUM_CLASSES}")
+        fine = len(self.classes) > 0 and all(0 <= c < IGNORE_INDEX for c in self.classes)
+        require(fine, "adaptation.features.classes", self.classes, f"ids below {IGNORE_INDEX}")
         _share("features.min_ratio", self.min_ratio)
 
 

@@ -68,6 +68,11 @@ def make(name: str, root: Path, split: str = "train") -> Path:
             f"labels/sem_seg/masks/{split}/a-{{i}}.png",
             [0, 13, 255],
         ),
+        "own": lambda i: (
+            f"images/{split}/o{{i}}.{'png' if i else 'JPG'}",
+            f"labels/{split}/o{{i}}.png",
+            [0, 13, 255],
+        ),
         "mapillary": lambda i: (
             f"{'training' if split == 'train' else 'validation'}/images/m_{{i}}.jpg",
             f"{'training' if split == 'train' else 'validation'}/labels/m_{{i}}.png",

@@ -98,7 +98,10 @@ def test_what_is_wrong_with_a_file_names_it(tmp_path, kind):
 
 
 def test_folders_that_hold_nothing_are_told(tmp_path):
-    for root, message in ((tmp_path, "published layout"), (tmp_path / "no", "folder of gta5")):
+    for root, message in (
+        (tmp_path, r"gta5.s train images, images/\*.png; got"),
+        (tmp_path / "no", "folder of gta5"),
+    ):
         with pytest.raises(ValueError, match=message):
             build_dataset("gta5", "train", root)
     with pytest.raises(ValueError, match="root must be the folder of gta5"):

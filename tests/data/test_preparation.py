@@ -133,15 +133,17 @@ def test_no_statistics_are_written_where_another_split_is_broken(tmp_path, capsy
     root = make("cityscapes", make("cityscapes", tmp_path), "val")
     next(root.glob("gtFine/val/*/*.png")).write_bytes(b"")
     assert run("cityscapes", root, "--subset") == 1
-    assert "no statistics written" in capsys.readouterr().err
+    assert "no statistics written\n" in capsys.readouterr().err
     assert not (root / PER_IMAGE).exists()
+    assert run("cityscapes", root) == 1
+    assert "; --subset accepts other numbers and sizes" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_none_is_told(tmp_path, capsys):
     assert run("gta5", tmp_path / "no") == 2
     assert "root must be the folder of gta5" in capsys.readouterr().err
     assert run("gta5", tmp_path) == 2
-    assert "published layout" in capsys.readouterr().err
+    assert "gta5's images, images/*.png; got" in capsys.readouterr().err
 
 
 def test_a_label_whose_palette_is_in_another_order_is_told(tmp_path, capsys):
@@ -186,3 +188,34 @@ def test_the_sizes_of_gta5_are_those_of_the_download(tmp_path, capsys):
         label_file(tmp_path / "labels" / f"{number:05d}.png", [7], label)
     assert run("gta5", tmp_path, "--check") == 1
     assert "not the published 24966\n1 problems" in capsys.readouterr().err
+
+
+def test_training_images_without_any_label_may_be_a_targets(tmp_path, capsys):
+    root = make("cityscapes", make("cityscapes", tmp_path), "val")
+    labels = sorted(root.glob("gtFine/train/*/*.png"))
+    labels[0].unlink()
+    assert run("cityscapes", root, "--subset") == 1
+    assert f"{labels[0]} is missing" in capsys.readouterr().err
+    labels[1].unlink()
+    labels[1].with_name(labels[1].name.replace("_labelIds", "_labelTrainIds")).unlink()
+    assert run("cityscapes", root, "--subset") == 0
+    assert "no training image has a label" in capsys.readouterr().out
+    next(root.glob("leftImg8bit/train/*/*.png")).write_bytes(b"")
+    assert run("cityscapes", root, "--subset") == 1
+    assert "cannot be read as an image" in capsys.readouterr().err
+
+
+def test_labels_of_own_classes_are_checked_and_absent_ones_named(tmp_path, capsys):
+    root = make("own", tmp_path)
+    label_file(root / "labels" / "train" / "o0.png", [0, 1, 255])
+    label_file(root / "labels" / "train" / "o1.png", [1, 2])
+    assert run("own", root, "--classes", "background", "roof") == 1
+    assert "o1.png holds label ids [2]" in (said := capsys.readouterr().err)
+    assert "known are 0 to 1 and 255" in said
+    assert run("own", root, "--classes", "background", "roof", "tree", "car") == 0
+    assert "no pixel is car in the training labels" in capsys.readouterr().out
+    assert run("own", root, "--classes", "roof", "roof") == 2
+    assert "classes must be 2 to 254 different names" in capsys.readouterr().err
+    classes = ("background", "roof", "tree", "car")
+    counts = known_counts(build_dataset("own", "train", root, classes=classes))
+    assert counts[:, :4].tolist() == [[32, 32, 0, 0], [0, 48, 48, 0]]

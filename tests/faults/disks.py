@@ -15,6 +15,7 @@ from pathlib import Path
 from unittest import mock
 
 from pipa_fast import train
+from pipa_fast.data import loader
 from pipa_fast.training import checkpoint, trainer
 from tests.faults.ranks import TINY
 from tests.few import Few
@@ -76,7 +77,7 @@ def main() -> None:
 
     sys.argv = ["train", *TINY, "--run.dir", name, "--run.resume", "auto"]
     with (
-        mock.patch.object(trainer, "build_dataset", Few),
+        mock.patch.object(loader, "build_dataset", Few),
         mock.patch.object(trainer.Trainer, "_train_step", spoilt),
     ):
         if how == "readonly at start":

@@ -26,6 +26,7 @@ from unittest import mock
 
 import torch
 
+from pipa_fast.data import loader
 from pipa_fast.training import checkpoint, distributed, trainer
 from pipa_fast.training.config import Config, load, merge, read_recipe
 from tests.few import Few
@@ -47,7 +48,7 @@ def config_of(folder: Path) -> Config:
 
 def train(folder: Path) -> None:
     """Run to the end, from wherever the folder's run is."""
-    with mock.patch.object(trainer, "build_dataset", Few):
+    with mock.patch.object(loader, "build_dataset", Few):
         trainer.Trainer(config_of(folder), distributed.start("cpu")).run()
 
 

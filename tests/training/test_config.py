@@ -16,6 +16,16 @@ from pipa_fast.training.config import (
 
 INF = math.inf
 LATE = {"source": {"weight": 0.0}, "mixed": {"weight": 1.0, "start": 5}}
+OWN = {
+    "data": {
+        "source": "own",
+        "source_root": "a",
+        "target": "own",
+        "target_root": "b",
+        "classes": ["background", "roof"],
+    },
+    "model": {"num_classes": 2},
+}
 PATCH = {"adaptation": {"patch": {"weight": 0.1}}}
 
 
@@ -123,6 +133,18 @@ def test_merge_goes_down():
         ({"data": {"source": "street_real"}}, "data.source must be .*did you mean 'streets_real'"),
         ({"data": {"target": "foo"}}, "data.target must be one of streets_synthetic, streets_real"),
         ({"model": {"num_classes": 10}}, "model.num_classes must be 19.*; got 10"),
+        (OWN | {"model": {}}, "model.num_classes must be 2, the number of data.classes; got 19"),
+        (OWN | {"evaluation": {"classes": "16"}}, "evaluation.classes must be dataset"),
+        (
+            OWN | {"adaptation": {"features": {"weight": 1.0}}},
+            "classes must be ids below 2",
+        ),
+        (
+            {"data": {"classes": ["a", "b"]}},
+            "data.source must be own, where data.classes",
+        ),
+        (merge(OWN, {"data": {"classes": ["a", "a"]}}), "data.classes must be 2 to 254 different"),
+        (merge(OWN, {"data": {"classes": ["a"]}}), "data.classes must be 2 to 254 different names"),
         ({"model": {"num_classes": 25}}, "model.num_classes must be 19.*; got 25"),
         (
             PATCH | {"data": {"stride": 2}},

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pipa_fast.data.labels import NUM_CLASSES
+from pipa_fast.data.labels import IGNORE_INDEX
 from pipa_fast.models import SegmentationNetwork
 from pipa_fast.ops import downscale_labels
 from pipa_fast.uda.config import FeatureConfig
@@ -48,7 +48,7 @@ class FeatureDistance(Objective):
         cells = downscale_labels(
             outputs.labels,
             stride=outputs.labels.shape[1] // features.shape[2],
-            num_classes=NUM_CLASSES,
+            num_classes=IGNORE_INDEX,  # whatever the labels' classes
             min_ratio=self.min_ratio,
         )
         inside = self.known[cells]
