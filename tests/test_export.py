@@ -117,11 +117,16 @@ def test_a_network_bound_to_a_size_needs_one(tmp_path, monkeypatch, capsys):
     assert loaded(torch.rand(5, 3, 24, 40)).shape == (5, 19, 24, 40)
 
 
+@pytest.mark.parametrize("kind", ["hrda", "swin"])
 def test_windows_that_follow_the_images_size_are_never_traced_for_all(
-    tmp_path, monkeypatch, capsys
+    tmp_path, monkeypatch, capsys, kind
 ):
+    """Of HRDA's, torch would take the example's; over a Swin's it sits for many minutes."""
     network, path = Cells(), tmp_path / "a.pt2"
-    network.detail_size = (512, 512)
+    if kind == "hrda":
+        network.detail_size = (512, 512)
+    else:
+        network.encoder.windowed = True
     message = refuse(monkeypatch, capsys, network, "--out", str(path))
     assert "other windows for every image size; give --size H W" in message
     assert command(monkeypatch, network, "--out", str(path), "--size", "24", "40") == 0

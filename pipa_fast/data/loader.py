@@ -6,6 +6,7 @@ rank, in any worker process, and after a resume. Nothing of it needs saving.
 """
 
 import functools
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -111,7 +112,8 @@ class DataConfig:
         low, high = self.patch_overlap
         require(0 < low <= high <= 1, "data.patch_overlap", self.patch_overlap, "a range in (0, 1]")
         low, high = self.patch_scale
-        require(0 < low <= high, "data.patch_scale", self.patch_scale, "a range above 0")
+        fine = 0 < low <= high < math.inf
+        require(fine, "data.patch_scale", self.patch_scale, "a range of finite numbers above 0")
         share, temperature = self.max_class_share, self.rare_class_temperature
         require(0 < share <= 1, "data.max_class_share", share, "a share in (0, 1]")
         require(temperature > 0, "data.rare_class_temperature", temperature, "above 0")

@@ -114,6 +114,7 @@ class BackboneEncoder(LibraryEncoder):
         self.patch: int | None = (
             settings.get("patch_size", 16) if "hidden_size" in settings else None
         )
+        self.windowed = family == "Swin"
         self.pyramid = Pyramid(self.channels[0]) if self.patch else None
         # No feature map depends on these: DDP would wait for their gradients.
         for path, parameter in self.model.named_parameters():

@@ -109,8 +109,9 @@ class HRDANetwork(SegmentationNetwork):
         size = (shape[2] // REDUCTION, shape[3] // REDUCTION)
         return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
 
-    def _seldom_used(self) -> list[nn.Module]:
-        return [*super()._seldom_used(), self.attention]
+    def classifiers(self) -> list[nn.Module]:
+        """Return the modules that only logits depend on."""
+        return [*super().classifiers(), self.attention]
 
     def _slide(self, images: Tensor) -> Tensor:
         """Return the mean logits [B, K, H / cell, W / cell] of windows that overlap by half.

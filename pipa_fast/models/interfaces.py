@@ -15,6 +15,8 @@ class Encoder(nn.Module):
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     checkpoint_activations: bool = False
+    windowed: bool = False
+    """Whether it looks at windows that lie differently in images of another size."""
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return features [B, C_i, H/s_i, W/s_i] of normalised images [B, 3, H, W]."""

@@ -132,7 +132,11 @@ class SegmentationNetwork(nn.Module):
         """Return the modules whose parameters an output may not depend on."""
         # A head that reads the last map alone leaves what is made of the others unused.
         encoder = [self.encoder] if self.head.level else []
-        return [self.head.conv_seg, self.projections, *encoder]
+        return [*self.classifiers(), self.projections, *encoder]
+
+    def classifiers(self) -> list[nn.Module]:
+        """Return the modules that only logits depend on."""
+        return [self.head.conv_seg]
 
     @staticmethod
     def _nothing(modules: list[nn.Module]) -> Tensor:

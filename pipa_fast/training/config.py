@@ -15,6 +15,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from pipa_fast.checks import did_you_mean, is_below, require
+from pipa_fast.data.augmentation import STRONG
 from pipa_fast.data.labels import CLASSES
 from pipa_fast.data.loader import DataConfig
 from pipa_fast.evaluation.inference import SlidingWindow
@@ -85,7 +86,8 @@ class RunConfig:
         for name in ("log_every", "eval_every", "checkpoint_every", "keep", "bad_steps"):
             value = getattr(self, name)
             require(value > 0, f"run.{name}", value, "a positive count")
-        require(self.timeout > 0, "run.timeout", self.timeout, "a positive time [s]")
+        fine = 0 < self.timeout <= 1e9  # torch counts it in a timedelta
+        require(fine, "run.timeout", self.timeout, "a positive time of at most 1e9 [s]")
         fine = self.name is None or is_below(self.name)
         require(fine, "run.name", self.name, "a folder's name below run.dir, or null")
         fine = self.stop_after is None or self.stop_after > 0
@@ -116,7 +118,10 @@ class EvaluationConfig:
             require(fine, f"evaluation.{name}", value, "two positive sizes, or null")
         fine = self.stride is None or self.crop is not None
         require(fine, "evaluation.stride", self.stride, "null where evaluation.crop is null")
-        _ = self.window  # which checks the two against each other
+        try:
+            _ = self.window  # which checks the two against each other
+        except ValueError as error:
+            raise ValueError(f"evaluation.{error}") from error
 
     @property
     def window(self) -> SlidingWindow | None:
@@ -209,7 +214,10 @@ class Config:
         require(fits, "data.crop", self.data.crop, f"at least model.hrda.detail {height, width}")
 
     def _check_cells(self) -> None:
-        """Raise ValueError unless crops hold whole cells of the encoder's last map, if needed."""
+        """Raise ValueError unless crops hold whole cells of the encoder's last map, if needed.
+
+        They must hold half of the blur's width, too.
+        """
         cell, hrda = coarsest_stride(self.model), self.model.hrda
         whole = 2 * cell if hrda.enabled else cell  # of what HRDA sees at half the size
         pads = self.model.encoder in ("streets_s", "resnet101")  # so that any side holds a cell
@@ -221,6 +229,11 @@ class Config:
         for name, (size, least) in sizes.items():
             expected = f"at least {least}, one cell of {self.model.encoder}'s last map"
             require(pads or min(size) >= least, name, size, expected)
+        terms = (self.adaptation.mixed, self.adaptation.masked)
+        blurred = any(term.weight > 0 and term.augment for term in terms)
+        half = STRONG.taps // 2  # which the blur reflects at the border
+        expected = f"sides above {half} where adaptation.mixed or masked augments images"
+        require(not blurred or min(self.data.crop) > half, "data.crop", self.data.crop, expected)
         fits = self.adaptation.features.weight == 0 or not any(s % whole for s in self.data.crop)
         expected = f"multiples of {whole}, where adaptation.features.weight is above 0"
         require(fits, "data.crop", self.data.crop, expected)

@@ -104,7 +104,7 @@ class AdaptationStep:
                     # and DDP's mean tells the other ranks.
                     told = torch.where(total.detach().isfinite(), 1.0, torch.nan)
                     scale(total * told).backward()
-        self._forget_idle({name for o in active for name in o.embed})
+        self._forget_idle(active)
         return values
 
     @property
@@ -115,16 +115,19 @@ class AdaptationStep:
             student = student.module
         return student
 
-    def _forget_idle(self, used: set[str]) -> None:
-        """Take DDP's zeros from projection heads that no term used.
+    def _forget_idle(self, active: list[Objective]) -> None:
+        """Take DDP's zeros from projection heads and classifiers that no term used.
 
         A zero gradient is not none: the optimizer would decay such a head and count a step for it,
         which on one rank it does not.
         """
-        for name, head in self.network.projections.items():
-            if name not in used:
-                for parameter in head.parameters():
-                    parameter.grad = None
+        network, used = self.network, {name for o in active for name in o.embed}
+        idle = [head for name, head in network.projections.items() if name not in used]
+        if not any(o.classifies for o in active):
+            idle += network.classifiers()
+        for head in idle:
+            for parameter in head.parameters():
+                parameter.grad = None
 
     @contextlib.contextmanager
     def _reduce_only(self, *, last: bool) -> Iterator[None]:

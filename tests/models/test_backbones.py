@@ -21,6 +21,7 @@ def test_maps_are_at_their_strides_and_every_trainable_parameter_is_used(name):
     expected = zip(encoder.channels, encoder.strides, strict=True)
     assert [tuple(x.shape[1:]) for x in maps] == [(c, 64 // s, 96 // s) for c, s in expected]
     assert network_stride(config) == 4
+    assert encoder.windowed == (name == "swin_t")
     sum(x.square().sum() for x in maps).backward()
     unused = [n for n, p in encoder.named_parameters() if p.requires_grad and p.grad is None]
     assert not unused

@@ -132,6 +132,14 @@ def test_merge_goes_down():
         ({"adaptation": LATE}, "adaptation must have a term .*mixed.weight=1.0 from step 5"),
         ({"data": {"source": "street_real"}}, "data.source must be .*did you mean 'streets_real'"),
         ({"data": {"target": "foo"}}, "data.target must be one of streets_synthetic, streets_real"),
+        (
+            {"adaptation": {"masked": {"weight": 1.0}}, "data": {"crop": [64, 5]}},
+            r"data.crop must be sides above 5 .*; got \(64, 5\)",
+        ),
+        (
+            {"evaluation": {"crop": [16, 16], "stride": [8, 17]}},
+            r"evaluation.stride must be .* at most the crop \(16, 16\).*; got \(8, 17\)",
+        ),
         ({"model": {"num_classes": 10}}, "model.num_classes must be 19.*; got 10"),
         (OWN | {"model": {}}, "model.num_classes must be 2, the number of data.classes; got 19"),
         (OWN | {"evaluation": {"classes": "16"}}, "evaluation.classes must be dataset"),
@@ -180,6 +188,8 @@ def test_bad_settings_are_named(changes, message):
         ("optimizer.warmup", [-1]),
         ("optimizer.warmup_ratio", [-0.1, 1.1]),
         ("optimizer.clip", [-1.0, 0.0]),
+        ("data.patch_scale", [[0.0, 1.0], [1.0, INF]]),
+        ("run.timeout", [0.0, 1e10, INF]),
         ("adaptation.source.weight", [-1.0, INF, math.nan]),
         ("adaptation.mixed.start", [-1]),
         ("adaptation.mixed.threshold", [-0.1, 2.0]),

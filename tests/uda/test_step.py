@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipa_fast.data.batch import Batch
@@ -16,6 +18,7 @@ from pipa_fast.uda.config import (
     MixedConfig,
     PatchConfig,
     PixelConfig,
+    SourceConfig,
 )
 from pipa_fast.uda.objectives import build_objectives
 from pipa_fast.uda.outputs import ramp
@@ -70,6 +73,31 @@ def test_every_objective_gives_a_finite_value_and_the_student_a_gradient(hrda):
     # the student still is where the frozen network stayed
     assert all(torch.isfinite(v) and v > 0 for k, v in values.items() if k != "features"), values
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+
+
+@pytest.fixture
+def one_rank():
+    """A process group of this process alone."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("hrda", [None, HRDAConfig(enabled=True, detail=(16, 16))])
+def test_what_no_term_uses_has_no_gradient_with_ddp_either(one_rank, hrda):
+    """Where contrast comes first, the classifier would decay and count steps before its own."""
+    late = {"mixed": MixedConfig(weight=1.0, start=5), "patch": PatchConfig(weight=0.1, start=5)}
+    config = AdaptationConfig(
+        source=SourceConfig(weight=0.0), pixel=PixelConfig(weight=1.0, images="source"), **late
+    )
+    idle = []
+    for wrap in (lambda network: network, DistributedDataParallel):
+        network, step = a_step(config, hrda)
+        step.student = wrap(network)
+        step(a_batch(), 0)
+        idle.append({name for name, p in network.named_parameters() if p.grad is None})
+    assert idle[0] == idle[1]
+    assert {"head.conv_seg.weight", "projections.patch.layers.0.weight"} <= idle[0]
 
 
 def gradients(config):

@@ -14,6 +14,7 @@ class Objective(nn.Module):
     """One loss term: which images it needs, when it counts, and its value."""
 
     embed: ClassVar[tuple[str, ...]] = ()  # projection heads that its forward pass must run
+    classifies: ClassVar[bool] = True  # whether its gradient reaches what makes the logits
 
     def __init__(self, name: str, group: Group, weight: float, start: int, length: int) -> None:
         super().__init__()

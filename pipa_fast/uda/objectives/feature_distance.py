@@ -2,6 +2,7 @@
 """Distance of the student's features to those of the frozen network that it started from."""
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ class FeatureDistance(Objective):
     L = mean over cells of things of |f - f_0|_2, with f_0 the frozen network's features of the same
     image. A cell is of a thing where that class fills at least `min_ratio` of its pixels.
     """
+
+    classifies: ClassVar[bool] = False
 
     def __init__(self, config: FeatureConfig, network: SegmentationNetwork) -> None:
         super().__init__("features", "source", config.weight, 0, 0)

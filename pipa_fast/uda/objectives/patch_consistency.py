@@ -20,6 +20,7 @@ class PatchConsistency(Objective):
     """
 
     embed: ClassVar[tuple[str, ...]] = ("patch",)
+    classifies: ClassVar[bool] = False
 
     def __init__(self, config: PatchConfig, dim: int) -> None:
         super().__init__("patch", "patch", config.weight, config.start, config.ramp)

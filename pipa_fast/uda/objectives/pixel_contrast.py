@@ -19,6 +19,7 @@ class PixelContrast(Objective):
     """
 
     embed: ClassVar[tuple[str, ...]] = ("pixel",)
+    classifies: ClassVar[bool] = False
 
     def __init__(self, config: PixelConfig, group: Literal["source", "mixed"]) -> None:
         name = "pixel" if config.images != "both" else f"pixel_{group}"
