@@ -12,6 +12,7 @@ from PIL import Image
 
 from pipa_fast import predict
 from pipa_fast.checks import is_below
+from pipa_fast.data.labels import CLASSES
 from pipa_fast.evaluation.embedding import Projection
 from pipa_fast.evaluation.panels import Panel
 from pipa_fast.evaluation.pictures import find_pictures
@@ -90,7 +91,7 @@ def test_a_run_may_be_named_in_folders():
 def test_a_picture_cannot_be_named_out_of_its_folder(bad, tmp_path):
     options = predict.parser().parse_args(["x", "--run", "x", "--out", str(tmp_path / "out")])
     with pytest.raises(ValueError, match="name must be"):
-        predict.write(bad, np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), np.uint8), options)
+        predict.write(bad, np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), np.uint8), CLASSES, options)
     assert not list(tmp_path.iterdir())
 
 

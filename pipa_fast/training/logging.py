@@ -126,3 +126,6 @@ class RunLog:
             file.write(json.dumps(_numbers(record), allow_nan=False) + "\n")
         for name, value in scalars.items():
             self.writer.add_scalar(name, value, record["iteration"])
+        # Now, while the folder is there: the writer's own thread would tell of a lost one by a
+        # traceback.
+        self.writer.flush()
