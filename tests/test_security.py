@@ -91,7 +91,9 @@ def test_a_run_may_be_named_in_folders():
 def test_a_picture_cannot_be_named_out_of_its_folder(bad, tmp_path):
     options = predict.parser().parse_args(["x", "--run", "x", "--out", str(tmp_path / "out")])
     with pytest.raises(ValueError, match="name must be"):
-        predict.write(bad, np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), np.uint8), CLASSES, options)
+        predict.write(
+            bad, np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), np.uint8), CLASSES, options
+        )
     assert not list(tmp_path.iterdir())
 
 

@@ -26,3 +26,11 @@ def test_names_are_text(tmp_path, capsys):
     with RunLog(tmp_path, 1, start=0, active=True) as log:
         log.say("in runs/lr[red]")
     assert capsys.readouterr().out == "in runs/lr[red]\n"
+
+
+def test_curves_are_there_as_soon_as_they_are_logged(tmp_path):
+    with RunLog(tmp_path, 8, start=0, active=True) as log:
+        log.train(2, {"source": 1.0}, 1e-3, 2.0)
+        events = EventAccumulator(str(tmp_path))
+        events.Reload()
+        assert [e.step for e in events.Scalars("loss/source")] == [2]
