@@ -56,10 +56,12 @@ PALETTE: np.ndarray = np.array([colour for _, _, colour in _TRAIN_CLASSES], dtyp
 
 # Pascal VOC's colours: bit 3 k + c of a number is bit 7 - k of its channel c. Counted from 5 on, so
 # that none is one of Cityscapes'.
-_BITS = np.arange(5, 5 + IGNORE_INDEX)[:, None, None] >> np.arange(9).reshape(3, 3) & 1
+_BITS = np.arange(5, 5 + 256)[:, None, None] >> np.arange(9).reshape(3, 3) & 1
 COLOURS: np.ndarray = (_BITS << np.array([[7], [6], [5]])).sum(1).astype(np.uint8)
-"""[255, 3] uint8, RGB by train id: Cityscapes', and others above them for datasets of one's own."""
+"""[256, 3] uint8, RGB by train id: Cityscapes', others above them for datasets of one's own, and
+black for what is ignored."""
 COLOURS[:NUM_CLASSES] = PALETTE
+COLOURS[IGNORE_INDEX] = 0
 
 TRAIN_ID_TO_LABEL_ID: np.ndarray = np.zeros(256, dtype=np.uint8)
 """[256] uint8, label id by train id; 0 (unlabelled) for everything that is not a train id."""

@@ -107,7 +107,7 @@ def spread_indices(length: int, count: int) -> list[int]:
 
 def colorize(labels: np.ndarray) -> np.ndarray:
     """Return train ids [H, W] uint8 in their colours [H, W, 3] uint8; ignored pixels are black."""
-    return np.append(COLOURS, [[0, 0, 0]], axis=0).astype(np.uint8)[labels]
+    return COLOURS[labels]
 
 
 def heat(values: np.ndarray) -> np.ndarray:
