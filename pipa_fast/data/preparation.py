@@ -77,19 +77,19 @@ def prepare(
     require(any(found.values()), "root", str(root), expected)
     problems = [] if subset else _wrong_counts(layout, root, found)
     examine = partial(look, layout=layout, sizes=not subset, write=not check)
-    bare = bool(found["train"]) and len(unlabelled(found["train"])) == len(found["train"])
+    lone = {split: set(unlabelled(pairs)) for split, pairs in found.items()}
+    bare = bool(found["train"]) and len(lone["train"]) == len(found["train"])
     if bare:
         found["train"] = [Pair(pair.image, None) for pair in found["train"]]
     written, counts = 0, {}
     with ProcessPoolExecutor(jobs) as pool:
         for split, pairs in found.items():
-            lone = set(unlabelled(pairs))
             problems += [
                 f"{pair.label} is missing, the label of {pair.image}"
                 for pair in pairs
-                if pair in lone
+                if pair in lone[split]
             ]
-            whole = [pair for pair in pairs if pair not in lone]
+            whole = [pair for pair in pairs if pair not in lone[split]]
             seen = progress(pool.map(examine, whole, chunksize=4), split, len(whole))
             for pair, each in zip(whole, seen, strict=True):
                 problems += each.problems
