@@ -177,6 +177,7 @@ class Config:
             )
         self._check_detail()
         self._check_cells()
+        self._check_blur()
         if self.data.micro_batch is not None:
             expected = "frozen with data.micro_batch: others would count a part's statistics, twice"
             norm = self.model.batch_norm
@@ -214,10 +215,7 @@ class Config:
         require(fits, "data.crop", self.data.crop, f"at least model.hrda.detail {height, width}")
 
     def _check_cells(self) -> None:
-        """Raise ValueError unless crops hold whole cells of the encoder's last map, if needed.
-
-        They must hold half of the blur's width, too.
-        """
+        """Raise ValueError unless crops hold whole cells of the encoder's last map, if needed."""
         cell, hrda = coarsest_stride(self.model), self.model.hrda
         whole = 2 * cell if hrda.enabled else cell  # of what HRDA sees at half the size
         pads = self.model.encoder in ("streets_s", "resnet101")  # so that any side holds a cell
@@ -229,14 +227,17 @@ class Config:
         for name, (size, least) in sizes.items():
             expected = f"at least {least}, one cell of {self.model.encoder}'s last map"
             require(pads or min(size) >= least, name, size, expected)
-        terms = (self.adaptation.mixed, self.adaptation.masked)
-        blurred = any(term.weight > 0 and term.augment for term in terms)
-        half = STRONG.taps // 2  # which the blur reflects at the border
-        expected = f"sides above {half} where adaptation.mixed or masked augments images"
-        require(not blurred or min(self.data.crop) > half, "data.crop", self.data.crop, expected)
         fits = self.adaptation.features.weight == 0 or not any(s % whole for s in self.data.crop)
         expected = f"multiples of {whole}, where adaptation.features.weight is above 0"
         require(fits, "data.crop", self.data.crop, expected)
+
+    def _check_blur(self) -> None:
+        """Raise ValueError unless crops hold what the blur reflects at their borders, if needed."""
+        terms = (self.adaptation.mixed, self.adaptation.masked)
+        blurred = any(term.weight > 0 and term.augment for term in terms)
+        half = STRONG.taps // 2
+        expected = f"sides above {half} where adaptation.mixed or masked augments images"
+        require(not blurred or min(self.data.crop) > half, "data.crop", self.data.crop, expected)
 
     @property
     def class_names(self) -> tuple[str, ...]:
