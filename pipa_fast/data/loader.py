@@ -24,7 +24,7 @@ from pipa_fast.data.crops import crop_pair, random_box, source_box
 from pipa_fast.data.datasets import Dataset as Scenes
 from pipa_fast.data.datasets import build_dataset, require_dataset, require_root
 from pipa_fast.data.files import Box, fitted, resize_label, resized_part
-from pipa_fast.data.own import require_classes
+from pipa_fast.data.own import OWN, require_classes
 from pipa_fast.data.random import generator
 from pipa_fast.data.rare_classes import Images, RareClassSampler
 from pipa_fast.data.statistics import known_counts
@@ -89,7 +89,7 @@ class DataConfig:
             require_classes("data.classes", self.classes)
             for side in ("source", "target"):
                 name = getattr(self, side)
-                require(name == "own", f"data.{side}", name, "own, where data.classes are given")
+                require(name == OWN.name, f"data.{side}", name, "own, where data.classes are given")
         for name in ("source_size", "target_size"):
             size, (height, width) = getattr(self, name), self.crop
             fits = size is None or (size[0] >= height and size[1] >= width)
