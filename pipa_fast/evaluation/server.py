@@ -44,10 +44,11 @@ def check_names(names: Sequence[str], out: Path) -> dict[str, Path]:
         if other != name:
             raise ValueError(f"{other} and {name} are of one scene; the server takes one file each")
     paths = {name: out / f"{stem}.png" for name, stem in stems.items()}
+    written = set(paths.values())
     left = [
         path
         for path in sorted(out.rglob("*.png"))
-        if scene_of(path.stem) in taken and path not in paths.values()
+        if scene_of(path.stem) in taken and path not in written
     ]
     if left:
         raise ValueError(
