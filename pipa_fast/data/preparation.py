@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Verifies a dataset on disk, converts its labels to train ids, and counts its classes."""
 
+import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -82,7 +85,7 @@ def prepare(
     if bare:
         found["train"] = [Pair(pair.image, None) for pair in found["train"]]
     written, counts = 0, {}
-    with ProcessPoolExecutor(jobs) as pool:
+    with ProcessPoolExecutor(jobs, initializer=_end_with_parent) as pool:
         for split, pairs in found.items():
             problems += [
                 f"{pair.label} is missing, the label of {pair.image}"
@@ -101,6 +104,17 @@ def prepare(
     pixels = np.sum(list(counts.values()), axis=0)
     absent = [c for c in layout.eval_classes if not pixels[c]] if counts else []
     return Summary(sizes, written, statistics, problems, absent, bare)
+
+
+def _end_with_parent() -> None:
+    """Let a worker end when the process that started it was killed: it would wait forever."""
+
+    def wait() -> None:
+        if (parent := multiprocessing.parent_process()) is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _wrong_counts(layout: Layout, root: Path, found: dict[str, list[Pair]]) -> list[str]:

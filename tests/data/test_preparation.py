@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -75,6 +78,22 @@ def test_a_label_that_was_replaced_is_converted_anew(tmp_path, capsys):
     assert "1 labels converted" in capsys.readouterr().out
     with Image.open(converted) as image:
         assert not np.asarray(image).any()
+
+
+def test_workers_end_with_a_process_that_is_killed(tmp_path):
+    root = make("gta5", tmp_path)
+    code = f"""
+import os, signal
+from pipa_fast.data.datasets import LAYOUTS
+from pipa_fast.data.preparation import prepare
+def kill(seen, *_):
+    next(seen)
+    os.kill(os.getpid(), signal.SIGKILL)
+prepare(LAYOUTS["gta5"], {str(root)!r}, subset=True, jobs=2, progress=kill)
+"""
+    # which waits for all that hold the other end of its standard output
+    killed = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=60)
+    assert killed.returncode == -signal.SIGKILL
 
 
 def test_check_writes_nothing(tmp_path):
