@@ -29,6 +29,14 @@ _TURNS = {
 }
 
 
+def named_as_image(path: Path) -> bool:
+    """Return whether a file of a folder is an image by its name.
+
+    ._a.png is none: macOS keeps a.png's attributes there, in archives and on foreign disks.
+    """
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith("._")
+
+
 def read_image(path: Path, *, labelled: bool = False) -> np.ndarray:
     """Return an image upright, as RGB uint8 [H, W, 3]; grey, palette and CMYK are converted.
 

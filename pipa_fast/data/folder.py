@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipa_fast.checks import require
-from pipa_fast.data.files import SUFFIXES, read_ids, read_image, resize_label
+from pipa_fast.data.files import named_as_image, read_ids, read_image, resize_label
 from pipa_fast.data.labels import IGNORE_INDEX, NUM_CLASSES
 from pipa_fast.data.sample import Sample
 
@@ -69,7 +69,7 @@ class Layout:
         """Return the files of a split, by name."""
         found = []
         for image in sorted(root.glob(self.images.format(split=split))):
-            if image.suffix.lower() not in SUFFIXES:
+            if not named_as_image(image):
                 continue
             label = self.label_of(image.relative_to(root))
             found.append(Pair(image, None if label is None else root / label))
@@ -184,7 +184,7 @@ def to_train_ids(path: Path, table: np.ndarray) -> np.ndarray:
 def without_image(layout: Layout, root: Path, split: str, pairs: Sequence[Pair]) -> list[Path]:
     """Return the label files of a split whose image is missing, of which `pairs` tell nothing."""
     known = {pair.label for pair in pairs}
-    published = root.glob(layout.labels.format(split=split))
+    published = filter(named_as_image, root.glob(layout.labels.format(split=split)))
     return sorted(p for p in published if p not in known and not p.stem.endswith(TRAIN_IDS))
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipa_fast.data.files import SUFFIXES, read_image
+from pipa_fast.data.files import SUFFIXES, named_as_image, read_image
 
 
 class Picture(NamedTuple):
@@ -38,7 +38,7 @@ def find_pictures(source: Path, *, recursive: bool = False) -> list[Picture]:
     if not source.is_dir():
         raise ValueError(f"source must be a directory of images or a file; got {str(source)!r}")
     found = source.rglob("*") if recursive else source.iterdir()
-    paths = sorted(p for p in found if p.suffix.lower() in SUFFIXES and p.is_file())
+    paths = sorted(p for p in found if named_as_image(p) and p.is_file())
     if not paths:
         hint = "" if recursive else "; --recursive looks into its folders too"
         raise ValueError(f"{str(source)!r} must hold {', '.join(SUFFIXES)} files{hint}")

@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from pipa_fast.data.datasets import LAYOUTS, build_dataset
+from pipa_fast.data.folder import without_image
 from pipa_fast.data.labels import NUM_CLASSES
 from pipa_fast.data.loader import DataConfig, TrainingSet
 from pipa_fast.prepare import prepare_streets
@@ -51,6 +52,16 @@ def test_reference_images_of_acdc_are_left_out(tmp_path):
     make("acdc", tmp_path)
     image_file(tmp_path / "rgb_anon/fog/train_ref/GOPR1/GOPR1_9_rgb_anon.png")
     assert len(build_dataset("acdc", "train", tmp_path)) == 2
+
+
+@pytest.mark.parametrize("name", sorted(LAYOUTS))
+def test_attributes_that_macos_keeps_beside_a_file_are_no_image(tmp_path, name):
+    make(name, tmp_path)
+    for path in [p for p in tmp_path.rglob("*") if p.is_file()]:
+        path.with_name(f"._{path.name}").write_bytes(b"attributes")
+    assert len(build_dataset(name, "train", tmp_path)) == 2
+    layout = LAYOUTS[name]
+    assert without_image(layout, tmp_path, "train", layout.pairs(tmp_path, "train")) == []
 
 
 def broken(kind, root):

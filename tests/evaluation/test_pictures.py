@@ -18,6 +18,7 @@ def test_pictures_come_by_name_and_are_read_when_asked(tmp_path):
     save(tmp_path / "b.png", 7)
     save(tmp_path / "a.JPEG")
     save(tmp_path / "deep" / "er" / "c.png", 9)
+    (tmp_path / "._b.png").write_bytes(b"attributes")
     assert [p.name for p in find_pictures(tmp_path)] == ["a", "b"]
     found = find_pictures(tmp_path, recursive=True)
     assert [p.name for p in found] == ["a", "b", "deep/er/c"]
