@@ -120,8 +120,8 @@ class FolderDataset:
             str(root),
             f"a folder with {layout.name}'s {split} images, {layout.images.format(split=split)}",
         )
-        bare = unlabelled(self.pairs)
-        if bare and labelled:
+        bare = unlabelled(self.pairs) if labelled else []
+        if bare:
             raise ValueError(
                 f"root {str(root)!r} must have a label for every image; {len(bare)} of "
                 f"{len(self.pairs)} have none, such as {bare[0].image}, whose label would be "

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -62,6 +64,12 @@ def test_attributes_that_macos_keeps_beside_a_file_are_no_image(tmp_path, name):
     assert len(build_dataset(name, "train", tmp_path)) == 2
     layout = LAYOUTS[name]
     assert without_image(layout, tmp_path, "train", layout.pairs(tmp_path, "train")) == []
+
+
+def test_no_label_is_looked_for_where_none_is_needed(tmp_path, monkeypatch):
+    make("cityscapes", tmp_path)
+    monkeypatch.setattr(Path, "is_file", lambda path: pytest.fail(f"looked for {path}"))
+    assert len(build_dataset("cityscapes", "train", tmp_path, labelled=False)) == 2
 
 
 def broken(kind, root):
