@@ -7,7 +7,11 @@ rank, in any worker process, and after a resume. Nothing of it needs saving.
 
 import functools
 import math
+import os
 import re
+import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -326,6 +330,24 @@ def _collate(training_set: TrainingSet, items: list[Any]) -> Batch | ValueError:
     return next(errors, None) or training_set.collate(items)
 
 
+def _end_for_parent_alone(_worker: int) -> None:
+    """Let a worker ignore SIGTERM, but for the one of the process that started it.
+
+    Schedulers send it to every process of a run, whose workers are needed until the ranks have
+    taken their last step together; torch takes one that is gone for an error.
+    """
+    if sys.platform == "darwin":  # has no sigwaitinfo
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 class StepSampler(Sampler):
     """The slots of one rank, step by step."""
 
@@ -365,6 +387,7 @@ def batches(
         batch_sampler=StepSampler(start, iterations, config.batch_size, rank),
         collate_fn=functools.partial(_collate, training_set),
         num_workers=config.num_workers,
+        worker_init_fn=_end_for_parent_alone,
         # The loader seeds its workers from this: nothing here uses it, and without it the loader
         # would draw from the generator that dropout uses.
         generator=torch.Generator(),

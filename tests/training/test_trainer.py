@@ -275,16 +275,23 @@ def test_a_start_that_is_not_there_or_of_another_network_is_named(tmp_path):
     ],
 )
 def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number, status):
+    """Schedulers send it to all processes of a job: those that load images, too."""
     command = [sys.executable, "-u", "-m", "pipa_fast.train", "--config", "streets_source"]
     command += ["--run.dir", str(tmp_path), "--iterations", "100000", "--run.log_every", "1"]
+    command += ["--data.num_workers", "2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
     )
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("step"):
-            process.send_signal(number)
+            os.killpg(process.pid, number)
             break
     out, err = process.communicate(timeout=120)
     assert process.returncode == status, err + out
