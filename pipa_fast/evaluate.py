@@ -60,7 +60,10 @@ def parser() -> argparse.ArgumentParser:
         help="JSON to write (default: RUN/evaluation_DATASET_SPLIT.json)",
     )
     made.add_argument(
-        "--batch-size", type=int, default=4, help="images that are read at once (default: 4)"
+        "--batch-size",
+        type=int,
+        default=4,
+        help="images that are read at once; fewer of those above 2048 x 1024 (default: 4)",
     )
     add_inference_arguments(made)
     made.add_argument(

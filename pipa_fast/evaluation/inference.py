@@ -20,6 +20,9 @@ from pipa_fast.data.labels import CLASSES, IGNORE_INDEX
 from pipa_fast.evaluation.metrics import ConfusionMatrix
 from pipa_fast.models.window import starts
 
+PIXELS = 1024 * 2048
+"""Of an image of Cityscapes, which batches are meant for."""
+
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class SlidingWindow:
@@ -237,10 +240,11 @@ def evaluate(
             images = to_batch([sample.image for sample in samples], device)
             truth = torch.from_numpy(np.stack([sample.label for sample in samples])).to(device)
             size = (truth.shape[1], truth.shape[2])
-            logits = predict_logits(
+            # no name for the logits, which would keep them beside those of the next batch
+            predicted = predict_logits(
                 network, images, size=size, image_size=image_size, window=window, flip=flip
-            )
-            confusion.update(logits.argmax(1), truth)
+            ).argmax(1)
+            confusion.update(predicted, truth)
             done += len(samples)
             progress(done)
     if sharded:
@@ -258,13 +262,18 @@ def result_of(
 
 
 def _batches(dataset: Dataset, indices: Iterable[int], batch_size: int) -> Iterator[list[Sample]]:
-    """Yield samples in order, at most `batch_size` at a time and of one size each."""
+    """Yield samples in order, at most `batch_size` at a time and of one size each.
+
+    A batch of larger images than PIXELS holds no more pixels than one of `batch_size` such images,
+    or a single image: logits at the labels' size are what takes memory.
+    """
     batch: list[Sample] = []
     for index in indices:
         sample = dataset[index]
         shapes = (sample.image.shape, sample.label.shape)
         same = not batch or shapes == (batch[0].image.shape, batch[0].label.shape)
-        if batch and (len(batch) == batch_size or not same):
+        most = min(batch_size, batch_size * PIXELS // sample.label.size)
+        if batch and (len(batch) >= most or not same):
             yield batch
             batch = []
         batch.append(sample)

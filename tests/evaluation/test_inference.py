@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipa_fast.data.sample import Sample
+from pipa_fast.evaluation import inference
 from pipa_fast.evaluation.inference import (
     EvalResult,
     SlidingWindow,
@@ -258,6 +260,29 @@ def test_images_and_labels_of_mixed_sizes(network):
             return Sample(np.zeros((h, w, 3), np.uint8), np.zeros((2 * h, 2 * w), np.uint8), "")
 
     assert int(evaluate(network, Mixed()).confusion.matrix.sum()) == 4 * (3 * 64 + 128)
+
+
+def test_large_images_come_in_smaller_batches(monkeypatch):
+    sizes = [(8, 16)] * 5 + [(12, 16)] * 3 + [(16, 16)] * 3 + [(32, 32)] * 2
+    samples = [Sample(np.zeros((*s, 3), np.uint8), np.zeros(s, np.uint8), "") for s in sizes]
+    monkeypatch.setattr(inference, "PIXELS", 8 * 16)
+    batches = inference._batches(samples, range(len(samples)), 4)
+    assert [len(batch) for batch in batches] == [4, 1, 2, 1, 2, 1, 1, 1]
+
+
+def test_logits_of_one_batch_at_a_time(network, dataset, monkeypatch):
+    """They are the largest thing in memory: 3.7 GB for two images of 6000 x 4000."""
+    before, predict = [], inference.predict_logits
+
+    def watched(*arguments, **settings):
+        assert all(logits() is None for logits in before)
+        made = predict(*arguments, **settings)
+        before.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(inference, "predict_logits", watched)
+    evaluate(network, dataset, batch_size=2)
+    assert len(before) == 4
 
 
 def test_autocast_stays_close(network, dataset):
