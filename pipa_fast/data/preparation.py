@@ -57,10 +57,10 @@ def prepare(
     """Read every image and label below `root`, and write what training wants.
 
     Labels of other ids are written as train ids beside themselves, each under its name in one go; a
-    conversion that is what its label becomes is kept, so that an interrupted run goes on where it
-    stopped, and a label that was replaced is converted anew. The training split's class statistics
-    are written only where nothing was wrong. Training images of which none has a label are read all
-    the same: they may be a target's.
+    conversion that is what its label becomes is kept, and one of a label that was replaced is made
+    anew: every run reads everything. The training split's class statistics are written only where
+    nothing was wrong. Training images of which none has a label are read all the same: they may be
+    a target's.
 
     Args:
         check: write nothing.
