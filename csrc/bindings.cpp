@@ -83,7 +83,8 @@ pipa::Matrix matrix(const Tensor& tensor, const char* name) {
                   " must be a contiguous CPU tensor [rows, D], got ", tensor.dim(), " dimensions");
   STD_TORCH_CHECK(tensor.size(1) >= 1 && tensor.size(1) <= pipa::kMaxDepth, name,
                   " must have 1 to 512 columns, got ", tensor.size(1));
-  STD_TORCH_CHECK(tensor.size(0) < INT32_MAX, name, " must have fewer than 2^31 rows");
+  // Twice a row's number is an int within the kernels.
+  STD_TORCH_CHECK(tensor.size(0) < 1 << 30, name, " must have fewer than 2^30 rows");
   return {tensor.const_data_ptr(), tensor.size(0), tensor.size(1), dtype_of(tensor, name)};
 }
 

@@ -26,8 +26,9 @@ uint32_t to_bits(float value) {
 float from_half(uint16_t half) {
   const uint32_t sign = (half & 0x8000u) << 16, magnitude = half & 0x7fffu;
   if (magnitude >= 0x7c00u) return from_bits(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
-  // As the bits of a float, exponent and mantissa read 2^-112 of their value, subnormals included.
-  const float value = from_bits(magnitude << 13) * 0x1p112f;
+  // No subnormal float on the way, which a thread may be told to read as 0.
+  const float subnormal = static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f;
+  const float value = magnitude < 0x400u ? subnormal : from_bits((magnitude << 13) + 0x38000000u);
   return from_bits(sign | to_bits(value));
 }
 

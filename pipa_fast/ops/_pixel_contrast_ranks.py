@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pipa_fast.checks import require
 from pipa_fast.ops._ranks import (
     counts_of_ranks,
     exchange_rows,
@@ -50,6 +51,13 @@ class Pairs(NamedTuple):
     # -> G X [N, D] in the dtype of the accumulation; reads z, u and w of both
     pulls: Callable[[Rows, Rows | None, Settings], Tensor]
     empty: float  # z of a row without keys
+
+
+def gather_bytes() -> int:
+    """Return how many bytes all ranks' features may take to be gathered at once."""
+    text = os.environ.get("PIPA_FAST_GATHER_BYTES") or str(GATHER_BYTES)
+    require(text.isdecimal(), "PIPA_FAST_GATHER_BYTES", text, "a number of bytes")
+    return int(text)
 
 
 def factor_of_z(w: Tensor, slopes: Tensor, z: Tensor) -> Tensor:
@@ -96,9 +104,8 @@ class Team:
                 yield self._rows(features, slice(peer, peer + 1))
 
     def _fits(self) -> bool:
-        limit = int(os.environ.get("PIPA_FAST_GATHER_BYTES", GATHER_BYTES))
         row = self.features.shape[1] * self.features.element_size()
-        return self.size * max(self.counts) * row <= limit
+        return self.size * max(self.counts) * row <= gather_bytes()
 
     def _gather(self) -> Iterator[Rows]:
         if self.gathered is None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.utils._triton
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 from pipa_fast.ops import _fastest
 from pipa_fast.trace import launch_range
@@ -327,3 +328,10 @@ def refuse_second_derivative(op: str) -> None:
         raise NotImplementedError(f"{op} has no second derivative")
 
     torch.library.register_autograd(f"pipa_fast::{op}", refuse, lib=LIBRARY)
+
+
+def refuse_forward_mode(op: str, *tensors: Tensor | None) -> None:
+    """Raise where a tensor has a tangent: torch would take the op's for one of zeros."""
+    for tensor in tensors:
+        if tensor is not None and unpack_dual(tensor).tangent is not None:
+            raise NotImplementedError(f"{op} has no forward-mode derivative")

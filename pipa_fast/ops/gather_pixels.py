@@ -42,7 +42,8 @@ def gather_pixels(features: Tensor, index: Tensor, *, normalize: bool = True) ->
         pixels = features[:, 0].numel()
         message = f"index must be below {pixels}, the pixels there are; got {int(index.max())}"
         raise ValueError(message) from error
+    rows = torch.where((index >= 0)[:, None], rows, 0)  # first: a norm's slope at nan is nan
     if normalize:
         wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
         rows = F.normalize(wide, dim=1).to(rows.dtype)
-    return torch.where((index >= 0)[:, None], rows, 0)
+    return rows

@@ -291,6 +291,7 @@ def test_wrong_arguments_are_refused(native):
     refused("x must be a contiguous", x=x.T)
     refused("x must be a contiguous", x=x[0])
     refused("x must have 1 to 512 columns, got 513", x=torch.zeros(8, 513))
+    refused("x must have fewer than 2.30 rows", x=torch.empty(2**30, 1, dtype=torch.bfloat16))
     refused("x must be float32", x=x.double())
     refused("labels must be", labels=labels.int())
     refused("labels must be", labels=labels[:7])

@@ -55,6 +55,18 @@ def test_half_types_are_converted_exactly(native, isa, dtype):
     assert all(torch.equal(a, b) for a, b in zip(half, full, strict=True))
 
 
+def test_small_halves_are_no_denormal_floats(native, isa):
+    """They are normal numbers as floats, which torch.set_flush_denormal leaves as they are."""
+    logits = torch.full((1, 2, 2, 2), 6e-5, dtype=torch.float16)
+    logits[:, 1] = 0
+    assert torch.set_flush_denormal(True)
+    try:
+        half, full = (native.pseudo_labels(t, 2, 2, 0.5, isa)[1] for t in (logits, logits.float()))
+    finally:
+        torch.set_flush_denormal(False)
+    assert torch.equal(half, full) and (half > 0.5).all()
+
+
 def test_threads_do_not_change_a_bit(native, isa, threads):
     logits = 3 * torch.randn(2, 19, 33, 20)
     results = []

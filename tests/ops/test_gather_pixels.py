@@ -50,6 +50,14 @@ def test_empty():
     assert rows.shape == (3, 8) and rows.abs().max() == 0 and nothing.grad is not None
 
 
+def test_nan_of_pixels_that_are_not_taken_reaches_no_gradient():
+    features = torch.randn(1, 4, 3, 3)
+    features[0, :, 0, 0] = torch.nan
+    features.requires_grad_()
+    ops.gather_pixels(features, torch.tensor([5, -1, 7])).sum().backward()
+    assert features.grad.isfinite().all() and features.grad.any()
+
+
 def test_compile():
     features, index = torch.randn(2, 8, 4, 4), torch.tensor([3, -1, 31])
     compiled = torch.compile(ops.gather_pixels, fullgraph=True, backend="aot_eager")

@@ -148,6 +148,17 @@ def test_no_second_derivative():
         gradient.sum().backward()
 
 
+def test_no_forward_mode():
+    tensors = problem(9, 12, 8)
+    for place in range(3):
+
+        def loss(rows, place=place):
+            return ops.patch_consistency(*tensors[:place], rows, *tensors[place + 1 :])
+
+        with pytest.raises(NotImplementedError, match="patch_consistency has no forward-mode"):
+            torch.func.jvp(loss, (tensors[place],), (tensors[place],))
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_autocast(backend):
     anchors, positives, bank, *labels = problem(20, 30, 16)

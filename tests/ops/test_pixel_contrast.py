@@ -137,6 +137,14 @@ def test_no_second_derivative():
         gradient.sum().backward()
 
 
+def test_no_forward_mode():
+    x, labels = rows(10, 8), torch.randint(0, 2, (10,))
+    with pytest.raises(NotImplementedError, match="pixel_contrast has no forward-mode"):
+        torch.func.jvp(lambda x: ops.pixel_contrast(x, labels), (x,), (x,))
+    with torch.autograd.forward_ad.dual_level():
+        assert ops.pixel_contrast(x, labels) > 0
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_autocast(backend):
     x, labels = rows(30, 16), torch.randint(0, 3, (30,))

@@ -227,3 +227,10 @@ def test_rows_that_are_not_finite(monkeypatch, request, name):
     settings = Settings(0.1, "negatives", IGNORE)
     loss, _ = contrast(monkeypatch, pairs, x, labels, None, settings, [20, 20])
     assert loss.isnan()
+
+
+@pytest.mark.parametrize("text", ["256MB", "1e9", "-1"])
+def test_a_limit_that_is_no_number_of_bytes(monkeypatch, text):
+    monkeypatch.setenv("PIPA_FAST_GATHER_BYTES", text)
+    with pytest.raises(ValueError, match=f"PIPA_FAST_GATHER_BYTES must be .*; got '{text}'"):
+        ranks.gather_bytes()
