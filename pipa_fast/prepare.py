@@ -206,6 +206,8 @@ def _prepare(chosen: argparse.Namespace) -> int:
         return 2
     counts = ", ".join(f"{count:,} {split}" for split, count in summary.images.items())
     print(f"{chosen.root}: {counts} images; {summary.written:,} labels converted")
+    if summary.resumed:
+        print(f"{summary.resumed:,} images had been read before; --check reads all")
     if summary.bare:
         print("no training image has a label: they serve as data.target, not as data.source")
     if summary.absent:

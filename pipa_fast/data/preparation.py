@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from pipa_fast import __version__
 from pipa_fast.checks import require
 from pipa_fast.data.files import read_image, read_palette, write_whole
 from pipa_fast.data.folder import (
@@ -22,8 +23,12 @@ from pipa_fast.data.folder import (
     unlabelled,
     without_image,
 )
+from pipa_fast.data.journal import Journal
 from pipa_fast.data.labels import IGNORE_INDEX
 from pipa_fast.data.statistics import files_of
+
+JOURNAL = ".prepare.jsonl"
+"""In the dataset's folder, between a run that did not end well and the next."""
 
 
 class Seen(NamedTuple):
@@ -43,6 +48,7 @@ class Summary(NamedTuple):
     problems: list[str]
     absent: list[int]  # train ids that are scored, and that no training label holds
     bare: bool  # whether the training images have no labels at all, as a target's need none
+    resumed: int  # pairs that an earlier run, which did not end well, had found sound
 
 
 def prepare(
@@ -58,12 +64,13 @@ def prepare(
 
     Labels of other ids are written as train ids beside themselves, each under its name in one go; a
     conversion that is what its label becomes is kept, and one of a label that was replaced is made
-    anew: every run reads everything. The training split's class statistics are written only where
-    nothing was wrong. Training images of which none has a label are read all the same: they may be
-    a target's.
+    anew. The training split's class statistics are written only where nothing was wrong. A run
+    after one that was interrupted, or that found something wrong, reads what that one did not find
+    sound; then the next reads everything. Training images of which none has a label are read all
+    the same: they may be a target's.
 
     Args:
-        check: write nothing.
+        check: read everything, and write nothing.
         subset: accept other counts of images than the published ones, and other sizes.
         jobs: processes that read.
         progress: wraps what is seen of a split, its name and its number of images.
@@ -84,8 +91,11 @@ def prepare(
     bare = bool(found["train"]) and len(lone["train"]) == len(found["train"])
     if bare:
         found["train"] = [Pair(pair.image, None) for pair in found["train"]]
-    written, counts = 0, {}
-    with ProcessPoolExecutor(jobs, initializer=_end_with_parent) as pool:
+    written, resumed = 0, 0
+    counts: dict[Pair, np.ndarray] = {}
+    terms = [__version__, layout.name, list(layout.eval_classes), subset]
+    journal = Journal(None if check else root / JOURNAL, terms)
+    with journal, ProcessPoolExecutor(jobs, initializer=_end_with_parent) as pool:
         for split, pairs in found.items():
             problems += [
                 f"{pair.label} is missing, the label of {pair.image}"
@@ -93,17 +103,24 @@ def prepare(
                 if pair in lone[split]
             ]
             whole = [pair for pair in pairs if pair not in lone[split]]
-            seen = progress(pool.map(examine, whole, chunksize=4), split, len(whole))
-            for pair, each in zip(whole, seen, strict=True):
+            known, rest = journal.split(whole)
+            resumed += len(known)
+            seen = progress(pool.map(examine, rest, chunksize=4), split, len(rest))
+            for pair, each in zip(rest, seen, strict=True):
                 problems += each.problems
                 written += each.written
-                if split == "train" and each.counts is not None:
-                    counts[pair] = each.counts
+                known[pair] = each.counts
+                if not each.problems:
+                    journal.add(pair, each.counts)
+            if split == "train":
+                counts = {p: c for p in whole if (c := known[p]) is not None}
+    if not problems:
+        journal.end()
     statistics = _count(root, counts) if counts and not (problems or check) else []
     sizes = {split: len(pairs) for split, pairs in found.items()}
     pixels = np.sum(list(counts.values()), axis=0)
     absent = [c for c in layout.eval_classes if not pixels[c]] if counts else []
-    return Summary(sizes, written, statistics, problems, absent, bare)
+    return Summary(sizes, written, statistics, problems, absent, bare, resumed)
 
 
 def _end_with_parent() -> None:

@@ -11,6 +11,8 @@ from PIL import Image
 from pipa_fast import prepare
 from pipa_fast.data.datasets import LAYOUTS, build_dataset
 from pipa_fast.data.labels import GTA5_PALETTE
+from pipa_fast.data.preparation import JOURNAL
+from pipa_fast.data.preparation import prepare as prepare_dataset
 from pipa_fast.data.statistics import PER_CLASS, PER_IMAGE, known_counts
 from tests.data.published import image_file, label_file, make
 
@@ -94,6 +96,49 @@ prepare(LAYOUTS["gta5"], {str(root)!r}, subset=True, jobs=2, progress=kill)
     # which waits for all that hold the other end of its standard output
     killed = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=60)
     assert killed.returncode == -signal.SIGKILL
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    root = make("gta5", tmp_path)
+    layout, read = LAYOUTS["gta5"], []
+
+    def stop(seen, *_):
+        yield next(seen)
+        raise KeyboardInterrupt
+
+    def note(seen, _, count):
+        read.append(count)
+        return seen
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare_dataset(layout, root, subset=True, progress=stop)
+    with (root / JOURNAL).open("a") as file:
+        file.write('["torn')
+    other = prepare_dataset(layout, root, subset=True, progress=note)
+    assert (read, other.resumed, other.problems) == ([1], 1, [])
+    first = {name: (root / name).read_text() for name in (PER_CLASS, PER_IMAGE)}
+    whole = prepare_dataset(layout, root, subset=True, progress=note)
+    assert (read, whole.resumed) == ([1, 2], 0)
+    assert first == {name: (root / name).read_text() for name in (PER_CLASS, PER_IMAGE)}
+
+
+def test_only_what_was_wrong_or_replaced_is_read_again(tmp_path):
+    root = make("gta5", tmp_path)
+    layout = LAYOUTS["gta5"]
+    labels = sorted((root / "labels").iterdir())
+    image = sorted((root / "images").iterdir())[0]
+    whole = image.read_bytes()
+    image.write_bytes(b"")
+    assert len(prepare_dataset(layout, root, subset=True).problems) == 1
+    assert prepare_dataset(layout, root, subset=True, check=True).resumed == 0
+    image.write_bytes(whole)
+    converted = labels[1].with_name(f"{labels[1].stem}_labelTrainIds.png")
+    converted.write_bytes(converted.read_bytes()[:20])
+    again = prepare_dataset(layout, root, subset=True)
+    assert (again.resumed, again.written, again.problems) == (0, 1, [])
+    image.write_bytes(b"")
+    assert len(prepare_dataset(layout, root, subset=True).problems) == 1
+    assert prepare_dataset(layout, root).resumed == 0  # sizes count without subset: other terms
 
 
 def test_check_writes_nothing(tmp_path):
