@@ -10,8 +10,8 @@ from pipa_fast.checks import require
 from pipa_fast.data.files import Box, resized_part
 from pipa_fast.data.labels import IGNORE_INDEX
 
-TRIES = 10
-"""Crops tried for one that fits, as in the lineage."""
+TRIES = 11
+"""Crops drawn for one that fits: the lineage looks at ten, then takes the next as it comes."""
 
 
 def _check_fits(name: str, size: tuple[int, int], image: tuple[int, ...]) -> None:
@@ -44,9 +44,9 @@ def source_box(
 ) -> Box:
     """Return a box with variety in it and enough of one class; the last one tried if none fits.
 
-    Each of up to ten boxes is the first of up to ten in which no class takes `max_class_share` of
-    the labelled pixels or more (mmseg's `cat_max_ratio`; 1 accepts all), and fits where it has more
-    than `min_pixels` of the class `wanted`. All are cut from one decoded label [H, W] uint8.
+    Each of up to TRIES boxes is the first of up to TRIES in which no class takes `max_class_share`
+    of the labelled pixels or more (mmseg's `cat_max_ratio`; 1 accepts all), and fits where it has
+    more than `min_pixels` of the class `wanted`. All are cut from one decoded label [H, W] uint8.
     """
 
     def varied(counts: np.ndarray) -> bool:
@@ -72,7 +72,7 @@ def _first(
     generator: np.random.Generator,
     fits: Callable[[np.ndarray], bool] | None,
 ) -> tuple[Box, np.ndarray]:
-    """Return the first of up to ten boxes that fits, or the last, and its pixels per class."""
+    """Return the first of up to TRIES boxes that fits, or the last, and its pixels per class."""
     for _ in range(TRIES):
         box = random_box(label.shape, size, generator)
         counts = np.bincount(box.of(label).ravel(), minlength=IGNORE_INDEX + 1)[:IGNORE_INDEX]
