@@ -87,16 +87,19 @@ def test_no_overlap_and_no_images():
             assert index.tolist() == [-1] * 6
 
 
-def test_compile():
-    boxes, flips = crops(3, (32, 32), 4)
+@pytest.mark.parametrize(
+    "compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
+)
+def test_compile(compiler):
+    boxes, flips = crops(3, (92, 64), 4)
 
     def draw(boxes, flips, seed):
-        return ops.overlap_pairs(boxes, flips, crop_size=32, stride=4, num_pairs=50, seed=seed)
+        return ops.overlap_pairs(boxes, flips, crop_size=(92, 64), stride=4, num_pairs=50, seed=seed)
 
-    got = torch.compile(draw, fullgraph=True, backend="aot_eager")(boxes, flips, torch.tensor(1))
-    assert all(
-        torch.equal(a, b) for a, b in zip(got, draw(boxes, flips, torch.tensor(1)), strict=True)
-    )
+    compiled = torch.compile(draw, fullgraph=True, backend=compiler)
+    for seed in (torch.tensor(1), torch.tensor(-9)):
+        got, expected = compiled(boxes, flips, seed), draw(boxes, flips, seed)
+        assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
 def test_compile_leaves_the_crop_open():
