@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.utils._triton
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from pipa_fast.ops import _fastest
 from pipa_fast.trace import launch_range
@@ -318,6 +319,12 @@ def autocast_features(features: Tensor) -> Tensor:
     if features.dtype == torch.float64 or not torch.is_autocast_enabled(device):
         return features
     return features.to(torch.get_autocast_dtype(device))
+
+
+def refuse_forward_mode(op: str, tensor: Tensor) -> None:
+    """Raise where a forward-mode derivative by a tensor is wanted, which torch would give as 0."""
+    if forward_ad.unpack_dual(tensor).tangent is not None:
+        raise NotImplementedError(f"{op} has no forward-mode derivative")
 
 
 def refuse_second_derivative(op: str) -> None:

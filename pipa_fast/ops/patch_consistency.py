@@ -28,6 +28,7 @@ from pipa_fast.ops.backends import (
     cuda_backend,
     implement,
     reference_why_not,
+    refuse_forward_mode,
     refuse_second_derivative,
     triton_backend,
 )
@@ -89,6 +90,7 @@ def patch_consistency(
     weights = pixel_weights(weights, anchors, (count,), wide)
     temperature, ranks = check_temperature(temperature), group_name(group)
     anchors, positives, bank = (autocast_features(t) for t in (anchors, positives, bank))
+    refuse_forward_mode("patch_consistency", anchors)
     problem = Problem(anchors.device.type, anchors.dtype, dim, temperature, count)
     backend = choose("patch_consistency", BACKENDS, problem, backend)
     loss, _ = torch.ops.pipa_fast.patch_consistency(

@@ -30,6 +30,7 @@ from pipa_fast.ops.backends import (
     implement,
     later,
     reference_why_not,
+    refuse_forward_mode,
     refuse_second_derivative,
     triton_backend,
 )
@@ -81,6 +82,7 @@ def pixel_contrast(
     check_label("ignore_index", ignore_index)
     features, name = autocast_features(features), group_name(group)
     n, d = features.shape
+    refuse_forward_mode("pixel_contrast", features)
     problem = Problem(features.device.type, features.dtype, d, temperature, n)
     backend = choose("pixel_contrast", BACKENDS, problem, backend)
     loss, _, _ = torch.ops.pipa_fast.pixel_contrast(

@@ -16,6 +16,7 @@ from pipa_fast.ops.backends import (
     cpu_why_not,
     implement,
     reference_why_not,
+    refuse_forward_mode,
     refuse_second_derivative,
     triton_backend,
 )
@@ -62,6 +63,7 @@ def upsampled_cross_entropy(
     weights = pixel_weights(weights, logits, shape, wide)
     check_label("ignore_index", ignore_index)
     require(average in ("valid", "all"), "average", average, '"valid" or "all"')
+    refuse_forward_mode("upsampled_cross_entropy", logits)
     problem = Problem(logits.device.type, logits.dtype)
     backend = choose("upsampled_cross_entropy", BACKENDS, problem, None)
     gradient = logits.requires_grad and torch.is_grad_enabled()

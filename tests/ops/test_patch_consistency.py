@@ -148,6 +148,12 @@ def test_no_second_derivative():
         gradient.sum().backward()
 
 
+def test_no_forward_mode_derivative():
+    anchors, *rest = problem(9, 12, 8)
+    with pytest.raises(NotImplementedError, match="forward-mode derivative"):
+        torch.func.jvp(lambda a: ops.patch_consistency(a, *rest), (anchors,), (anchors,))
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_autocast(backend):
     anchors, positives, bank, *labels = problem(20, 30, 16)

@@ -137,6 +137,12 @@ def test_no_second_derivative():
         gradient.sum().backward()
 
 
+def test_no_forward_mode_derivative():
+    x, labels = rows(10, 8), torch.randint(0, 2, (10,))
+    with pytest.raises(NotImplementedError, match="forward-mode derivative"):
+        torch.func.jvp(lambda x: ops.pixel_contrast(x, labels), (x,), (x,))
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_autocast(backend):
     x, labels = rows(30, 16), torch.randint(0, 3, (30,))

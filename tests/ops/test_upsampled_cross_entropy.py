@@ -166,6 +166,13 @@ def test_second_derivative_is_refused():
         gradient.sum().backward()
 
 
+def test_forward_mode_derivative_is_refused():
+    logits, labels, _ = problem((3, 4), (6, 8))
+    logits = logits.detach()
+    with pytest.raises(NotImplementedError, match="forward-mode derivative"):
+        torch.func.jvp(lambda x: ops.upsampled_cross_entropy(x, labels), (logits,), (logits,))
+
+
 def test_bad_arguments():
     logits, labels, weights = problem((3, 4), (6, 8))
     bad = [
