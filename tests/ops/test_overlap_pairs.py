@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Matching cells of two crops: coordinates fed as features must come back equal."""
 
+import functools
+
 import pytest
 import torch
 
@@ -94,12 +96,21 @@ def test_compile(compiler):
     boxes, flips = crops(3, (92, 64), 4)
 
     def draw(boxes, flips, seed):
-        return ops.overlap_pairs(boxes, flips, crop_size=(92, 64), stride=4, num_pairs=50, seed=seed)
+        return ops.overlap_pairs(
+            boxes, flips, crop_size=(92, 64), stride=4, num_pairs=50, seed=seed
+        )
 
     compiled = torch.compile(draw, fullgraph=True, backend=compiler)
     for seed in (torch.tensor(1), torch.tensor(-9)):
         got, expected = compiled(boxes, flips, seed), draw(boxes, flips, seed)
         assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
+def test_vmap_is_not_taken_for_a_bad_box():
+    boxes, flips = crops(3, (32, 32), 4)
+    draw = functools.partial(ops.overlap_pairs, crop_size=32, stride=4, num_pairs=50, seed=0)
+    with pytest.raises(RuntimeError, match="Batching rule"):
+        torch.vmap(draw)(boxes[:, None], flips[:, None])
 
 
 def test_compile_leaves_the_crop_open():
