@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two contrasts as modules, to drop into any trainer of a segmentation network."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -35,7 +36,12 @@ def resize_nearest(maps: Tensor, size: tuple[int, int]) -> Tensor:
     That is row floor((i + ½)·H/h), F.interpolate's "nearest-exact", which knows no integer labels:
     the point where a cell of a bilinear map (align_corners=False) is centred. Of the four pixels
     around the centre of an even cell it is the lower right one.
+
+    Raises ValueError for maps of another rank or a size that is not two lengths.
     """
+    check_rank("maps", maps, "B H W")
+    pair = isinstance(size, Sequence) and len(size) == 2 and all(is_count(n, 0) for n in size)
+    require(pair, "size", size, "two lengths (h, w)")
     for axis, length in ((1, size[0]), (2, size[1])):
         full = maps.shape[axis]
         if full != length:
