@@ -95,7 +95,7 @@ class FeatureBank(nn.Module):
         keys = state_dict.get(prefix + "keys")
         assign = local_metadata.get("assign_to_params_buffers", False)
         if assign and keys is not None and keys.device != self._keys.device:
-            # load_state_dict(assign=True) takes a module to where the state is, off the meta device.
+            # load_state_dict(assign=True) takes it to where the state is, off the meta device.
             self._apply(lambda own: torch.empty_like(own, device=keys.device))
         for name, own in self.state().items():
             given = state_dict.get(prefix + name)
