@@ -80,7 +80,8 @@ class PixelContrastLoss(nn.Module):
         base_temperature: scales the loss by temperature / base_temperature, as the release does
             with 0.07; None does not.
         denominator: "negatives" or "all", see `ops.pixel_contrast`.
-        num_anchors: how many pixels are drawn by `ops.sample_anchors`, or "all".
+        num_anchors: how many pixels are drawn by `ops.sample_anchors`, none where the images hold
+            more (image, class) pairs than that; or "all".
         normalize: False where embeddings are unit vectors already.
         max_per_class: most anchors of one class in one image.
         hard_fraction: share of anchors drawn from wrongly predicted pixels.
@@ -144,8 +145,8 @@ class PixelContrastLoss(nn.Module):
             seed: of the draw, see `ops.sample_anchors`. None counts calls in the buffer `step`,
                 so that a resumed run draws as one never interrupted.
             group: process group over whose ranks this is one loss, see `ops.pixel_contrast`. The
-                anchors are those that one rank with all the images would draw, so that seeds must
-                agree.
+                anchors are those that one rank with all the images would draw, so that seeds and
+                the maps' sizes must agree.
 
         Raises:
             ValueError: a shape, dtype or device that does not fit.
