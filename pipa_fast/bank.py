@@ -92,6 +92,11 @@ class FeatureBank(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
+        keys = state_dict.get(prefix + "keys")
+        assign = local_metadata.get("assign_to_params_buffers", False)
+        if assign and keys is not None and keys.device != self._keys.device:
+            # load_state_dict(assign=True) takes it to where the state is, off the meta device.
+            self._apply(lambda own: torch.empty_like(own, device=keys.device))
         for name, own in self.state().items():
             given = state_dict.get(prefix + name)
             if given is None:

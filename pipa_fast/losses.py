@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two contrasts as modules, to drop into any trainer of a segmentation network."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -35,7 +36,12 @@ def resize_nearest(maps: Tensor, size: tuple[int, int]) -> Tensor:
     That is row floor((i + ½)·H/h), F.interpolate's "nearest-exact", which knows no integer labels:
     the point where a cell of a bilinear map (align_corners=False) is centred. Of the four pixels
     around the centre of an even cell it is the lower right one.
+
+    Raises ValueError for maps of another rank or a size that is not two lengths.
     """
+    check_rank("maps", maps, "B H W")
+    pair = isinstance(size, Sequence) and len(size) == 2 and all(is_count(n, 0) for n in size)
+    require(pair, "size", size, "two lengths (h, w)")
     for axis, length in ((1, size[0]), (2, size[1])):
         full = maps.shape[axis]
         if full != length:
@@ -74,7 +80,8 @@ class PixelContrastLoss(nn.Module):
         base_temperature: scales the loss by temperature / base_temperature, as the release does
             with 0.07; None does not.
         denominator: "negatives" or "all", see `ops.pixel_contrast`.
-        num_anchors: how many pixels are drawn by `ops.sample_anchors`, or "all".
+        num_anchors: how many pixels are drawn by `ops.sample_anchors`, none where the images hold
+            more (image, class) pairs than that; or "all".
         normalize: False where embeddings are unit vectors already.
         max_per_class: most anchors of one class in one image.
         hard_fraction: share of anchors drawn from wrongly predicted pixels.
@@ -138,8 +145,8 @@ class PixelContrastLoss(nn.Module):
             seed: of the draw, see `ops.sample_anchors`. None counts calls in the buffer `step`,
                 so that a resumed run draws as one never interrupted.
             group: process group over whose ranks this is one loss, see `ops.pixel_contrast`. The
-                anchors are those that one rank with all the images would draw, so that seeds must
-                agree.
+                anchors are those that one rank with all the images would draw, so that seeds and
+                the maps' sizes must agree.
 
         Raises:
             ValueError: a shape, dtype or device that does not fit.

@@ -110,6 +110,18 @@ def test_made_without_memory_and_filled_later():
     assert torch.equal(bank.keys, given.keys) and torch.equal(bank.labels, given.labels)
 
 
+def test_made_without_memory_and_assigned():
+    given = FeatureBank(5, 3)
+    given.push(*keys(0, 7))
+    with torch.device("meta"):
+        bank = torch.nn.ModuleDict({"bank": FeatureBank(5, 3)})
+    bank.load_state_dict({f"bank.{k}": v for k, v in given.state_dict().items()}, assign=True)
+    for filled in (bank["bank"], given):
+        filled.push(*keys(7, 2))
+    assert torch.equal(bank["bank"].keys, given.keys)
+    assert torch.equal(bank["bank"].labels, given.labels)
+
+
 def test_all_of_it_is_shared():
     assert all(t.is_shared() for t in FeatureBank(5, 3).share_memory().state().values())
 

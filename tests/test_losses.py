@@ -31,6 +31,15 @@ def test_resize_is_nearest_exact(full, size):
     assert resize_nearest(maps, full) is maps
 
 
+def test_resize_of_other_maps_is_refused():
+    maps = torch.zeros(2, 8, 6)
+    with pytest.raises(ValueError, match="maps must be of shape"):
+        resize_nearest(maps[:, None], (4, 3))
+    for size in (4, (2, 4, 3), (4, -1), (4, 1.5)):
+        with pytest.raises(ValueError, match="size must be two lengths"):
+            resize_nearest(maps, size)
+
+
 # ---- pixel contrast ----
 
 

@@ -107,6 +107,8 @@ class SegmentationNetwork(nn.Module):
         """Return the encoder's maps [B, C_i, h_i, w_i] of images [B, 3, H, W] in [0, 1]."""
         shape = tuple(images.shape)
         require(len(shape) == 4 and shape[1] == 3, "images", shape, "of shape [B, 3, H, W]")
+        floating = images.is_floating_point()
+        require(floating, "images", images.dtype, "of a float dtype, with values in [0, 1]")
         return self.encoder((images - self.mean) / self.std)
 
     def fused(self, images: Tensor) -> Tensor:

@@ -115,6 +115,8 @@ def check_values(name: str, fine: Tensor, expected: str) -> None:
     try:
         torch._assert_async(fine, message)
     except RuntimeError as error:  # a CPU's, which is at once
+        if message not in str(error):  # as of torch.vmap, which can ask no tensor for its value
+            raise
         raise ValueError(message) from error
 
 

@@ -13,7 +13,7 @@ def _signed(constant: int) -> int:
 
 
 # splitmix64 (Steele, Lea and Flood, 2014): the golden ratio as increment, then the finaliser.
-_STEP = _signed(0x9E3779B97F4A7C15)
+_STEP_HIGH, _STEP_LOW = 0x9E3779B9, 0x7F4A7C15
 _FIRST = _signed(0xBF58476D1CE4E5B9)
 _SECOND = _signed(0x94D049BB133111EB)
 
@@ -21,6 +21,16 @@ _SECOND = _signed(0x94D049BB133111EB)
 def _shift(bits: Tensor, count: int) -> Tensor:
     """Shift right by `count`, filling with zeros (torch fills with the sign)."""
     return (bits >> count) & ((1 << (64 - count)) - 1)
+
+
+def _steps(count: Tensor) -> Tensor:
+    """Multiply numbers in [0, 2**31) by the increment; the result wraps.
+
+    Masked, since torch.compile makes C++ of an arange's multiples by a loop's index, with steps of
+    32 bits; by halves, since there the overflow of the whole would be undefined.
+    """
+    count = count & (2**31 - 1)
+    return ((count * _STEP_HIGH) << 32) + count * _STEP_LOW
 
 
 def _scramble(bits: Tensor) -> Tensor:
@@ -57,9 +67,9 @@ def position_hash(seed: int | Tensor, images: int, positions: int, device: torch
         place = torch.zeros_like(place) if seed.ndim else place
     else:
         base = torch.full((), _signed(seed % 2**64), dtype=torch.int64, device=device)
-    own = _scramble(_scramble(base) + (place + 1) * _STEP)
+    own = _scramble(_scramble(base) + _steps(place + 1))
     position = torch.arange(1, positions + 1, device=device)
-    return _shift(_scramble(own[:, None] + position * _STEP), 32)
+    return _shift(_scramble(own[:, None] + _steps(position)), 32)
 
 
 def first_true(chosen: Tensor, size: int) -> Tensor:

@@ -316,7 +316,9 @@ def _caller(name: str, table: tuple[Backend, ...], what: str) -> Callable[..., A
 def autocast_features(features: Tensor) -> Tensor:
     """Cast features as autocast casts a matmul's: to its dtype where enabled, float64 never."""
     device = features.device.type
-    if features.dtype == torch.float64 or not torch.is_autocast_enabled(device):
+    # Of a device without autocast, as meta is, torch takes no question about it.
+    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if features.dtype == torch.float64 or not on:
         return features
     return features.to(torch.get_autocast_dtype(device))
 

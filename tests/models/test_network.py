@@ -213,3 +213,5 @@ def test_bad_calls_are_named():
         network(images(), embed=("pixel",))
     with pytest.raises(ValueError, match="images must be of shape"):
         network(torch.rand(2, 1, 32, 32))
+    with pytest.raises(ValueError, match="images must be of a float dtype"):
+        network(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Matching cells of two crops: coordinates fed as features must come back equal."""
 
+import functools
+
 import pytest
 import torch
 
@@ -87,16 +89,28 @@ def test_no_overlap_and_no_images():
             assert index.tolist() == [-1] * 6
 
 
-def test_compile():
-    boxes, flips = crops(3, (32, 32), 4)
+@pytest.mark.parametrize(
+    "compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
+)
+def test_compile(compiler):
+    boxes, flips = crops(3, (92, 64), 4)
 
     def draw(boxes, flips, seed):
-        return ops.overlap_pairs(boxes, flips, crop_size=32, stride=4, num_pairs=50, seed=seed)
+        return ops.overlap_pairs(
+            boxes, flips, crop_size=(92, 64), stride=4, num_pairs=50, seed=seed
+        )
 
-    got = torch.compile(draw, fullgraph=True, backend="aot_eager")(boxes, flips, torch.tensor(1))
-    assert all(
-        torch.equal(a, b) for a, b in zip(got, draw(boxes, flips, torch.tensor(1)), strict=True)
-    )
+    compiled = torch.compile(draw, fullgraph=True, backend=compiler)
+    for seed in (torch.tensor(1), torch.tensor(-9)):
+        got, expected = compiled(boxes, flips, seed), draw(boxes, flips, seed)
+        assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
+def test_vmap_is_not_taken_for_a_bad_box():
+    boxes, flips = crops(3, (32, 32), 4)
+    draw = functools.partial(ops.overlap_pairs, crop_size=32, stride=4, num_pairs=50, seed=0)
+    with pytest.raises(RuntimeError, match="Batching rule"):
+        torch.vmap(draw)(boxes[:, None], flips[:, None])
 
 
 def test_compile_leaves_the_crop_open():

@@ -129,6 +129,13 @@ def test_gradient_only_where_wanted():
     torch.testing.assert_close(scaled.grad.double(), 3 * run(x, labels)[1])
 
 
+def test_shapes_alone():
+    x, labels = rows(10, 8).to("meta").requires_grad_(), torch.empty(10, device="meta").long()
+    loss = ops.pixel_contrast(x, labels)
+    loss.backward()
+    assert loss.is_meta and x.grad is not None and x.grad.shape == x.shape
+
+
 def test_no_second_derivative():
     x = rows(10, 8).requires_grad_()
     loss = ops.pixel_contrast(x, torch.randint(0, 2, (10,)))

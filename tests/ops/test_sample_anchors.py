@@ -145,6 +145,12 @@ def test_compile(compiler):
         assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
+def test_vmap_is_not_taken_for_a_bad_label():
+    labels = maps()[0][:, None]  # images one by one
+    with pytest.raises(RuntimeError, match="Batching rule"):
+        torch.vmap(lambda one: ops.sample_anchors(one, one, seed=0))(labels)
+
+
 def test_bad_arguments():
     labels, predictions = maps()
     bad = [
