@@ -115,6 +115,13 @@ def test_a_box_of_an_image_as_it_is_is_a_view():
     np.testing.assert_array_equal(cut, image[8:32, 16:48])
 
 
+def test_a_random_box_lies_at_every_place_and_at_no_other():
+    generator = np.random.default_rng(0)
+    found = {random_box((4, 6, 3), (2, 3), generator) for _ in range(300)}
+    assert found == {(y, x, y + 2, x + 3) for y in (0, 1, 2) for x in (0, 1, 2, 3)}
+    assert random_box((4, 6, 3), (4, 6), generator) == (0, 0, 4, 6)
+
+
 def test_source_crop_shows_the_class_it_is_for():
     label = np.zeros((40, 40), np.uint8)
     label[:8, :8] = 5
@@ -138,12 +145,18 @@ def test_source_crop_avoids_one_class_alone():
     assert np.mean(np.array(shares) < 0.75) > 0.5
     ignored = np.full((40, 40), 255, np.uint8)
     source_box(ignored, (10, 10), np.random.default_rng(0), max_class_share=0.75)
+    # the share itself is too much: of ten boxes of stripes none will do, and the last is taken
+    stripes = np.indices((40, 40), np.uint8)[1] % 2
+    box = source_box(stripes, (10, 10), np.random.default_rng(0), max_class_share=0.5)
+    tried = np.random.default_rng(0)
+    assert box == [random_box((40, 40), (10, 10), tried) for _ in range(10)][-1]
 
 
 def test_errors_name_the_argument():
     generator = np.random.default_rng(0)
-    with pytest.raises(ValueError, match=r"crop must be .* no larger than the image, \(48, 80\)"):
-        random_box((48, 80, 3), (64, 64), generator)
+    for size in ((49, 8), (8, 81), (0, 8), (8, 0)):
+        with pytest.raises(ValueError, match=r"crop must be .* than the image, \(48, 80\)"):
+            random_box((48, 80, 3), size, generator)
     with pytest.raises(ValueError, match="patch_crop must be"):
         pair(0, image=coordinates(16, 80))
     with pytest.raises(ValueError, match="patch_overlap must be reached"):
