@@ -64,6 +64,9 @@ def test_padding_leaves_pixels_in_place():
     ramp = torch.arange(22.0).expand(1, 3, 10, 22) / 22
     padded = predict_logits(Positions(), ramp[..., :21])
     torch.testing.assert_close(padded[..., 1:19], ramp[..., 1:19], atol=1e-5, rtol=0)
+    # the last cell holds column 20 twice; column 20 lies a quarter before its centre
+    last = torch.full((1, 3, 10), (0.25 * 18.5 + 0.75 * 20) / 22)
+    torch.testing.assert_close(padded[..., 20], last)
 
 
 @pytest.mark.parametrize(
@@ -198,6 +201,19 @@ def test_a_score_with_flipping_does_not_see_which_way_round_the_scenes_are():
 
     assert torch.equal(counts(1, True), counts(-1, True))
     assert not torch.equal(counts(1, False), counts(-1, False))
+
+
+def test_windows_are_two_thirds_of_a_crop_apart_unless_told():
+    assert SlidingWindow.of((9, 512), batch=3) == SlidingWindow(
+        crop=(9, 512), stride=(6, 341), batch=3
+    )
+    assert SlidingWindow.of((1, 9), (1, 2)) == SlidingWindow(crop=(1, 9), stride=(1, 2))
+    assert SlidingWindow.of((1, 1)).stride == (1, 1)
+
+
+def test_images_of_another_shape_are_refused(network):
+    with pytest.raises(ValueError, match=r"images must be of shape \[B, 3, H, W\]"):
+        predict_logits(network, torch.rand(3, 24, 48))
 
 
 def test_an_empty_batch_of_windows_is_refused():
