@@ -9,7 +9,7 @@ import torch
 from pipa_fast.ops import _checks
 
 ROWS, MAP = torch.zeros(2, 3), torch.zeros(2, 3, 4, 5)
-SPARSE, LABELS = torch.eye(2).to_sparse(), torch.zeros(2, 3, dtype=torch.uint8)
+SPARSE, LABELS = ROWS.to_sparse(), torch.zeros(2, 3, dtype=torch.uint8)
 
 
 def partial(name, *others, **settings):
@@ -89,6 +89,12 @@ def test_what_checks_return():
     assert _checks.pixel_weights(LABELS, ROWS, (2, 3), torch.float64).dtype == torch.float64
     assert _checks.pixel_weights(None, ROWS, (2, 3), torch.float64) is None
     assert _checks.group_name(None) == ""
+
+
+def test_values_that_do_not_fit_are_told():
+    _checks.check_values("labels", torch.tensor(True), "below 3")
+    with pytest.raises(ValueError, match=r"^labels must be below 3$"):
+        _checks.check_values("labels", torch.tensor(False), "below 3")
 
 
 @pytest.mark.parametrize("group", ["of nobody", 3])
