@@ -38,8 +38,10 @@ def test_a_whole_image_is_enlarged_as_in_mmsegmentation(network):
         logits = predict_logits(network, images, size=(48, 96))
         seen = F.interpolate(network(images).logits, (24, 48), mode="bilinear")
         expected = F.interpolate(seen, (48, 96), mode="bilinear")
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = predict_logits(network, images, size=(48, 96))
     torch.testing.assert_close(logits, expected)
-    assert logits.dtype == torch.float32
+    assert logits.dtype == rough.dtype == torch.float32
 
 
 @pytest.mark.parametrize("size", [(1, 1), (23, 47), (24, 45), (5, 48)])
@@ -85,17 +87,20 @@ def test_images_of_other_proportions_than_the_recipes_are_not_stretched(size, se
 
 
 @pytest.mark.parametrize("stride", [(4, 8), (3, 5), (8, 16), (1, 1)])
-def test_sliding_windows_cover_every_pixel_and_average(stride):
+@pytest.mark.parametrize("size", [(19, 37), (12, 16), (8, 20)])
+def test_sliding_windows_cover_every_pixel_and_average(size, stride):
     """A network that answers 1 everywhere must still do so, and position must be kept."""
-    images = torch.rand(2, 3, 19, 37)
+    images, seen = torch.rand(2, 3, *size), set()
 
     class Identity(nn.Module):
         def forward(self, images):
+            seen.add(tuple(images.shape[2:]))
             return torch.cat((images, torch.ones_like(images[:, :1])), 1)
 
     logits = predict_logits(Identity(), images, window=SlidingWindow(crop=(8, 16), stride=stride))
     torch.testing.assert_close(logits[:, :3], images)
-    torch.testing.assert_close(logits[:, 3], torch.ones(2, 19, 37))
+    torch.testing.assert_close(logits[:, 3], torch.ones(2, *size))
+    assert seen == {(8, 16)}
 
 
 def test_overlaps_are_means_of_the_windows():
@@ -238,7 +243,10 @@ def test_modes_of_all_submodules_survive(network):
 
 
 def test_score_does_not_depend_on_the_batch_size(network, dataset):
+    sizes = []
+    network.register_forward_hook(lambda _, inputs, out: sizes.append(len(inputs[0])))
     results = [evaluate(network, dataset, batch_size=n) for n in (1, 3, 100)]
+    assert sizes == [*[1] * 7, 3, 3, 1, 7]
     assert all(torch.equal(r.confusion.matrix, results[0].confusion.matrix) for r in results)
     labelled = sum(int((s.label != 255).sum()) for s in map(dataset.__getitem__, range(7)))
     assert int(results[0].confusion.matrix.sum()) == labelled
