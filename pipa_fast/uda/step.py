@@ -102,7 +102,7 @@ class AdaptationStep:
                 with trace_range(f"backward:{group}", seen):
                     # A loss that is not finite may have gradients that are: make none of them so,
                     # and DDP's mean tells the other ranks.
-                    told = torch.where(total.detach().isfinite(), 1.0, torch.nan)
+                    told = torch.where(total.isfinite(), 1.0, torch.nan)
                     scale(total * told).backward()
         self._forget_idle(active)
         return values

@@ -141,6 +141,7 @@ def test_bad_arguments():
         ("boxes", (odd_size, flips), {}),
         ("flips", (boxes, flips[:1]), {}),
         ("flips", (boxes, flips.long()), {}),
+        ("flips", (boxes, flips.to("meta")), {}),
         ("crop_size", (boxes, flips), {"crop_size": 30}),
         ("crop_size", (boxes, flips), {"crop_size": None}),
         ("crop_size", (boxes, flips), {"crop_size": (32, None)}),

@@ -88,13 +88,17 @@ def test_what_no_term_uses_has_no_gradient_with_ddp_either(one_rank, hrda):
     """Where contrast comes first, the classifier would decay and count steps before its own."""
     late = {"mixed": MixedConfig(weight=1.0, start=5), "patch": PatchConfig(weight=0.1, start=5)}
     config = AdaptationConfig(
-        source=SourceConfig(weight=0.0), pixel=PixelConfig(weight=1.0, images="source"), **late
+        source=SourceConfig(weight=0.0),
+        features=EVERYTHING["features"],
+        pixel=PixelConfig(weight=1.0, images="source"),
+        **late,
     )
     idle = []
     for wrap in (lambda network: network, DistributedDataParallel):
         network, step = a_step(config, hrda)
         step.student = wrap(network)
-        step(a_batch(), 0)
+        for iteration in (0, 1):  # DDP tells in the second what it missed in the first
+            step(a_batch(), iteration)
         idle.append({name for name, p in network.named_parameters() if p.grad is None})
     assert idle[0] == idle[1]
     assert {"head.conv_seg.weight", "projections.patch.layers.0.weight"} <= idle[0]
@@ -187,6 +191,12 @@ def test_the_first_crop_as_target_saves_the_teacher_a_pass():
     torch.testing.assert_close(values[0], values[1])
 
 
+def test_the_jitter_of_a_recipe_is_that_of_all_four_changes():
+    jitter = a_step(AdaptationConfig(mixed=MixedConfig(weight=1.0, jitter=0.3)))[1].jitter
+    changes = ("brightness", "contrast", "saturation", "hue")
+    assert [getattr(jitter, change) for change in changes] == [0.3] * 4
+
+
 def test_masked_images_keep_the_labels_of_the_whole_ones():
     """Hidden blocks are the mean colour, which the encoder sees as 0."""
     masked = MaskedConfig(weight=1.0, block=8, ratio=0.5, augment=False)
@@ -232,6 +242,20 @@ def test_the_detail_window_is_on_the_grid_and_changes_with_group_and_step():
     assert {w.y0 for w in windows} == set(range(0, 49, 8))
     assert {w.x0 for w in windows} == set(range(0, 113, 8))
     assert step._window("source", 7, images) == windows[7]
+
+
+def test_each_group_is_looked_at_in_its_own_way():
+    network, step = a_step(
+        AdaptationConfig(**EVERYTHING), HRDAConfig(enabled=True, detail=(16, 16))
+    )
+    seen = []
+    network.register_forward_pre_hook(lambda _, args, how: seen.append(how), with_kwargs=True)
+    batch = a_batch()
+    step(batch, 7)
+    windows = [step._window(g, 7, batch.target_image) for g in ("source", "mixed", "masked")]
+    assert [how.get("window") for how in seen] == [*windows, None]
+    assert [how.get("context_only", False) for how in seen] == [False, False, False, True]
+    assert [how["embed"] for how in seen] == [("pixel",), ("pixel",), (), ("patch",)]
 
 
 def test_the_patch_term_reaches_the_student():

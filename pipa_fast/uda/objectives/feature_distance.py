@@ -53,7 +53,7 @@ class FeatureDistance(Objective):
             min_ratio=self.min_ratio,
         )
         inside = self.known[cells]
-        difference = features.float() - original.float()
+        difference = features.float() - original
         # The norm's gradient is not defined at 0, where the student still is what it started from.
         squares = difference.square().sum(1)
         distance = torch.where(squares > 0, squares, 1).sqrt() * (squares > 0)
