@@ -172,7 +172,7 @@ class AdaptationStep:
     def _step_seed(self, batch: Batch) -> Tensor:
         """Return an int64 seed [] of this run and iteration, the same on every rank."""
         draw = uniform(self.seed, "step", batch.iteration, batch.iteration[None], 1)
-        return (draw[0, 0].double() * 2**31).long()
+        return (draw[0, 0] * 2**31).long()
 
     def _outputs(
         self,

@@ -79,6 +79,16 @@ def test_overlap_is_in_its_range(overlap):
         assert overlap[0] <= iou(*boxes) <= overlap[1]
 
 
+def test_the_second_box_reaches_every_place_that_overlaps_enough():
+    generator = np.random.default_rng(0)
+    places = [Box(y, x, y + 24, x + 32) for y in (0, 8) for x in (0, 8, 16)]
+    for overlap in ((0.4, 0.6), (0.4, 1.0)):
+        settings = {"stride": STRIDE, "overlap": overlap}
+        found = {overlapping_boxes((32, 48), SIZE, generator, **settings) for _ in range(600)}
+        fits = {(a, b) for a in places for b in places if overlap[0] <= iou(a, b) <= overlap[1]}
+        assert found == fits
+
+
 def test_iou_of_offsets():
     dy, dx = np.mgrid[-24:25:8, -40:41:8]
     found = iou_of_offsets(dy, dx, SIZE)
