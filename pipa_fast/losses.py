@@ -336,7 +336,7 @@ class PatchConsistencyLoss(nn.Module):
         sure, own = torch.cat((sure_b, sure_a)), torch.cat((sure_a, sure_b))
         counts = ((sure > self.confidence_threshold) & (sure > own)).to(torch.float32)
         if weights is not None:
-            image = (pairs[0].clamp(min=0) // max(1, size[0] * size[1])).repeat(2)
+            image = (pairs[0].clamp(min=0) // (size[0] * size[1])).repeat(2)
             counts = counts * weights[image] if weights.numel() else counts
         bank, bank_labels = self._negatives(
             keys, labels.masked_fill(sure < self.bank_confidence, -1), group_name(group)

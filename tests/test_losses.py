@@ -2,6 +2,7 @@
 """The losses as modules: what they sample, resize, store and let through."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -66,11 +67,16 @@ def test_sampled_pixel_contrast_is_that_of_its_anchors():
     predictions = torch.randint(0, 3, (2, 6, 5))
     weights = torch.rand(2, 12, 10)
     seed = torch.tensor(3)
-    loss = PixelContrastLoss(num_anchors=30, max_per_class=4)(
+    loss = PixelContrastLoss(num_anchors=30, max_per_class=4, hard_fraction=0.25)(
         maps, labels, predictions, weights=weights, seed=seed
     )
     index, anchor_labels = ops.sample_anchors(
-        resize_nearest(labels, (6, 5)), predictions, seed=seed, num_anchors=30, max_per_class=4
+        resize_nearest(labels, (6, 5)),
+        predictions,
+        seed=seed,
+        num_anchors=30,
+        max_per_class=4,
+        hard_fraction=0.25,
     )
     expected = ops.pixel_contrast(
         unit_rows(maps)[index],
@@ -149,10 +155,13 @@ def test_pixel_contrast_bad_arguments():
         ("labels", (maps, labels[0])),
         ("labels", (maps, labels[:1])),
         ("labels", (maps, labels.float())),
+        ("labels", (maps, labels[:, :0])),
         ("predictions", (maps, labels, labels[:1])),
     ):
         with pytest.raises(ValueError, match=name):
             PixelContrastLoss()(*args)
+    with pytest.raises(ValueError, match="backend"):
+        PixelContrastLoss(max_per_class=1, backend="none")(maps, labels)
 
 
 # ---- patch consistency ----
@@ -295,6 +304,27 @@ def test_bank_takes_only_confident_keys():
     assert int((bank.labels >= 0).sum()) == int((index >= 0).sum())
 
 
+def test_calls_without_a_seed_draw_other_pairs_and_are_counted():
+    *maps, labels_a, labels_b, boxes, flips = views()
+    args = (*maps, labels_a, labels_b, sure(labels_a, 0.5), sure(labels_b, 0.95), boxes, flips)
+    loss_fn = PatchConsistencyLoss(num_pairs=8)
+    values = {loss_fn(*args).item() for _ in range(3)}
+    assert len(values) == 3 and loss_fn.step == 3
+    assert loss_fn(*args, seed=0).item() in values and loss_fn.step == 3
+
+
+def test_rows_are_taken_as_they_are_where_nothing_normalizes_them():
+    """Two cells, by hand; the other cell, of both views, is the only negative."""
+    a = torch.tensor([[0.6, 0.0], [0.0, 0.5]]).view(1, 2, 1, 2)  # by channel: (0.6, 0), (0, 0.5)
+    labels, boxes = torch.tensor([[[0, 1]]]), torch.tensor([[[0, 0, 1, 2]] * 2])
+    args = (a, a, labels, labels, sure(labels, 0.5), sure(labels, 0.95), boxes)
+    flips = torch.zeros(1, 2, dtype=torch.bool)
+    loss = PatchConsistencyLoss(0.5, normalize=False)(*args, flips)
+    # at a right angle to it
+    each = [math.log1p(2 * math.exp((0 - own) / 0.5)) for own in (0.36, 0.25)]
+    assert loss.item() == pytest.approx(sum(each) / 2, rel=1e-5)
+
+
 def test_weights_per_image():
     *maps, labels_a, labels_b, boxes, flips = views(images=3)
     args = [*maps, labels_a, labels_b, sure(labels_a, 0.5), sure(labels_b, 0.95), boxes, flips]
@@ -371,9 +401,14 @@ def test_patch_consistency_bad_arguments():
         ("labels_b", (a, b, la, lb.float(), ca, cb, boxes, flips)),
         ("confidence_a", (a, b, la, lb, la, cb, boxes, flips)),
         ("boxes", (a, b, la, lb, ca, cb, boxes[:1], flips[:1])),
+        ("boxes", (a, b, la, lb, ca, cb, boxes.to("meta"), flips)),
+        ("view_a must be .* h, w > 0", (a[:, :, :0], b, la, lb, ca, cb, boxes, flips)),
+        ("view_a must be .* h, w > 0", (a[..., :0], b, la, lb, ca, cb, boxes, flips)),
     ):
         with pytest.raises(ValueError, match=name):
             PatchConsistencyLoss()(*args)
+    with pytest.raises(ValueError, match="backend"):
+        PatchConsistencyLoss(backend="none")(a, b, la, lb, ca, cb, boxes, flips)
     loss_fn = PatchConsistencyLoss(bank=FeatureBank(9, 5))
     with pytest.raises(ValueError, match="view_a must be .* D = 5"):
         loss_fn(a, b, la, lb, ca, cb, boxes, flips)

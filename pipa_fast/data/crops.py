@@ -75,7 +75,7 @@ def _first(
     """Return the first of up to TRIES boxes that fits, or the last, and its pixels per class."""
     for _ in range(TRIES):
         box = random_box(label.shape, size, generator)
-        counts = np.bincount(box.of(label).ravel(), minlength=IGNORE_INDEX + 1)[:IGNORE_INDEX]
+        counts = np.bincount(box.of(label).ravel(), minlength=IGNORE_INDEX)[:IGNORE_INDEX]
         if fits is None or fits(counts):
             break
     return box, counts

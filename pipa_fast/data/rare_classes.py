@@ -33,7 +33,7 @@ def class_counts(dataset: Images) -> np.ndarray:
     """
     counts = np.zeros((len(dataset), IGNORE_INDEX), np.int64)
     for index in range(len(dataset)):
-        found = np.bincount(dataset.label(index).ravel(), minlength=IGNORE_INDEX + 1)
+        found = np.bincount(dataset.label(index).ravel(), minlength=IGNORE_INDEX)
         counts[index] = found[:IGNORE_INDEX]
     return counts
 

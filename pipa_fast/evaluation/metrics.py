@@ -74,5 +74,5 @@ class ConfusionMatrix:
         """
         iou = self.iou()
         if classes is not None:
-            iou = iou[torch.as_tensor(list(classes), dtype=torch.long, device=iou.device)]
+            iou = iou[list(classes)]
         return float(iou.nanmean())

@@ -134,7 +134,7 @@ def sliding_windows(image: tuple[int, int], size: tuple[int, int]) -> list[Windo
     axes = []
     for length, side in zip(image, size, strict=True):
         side = min(side, length)
-        axes.append([(at, at + side) for at in starts(length, side, max(1, side // 2))])
+        axes.append([(at, at + side) for at in starts(length, side, side // 2)])
     return [Window(y0, x0, y1, x1) for y0, y1 in axes[0] for x0, x1 in axes[1]]
 
 

@@ -73,12 +73,11 @@ def overlap_pairs(
     rows, columns = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
     both = (rows[:, :, None] & columns[:, None, :]).flatten(1)
 
-    # Shares of num_pairs: differences of a rounded running sum, so that they add up exactly.
-    area = both.sum(1)
-    running = area.cumsum(0)
-    until = running * num_pairs // running[-1].clamp(min=1)
+    # Shares of what is drawn: differences of a rounded running sum, so that they add up exactly.
+    running = both.sum(1).cumsum(0)
+    total = running[-1]
+    until = running * total.clamp(max=num_pairs) // total.clamp(min=1)
     share = until - torch.cat((until.new_zeros(1), until[:-1]))
-    share = torch.where(running[-1] <= num_pairs, area, share)
     chance = position_hash(seed, images, height * width, device).masked_fill(~both, 2**32)
     order = chance.argsort(dim=1, stable=True)  # cells outside the overlap come last
 

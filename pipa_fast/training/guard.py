@@ -26,7 +26,7 @@ class StepGuard:
         self.kept += [tensor for bank in banks for tensor in bank.state().values()]
         device = optimizer.param_groups[0]["params"][0].device
         self.counted = torch.zeros(2, dtype=torch.int64, device=device)  # in all, in a row
-        self.bad = torch.zeros((), dtype=torch.bool, device=device)  # of this step
+        self.bad: Tensor  # [] bool, of this step
         self.before: list[Tensor] = []  # as they were, before the step
 
     def begin(self) -> None:
@@ -41,11 +41,8 @@ class StepGuard:
             for p in group["params"]
             if p.grad is not None
         ]
-        if not gradients:
-            self.bad = torch.zeros_like(self.bad)
-            return
         largest = torch._foreach_norm(gradients, float("inf"))
-        self.bad = ~torch.stack(largest).float().isfinite().all()
+        self.bad = ~torch.stack(largest).isfinite().all()
 
     def step(self, scaler: torch.amp.GradScaler) -> None:
         """Let the optimizer take its step, unless the gradients are bad, and count."""

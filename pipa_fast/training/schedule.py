@@ -15,7 +15,7 @@ def learning_rate_factor(
     Polynomial decay (1 - iteration/iterations)^power; over the first `warmup` iterations times a
     line from `warmup_ratio` to 1 (DAFormer's `configs/_base_/schedules/poly10warm.py`).
     """
-    factor = (1 - min(iteration / iterations, 1.0)) ** power
+    factor = (1 - iteration / iterations) ** power
     if iteration < warmup:
         factor *= 1 - (1 - iteration / warmup) * (1 - warmup_ratio)
     return factor

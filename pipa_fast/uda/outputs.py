@@ -3,7 +3,6 @@
 
 from typing import NamedTuple
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -45,5 +44,5 @@ def count_share(valid: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     A mean over a rank's own valid pixels, times this, is a term of the mean over every rank's
     pixels once DDP has averaged the gradients.
     """
-    count = valid.sum().to(torch.float32)
-    return count / mean_over_ranks(count, group).clamp(min=1.0)
+    count = valid.sum()
+    return count / mean_over_ranks(count, group).clamp(min=1)

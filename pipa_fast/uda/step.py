@@ -102,7 +102,7 @@ class AdaptationStep:
                 with trace_range(f"backward:{group}", seen):
                     # A loss that is not finite may have gradients that are: make none of them so,
                     # and DDP's mean tells the other ranks.
-                    told = torch.where(total.detach().isfinite(), 1.0, torch.nan)
+                    told = torch.where(total.isfinite(), 1.0, torch.nan)
                     scale(total * told).backward()
         self._forget_idle(active)
         return values
@@ -172,7 +172,7 @@ class AdaptationStep:
     def _step_seed(self, batch: Batch) -> Tensor:
         """Return an int64 seed [] of this run and iteration, the same on every rank."""
         draw = uniform(self.seed, "step", batch.iteration, batch.iteration[None], 1)
-        return (draw[0, 0].double() * 2**31).long()
+        return (draw[0, 0] * 2**31).long()
 
     def _outputs(
         self,

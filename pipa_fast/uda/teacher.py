@@ -42,7 +42,7 @@ class Teacher(nn.Module):
         theirs = dict(student.named_parameters())
         keys = list(mine)
         weight = 1 - momentum(iteration, self.ceiling)
-        torch._foreach_lerp_([mine[k] for k in keys], [theirs[k].detach() for k in keys], weight)
+        torch._foreach_lerp_([mine[k] for k in keys], [theirs[k] for k in keys], weight)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
+import colorsys
 import dataclasses
 
 import pytest
 import torch
 
+from pipa_fast.data import augmentation as module
 from pipa_fast.data.augmentation import STRONG, VIEWS, Augmentation, strong_augment
 
 NOTHING = Augmentation(
@@ -124,10 +126,12 @@ def test_views_are_blurred_by_opencvs_five_taps():
 
 
 def test_hue_turns_and_leaves_grey_alone():
-    red = torch.tensor([0.8, 0.2, 0.2]).view(1, 3, 1, 1).expand(64, 3, 4, 4).contiguous()
+    red = torch.tensor([0.8, 0.2, 0.2]).view(1, 3, 1, 1).expand(400, 3, 4, 4).contiguous()
     out = augment(red, augmentation=only(jitter=1.0, hue=0.2))
     torch.testing.assert_close(out.amax(1), red.amax(1), rtol=0, atol=1e-4)
-    assert out[:, 1].std() > 0.05 and out[:, 2].std() > 0.05
+    hues = [colorsys.rgb_to_hsv(*rgb)[0] for rgb in out[:, :, 0, 0].tolist()]
+    turns = [(hue + 0.5) % 1 - 0.5 for hue in hues]  # of a circle
+    assert -0.2 <= min(turns) < -0.19 and 0.19 < max(turns) <= 0.2
     grey = torch.full((8, 3, 4, 4), 0.5)
     torch.testing.assert_close(augment(grey, augmentation=only(jitter=1.0, hue=0.2)), grey)
 
@@ -140,6 +144,36 @@ def test_blur_is_a_gaussian_of_sigma_pixels():
     one = torch.exp(-(distance**2) / (2 * 1.15**2))
     expected = one[:, None] * one[None, :] / one.sum() ** 2
     torch.testing.assert_close(out, expected, rtol=1e-3, atol=2e-5)
+
+
+def test_sigma_is_drawn_from_its_range():
+    point = torch.zeros(400, 3, 15, 15)
+    point[..., 7, 7] = 1
+    out = augment(point, augmentation=only(blur=1.0, sigma=(0.5, 1.15)))[:, 0, 7].double()
+    sigma = (2 * (out[:, 7] / out[:, 8]).log()).rsqrt()  # a pixel beside the centre: exp(-1/2s^2)
+    assert 0.4999 < sigma.min() < 0.51 and 1.14 < sigma.max() < 1.1501
+
+
+def test_no_two_settings_share_a_draw(monkeypatch):
+    """Of eight numbers each moves one setting, and each setting is moved by one."""
+    x = images(1)
+    settings = [
+        *(only(jitter=1.0, **{name: 0.2}) for name in ("brightness", "contrast", "saturation")),
+        only(jitter=1.0, hue=0.2),
+        only(jitter=0.5, brightness=0.2),
+        only(grey=0.5),
+        only(blur=1.0, sigma=(0.5, 1.15)),
+        only(blur=0.5),
+    ]
+
+    def made(augmentation, *low):
+        draw = torch.full((1, 8), 0.9)
+        draw[0, list(low)] = 0.1
+        monkeypatch.setattr(module, "uniform", lambda *args: draw)
+        return augment(x, augmentation=augmentation)
+
+    moved = [[k for k in range(8) if not torch.equal(made(a, k), made(a))] for a in settings]
+    assert sorted(moved) == [[k] for k in range(8)]
 
 
 def test_grey_has_three_equal_channels():

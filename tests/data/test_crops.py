@@ -79,6 +79,16 @@ def test_overlap_is_in_its_range(overlap):
         assert overlap[0] <= iou(*boxes) <= overlap[1]
 
 
+def test_the_second_box_reaches_every_place_that_overlaps_enough():
+    generator = np.random.default_rng(0)
+    places = [Box(y, x, y + 24, x + 32) for y in (0, 8) for x in (0, 8, 16)]
+    for overlap in ((0.4, 0.6), (0.4, 1.0)):
+        settings = {"stride": STRIDE, "overlap": overlap}
+        found = {overlapping_boxes((32, 48), SIZE, generator, **settings) for _ in range(600)}
+        fits = {(a, b) for a in places for b in places if overlap[0] <= iou(a, b) <= overlap[1]}
+        assert found == fits
+
+
 def test_iou_of_offsets():
     dy, dx = np.mgrid[-24:25:8, -40:41:8]
     found = iou_of_offsets(dy, dx, SIZE)
@@ -115,6 +125,13 @@ def test_a_box_of_an_image_as_it_is_is_a_view():
     np.testing.assert_array_equal(cut, image[8:32, 16:48])
 
 
+def test_a_random_box_lies_at_every_place_and_at_no_other():
+    generator = np.random.default_rng(0)
+    found = {random_box((4, 6, 3), (2, 3), generator) for _ in range(300)}
+    assert found == {(y, x, y + 2, x + 3) for y in (0, 1, 2) for x in (0, 1, 2, 3)}
+    assert random_box((4, 6, 3), (4, 6), generator) == (0, 0, 4, 6)
+
+
 def test_source_crop_shows_the_class_it_is_for():
     label = np.zeros((40, 40), np.uint8)
     label[:8, :8] = 5
@@ -138,6 +155,11 @@ def test_source_crop_avoids_one_class_alone():
     assert np.mean(np.array(shares) < 0.75) > 0.5
     ignored = np.full((40, 40), 255, np.uint8)
     source_box(ignored, (10, 10), np.random.default_rng(0), max_class_share=0.75)
+    # the share itself is too much: of ten boxes of stripes none will do, and the last is taken
+    stripes = np.indices((40, 40), np.uint8)[1] % 2
+    box = source_box(stripes, (10, 10), np.random.default_rng(0), max_class_share=0.5)
+    tried = np.random.default_rng(0)
+    assert box == [random_box((40, 40), (10, 10), tried) for _ in range(10)][-1]
 
 
 def test_after_ten_crops_that_do_not_fit_the_eleventh_is_taken():
@@ -160,8 +182,9 @@ def test_after_ten_crops_that_do_not_fit_the_eleventh_is_taken():
 
 def test_errors_name_the_argument():
     generator = np.random.default_rng(0)
-    with pytest.raises(ValueError, match=r"crop must be .* no larger than the image, \(48, 80\)"):
-        random_box((48, 80, 3), (64, 64), generator)
+    for size in ((49, 8), (8, 81), (0, 8), (8, 0)):
+        with pytest.raises(ValueError, match=r"crop must be .* than the image, \(48, 80\)"):
+            random_box((48, 80, 3), size, generator)
     with pytest.raises(ValueError, match="patch_crop must be"):
         pair(0, image=coordinates(16, 80))
     with pytest.raises(ValueError, match="patch_overlap must be reached"):

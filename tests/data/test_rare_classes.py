@@ -28,10 +28,10 @@ def test_counts_per_image_and_class():
     assert counts.sum() == 290
 
 
-@pytest.mark.parametrize("temperature", [0.01, 0.1, 1.0])
+@pytest.mark.parametrize("temperature", [0.001, 0.1, 1.0])
 def test_probabilities_are_daformers(temperature):
-    counts = np.array([500, 300, 0, 200])
-    frequency = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+    counts = np.array([500, 499, 0, 1])
+    frequency = torch.tensor([0.5, 0.499, 0.001], dtype=torch.float64)
     expected = torch.softmax((1 - frequency) / temperature, 0)
     found = class_probabilities(counts, temperature)
     np.testing.assert_allclose(found[[0, 1, 3]], expected, rtol=1e-12)
@@ -40,7 +40,7 @@ def test_probabilities_are_daformers(temperature):
 
 def test_classes_are_drawn_with_their_probabilities_and_images_show_them():
     counts = class_counts(SCENES)
-    sampler = RareClassSampler(counts, temperature=0.5, min_pixels=2)
+    sampler = RareClassSampler(counts, temperature=0.5, min_pixels=1)
     generator = np.random.default_rng(0)
     picks = [sampler.pick(generator) for _ in range(4000)]
     labels = np.array([pick.label for pick in picks])
@@ -57,6 +57,7 @@ def test_a_class_that_no_image_shows_well_comes_from_those_that_hold_it():
     assert picks == {(0, 0), (0, 1), (0, 2), (3, 1), (3, 2), (7, 2)}
 
 
-def test_nothing_labelled_is_refused():
+def test_one_labelled_pixel_is_enough_and_none_is_refused():
+    assert class_probabilities(np.array([0, 1]), 0.01).tolist() == [0, 1]
     with pytest.raises(ValueError, match="counts must be of at least one labelled pixel"):
         class_probabilities(np.zeros(3), 0.01)

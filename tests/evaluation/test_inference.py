@@ -40,8 +40,10 @@ def test_a_whole_image_is_enlarged_as_in_mmsegmentation(network):
         logits = predict_logits(network, images, size=(48, 96))
         seen = F.interpolate(network(images).logits, (24, 48), mode="bilinear")
         expected = F.interpolate(seen, (48, 96), mode="bilinear")
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = predict_logits(network, images, size=(48, 96))
     torch.testing.assert_close(logits, expected)
-    assert logits.dtype == torch.float32
+    assert logits.dtype == rough.dtype == torch.float32
 
 
 @pytest.mark.parametrize("size", [(1, 1), (23, 47), (24, 45), (5, 48)])
@@ -66,6 +68,9 @@ def test_padding_leaves_pixels_in_place():
     ramp = torch.arange(22.0).expand(1, 3, 10, 22) / 22
     padded = predict_logits(Positions(), ramp[..., :21])
     torch.testing.assert_close(padded[..., 1:19], ramp[..., 1:19], atol=1e-5, rtol=0)
+    # the last cell holds column 20 twice; column 20 lies a quarter before its centre
+    last = torch.full((1, 3, 10), (0.25 * 18.5 + 0.75 * 20) / 22)
+    torch.testing.assert_close(padded[..., 20], last)
 
 
 @pytest.mark.parametrize(
@@ -84,17 +89,20 @@ def test_images_of_other_proportions_than_the_recipes_are_not_stretched(size, se
 
 
 @pytest.mark.parametrize("stride", [(4, 8), (3, 5), (8, 16), (1, 1)])
-def test_sliding_windows_cover_every_pixel_and_average(stride):
+@pytest.mark.parametrize("size", [(19, 37), (12, 16), (8, 20)])
+def test_sliding_windows_cover_every_pixel_and_average(size, stride):
     """A network that answers 1 everywhere must still do so, and position must be kept."""
-    images = torch.rand(2, 3, 19, 37)
+    images, seen = torch.rand(2, 3, *size), set()
 
     class Identity(nn.Module):
         def forward(self, images):
+            seen.add(tuple(images.shape[2:]))
             return torch.cat((images, torch.ones_like(images[:, :1])), 1)
 
     logits = predict_logits(Identity(), images, window=SlidingWindow(crop=(8, 16), stride=stride))
     torch.testing.assert_close(logits[:, :3], images)
-    torch.testing.assert_close(logits[:, 3], torch.ones(2, 19, 37))
+    torch.testing.assert_close(logits[:, 3], torch.ones(2, *size))
+    assert seen == {(8, 16)}
 
 
 def test_overlaps_are_means_of_the_windows():
@@ -202,6 +210,19 @@ def test_a_score_with_flipping_does_not_see_which_way_round_the_scenes_are():
     assert not torch.equal(counts(1, False), counts(-1, False))
 
 
+def test_windows_are_two_thirds_of_a_crop_apart_unless_told():
+    assert SlidingWindow.of((9, 512), batch=3) == SlidingWindow(
+        crop=(9, 512), stride=(6, 341), batch=3
+    )
+    assert SlidingWindow.of((1, 9), (1, 2)) == SlidingWindow(crop=(1, 9), stride=(1, 2))
+    assert SlidingWindow.of((1, 1)).stride == (1, 1)
+
+
+def test_images_of_another_shape_are_refused(network):
+    with pytest.raises(ValueError, match=r"images must be of shape \[B, 3, H, W\]"):
+        predict_logits(network, torch.rand(3, 24, 48))
+
+
 def test_an_empty_batch_of_windows_is_refused():
     with pytest.raises(ValueError, match="window_batch must be a positive count; got 0"):
         SlidingWindow(crop=(4, 4), stride=(4, 4), batch=0)
@@ -224,7 +245,10 @@ def test_modes_of_all_submodules_survive(network):
 
 
 def test_score_does_not_depend_on_the_batch_size(network, dataset):
+    sizes = []
+    network.register_forward_hook(lambda _, inputs, out: sizes.append(len(inputs[0])))
     results = [evaluate(network, dataset, batch_size=n) for n in (1, 3, 100)]
+    assert sizes == [*[1] * 7, 3, 3, 1, 7]
     assert all(torch.equal(r.confusion.matrix, results[0].confusion.matrix) for r in results)
     labelled = sum(int((s.label != 255).sum()) for s in map(dataset.__getitem__, range(7)))
     assert int(results[0].confusion.matrix.sum()) == labelled

@@ -22,9 +22,9 @@ def test_agrees_with_torchmetrics_over_updates():
     theirs = MulticlassJaccardIndex(19, average="none", ignore_index=255)
     for seed in range(3):
         prediction, truth = random_labels(seed)
-        ours.update(prediction, truth.to(torch.uint8))
+        ours.update(prediction.to(torch.uint16), truth.to(torch.uint8))
         theirs.update(prediction, truth)
-    torch.testing.assert_close(ours.iou().float(), theirs.compute())
+    torch.testing.assert_close(ours.iou(), theirs.compute().double(), atol=1e-6, rtol=1e-6)
     assert ours.matrix.dtype == torch.int64
 
 
@@ -35,7 +35,7 @@ def test_absent_classes_are_left_out_of_the_mean():
     assert all(math.isnan(v) for v in confusion.iou().tolist()[2:])
     assert confusion.miou() == 0.5
     assert confusion.miou((1, 3)) == 0.5
-    assert math.isnan(confusion.miou((2, 3)))
+    assert math.isnan(confusion.miou((2, 3))) and math.isnan(confusion.miou(()))
 
 
 def test_pixels_of_unscored_classes_still_count_as_false_positives():
@@ -58,6 +58,12 @@ def test_nothing_to_count_is_no_error():
 def test_labels_out_of_range_are_named(prediction, truth, word):
     with pytest.raises(ValueError, match=f"^{word} must be class ids"):
         ConfusionMatrix(3).update(torch.tensor(prediction), torch.tensor(truth))
+
+
+def test_there_is_at_least_one_class():
+    assert ConfusionMatrix(1).matrix.tolist() == [[0]]
+    with pytest.raises(ValueError, match="num_classes must be a positive count; got 0"):
+        ConfusionMatrix(0)
 
 
 def test_shapes_must_agree():

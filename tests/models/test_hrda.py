@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pipa_fast.models import HRDAConfig, ModelConfig, Window, build_network
+from pipa_fast.models.heads import DAFormerHead, LightHead
 from pipa_fast.models.hrda import fuse, sliding_windows
 
 WINDOW = Window(16, 32, 48, 64)
@@ -80,13 +81,13 @@ def test_windows_overlap_by_half_and_end_at_the_border(image, size, starts):
 
 def test_without_a_window_the_detail_is_the_mean_of_all_windows():
     network = a_network().eval()
-    images = torch.rand(2, 3, 64, 64)
+    images = torch.rand(2, 3, 64, 48)
     with torch.no_grad():
         stages = network.encode(network.context(images))
         context = network.head.classify(network.head(stages))
         attention = torch.sigmoid(network.attention.classify(network.attention(stages)))
-        total, count = torch.zeros(2, 19, 16, 16), torch.zeros(16, 16)
-        for y, x in itertools.product((0, 16, 32), repeat=2):
+        total, count = torch.zeros(2, 19, 16, 12), torch.zeros(16, 12)
+        for y, x in itertools.product((0, 16, 32), (0, 16)):
             one = network.encode(images[:, :, y : y + 32, x : x + 32])
             at = (..., slice(y // 4, y // 4 + 8), slice(x // 4, x // 4 + 8))
             total[at] += network.head.classify(network.head(one))
@@ -108,6 +109,7 @@ def test_embeddings_show_the_window_and_the_context():
     ("how", "message"),
     [
         ({"embed": ("pixel",)}, "pixel"),
+        ({"embed": ("depth",), "window": WINDOW}, "embed must be of pixel, patch"),
         ({"window": Window(0, 0, 32, 160)}, "window"),
         ({"window": Window(4, 0, 36, 32)}, "window"),
     ],
@@ -118,13 +120,28 @@ def test_what_cannot_be_looked_at_is_told(how, message):
 
 
 def test_images_off_the_grid_are_told():
-    with pytest.raises(ValueError, match="multiples of 8"):
-        a_network()(torch.rand(1, 3, 60, 128))
+    for size in ((60, 128), (64, 124)):
+        with pytest.raises(ValueError, match="multiples of 8"):
+            a_network()(torch.rand(1, 3, *size))
 
 
 def test_windows_off_the_grid_are_told():
     with pytest.raises(ValueError, match=r"model\.hrda\.detail"):
         build_network(ModelConfig(hrda=HRDAConfig(enabled=True, detail=(40, 32))))
+
+
+@pytest.mark.parametrize("of_others", [False, True])
+def test_touch_reaches_every_parameter_whatever_the_loss_reads(of_others):
+    network = a_network()
+    fused = torch.rand(2, network.head.channels, 8, 8) if of_others else None
+    outputs = network(torch.rand(2, 3, 64, 64), embed=("patch",), fused=fused, touch=True)
+    outputs.patch.sum().backward()
+    assert all(p.grad is not None for p in network.parameters())
+
+
+def test_attention_is_made_by_a_head_of_the_networks_kind():
+    assert isinstance(a_network().attention, LightHead)
+    assert isinstance(a_network("mit_b0", "daformer").attention, DAFormerHead)
 
 
 def test_every_parameter_is_in_one_group_and_attention_learns_as_heads_do():

@@ -58,6 +58,23 @@ def test_coordinates_match(crop, stride, scale):
         assert torch.equal(a, b)
 
 
+def test_crops_of_one_place_match_in_every_cell():
+    boxes = torch.tensor([[[8, 0, 16, 8], [8, 0, 16, 8]]])
+    for num_pairs in (4, 5):
+        a, b = ops.overlap_pairs(
+            boxes,
+            torch.tensor([[False, True]]),
+            crop_size=8,
+            stride=4,
+            num_pairs=num_pairs,
+            seed=0,
+        )
+        assert set(zip(a[:4].tolist(), b[:4].tolist(), strict=True)) == {
+            (0, 1), (1, 0), (2, 3), (3, 2)
+        }  # fmt: skip
+        assert a[4:].tolist() == b[4:].tolist() == [-1] * (num_pairs - 4)
+
+
 def test_images_share_by_area():
     boxes, flips = crops(5, (64, 64), 4, reach=8)
     area = torch.tensor([len(p) for p in all_pairs(boxes, flips, crop_size=(64, 64), stride=4)])
@@ -138,6 +155,7 @@ def test_bad_arguments():
         ("boxes", (odd_size, flips), {}),
         ("flips", (boxes, flips[:1]), {}),
         ("flips", (boxes, flips.long()), {}),
+        ("flips", (boxes, flips.to("meta")), {}),
         ("crop_size", (boxes, flips), {"crop_size": 30}),
         ("crop_size", (boxes, flips), {"crop_size": None}),
         ("crop_size", (boxes, flips), {"crop_size": (32, None)}),

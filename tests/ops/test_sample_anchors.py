@@ -58,6 +58,15 @@ def test_rare_classes_and_quotas():
     assert sizes == {(0, 6, False): 10, (0, 2, True): 3, (1, 6, False): 10}
 
 
+def test_labels_may_have_31_bits():
+    labels = torch.tensor([[[-(2**30), 2**30 - 1, 255]]])
+    index, anchor_labels = ops.sample_anchors(labels, labels, seed=0, num_anchors=2)
+    assert index.tolist() == [0, 1] and anchor_labels.tolist() == [-(2**30), 2**30 - 1]
+    for value in (-(2**30) - 1, 2**30):
+        with pytest.raises(ValueError, match="labels must be in"):
+            ops.sample_anchors(labels.fill_(value), labels, seed=0)
+
+
 @pytest.mark.parametrize("value", [255, 1])
 def test_nothing_to_draw_from(value):
     labels = torch.full((2, 3, 3), value)
@@ -125,6 +134,7 @@ def test_a_seed_for_each_image_frees_it_of_its_batch():
 def test_integer_dtypes():
     labels, predictions = maps()
     expected = ops.sample_anchors(labels, predictions, seed=1)
+    assert expected[0].shape == (1024,)
     for dtype in (torch.uint8, torch.int16, torch.int32):
         got = ops.sample_anchors(labels.to(dtype), predictions.to(dtype), seed=1)
         assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))

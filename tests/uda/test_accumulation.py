@@ -85,6 +85,18 @@ def test_no_more_than_so_many_images_are_seen_at_once():
     with torch.no_grad():
         torch.testing.assert_close(InParts(network, 2)(images).logits, logits)
     assert seen == [2, 2, 1]
+    seen.clear()
+    InParts(network, 5)(images).logits.sum().backward()
+    assert seen == [5], "a batch that fits is not computed again"
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_each_part_has_its_own_of_a_fused_map(size):
+    network = build_network(ModelConfig(batch_norm="frozen"))
+    images = torch.rand(5, 3, 32, 32)
+    fused = network.fused(torch.rand(5, 3, 32, 32)).detach()
+    logits = InParts(network, size)(images, fused=fused).logits
+    torch.testing.assert_close(logits, network.head.classify(fused))
 
 
 def test_random_layers_draw_alike_in_both_passes():
@@ -117,3 +129,5 @@ def test_settings_that_are_no_whole_batch_are_refused():
     load(merge(recipe, {"model": {"batch_norm": "frozen"}}))
     with pytest.raises(ValueError, match="data.micro_batch must be a positive count, or null"):
         load(merge(recipe, {"data": {"micro_batch": 0}}))
+    with pytest.raises(ValueError, match="size must be a positive count of images; got 0"):
+        InParts(build_network(ModelConfig()), 0)

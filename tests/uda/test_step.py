@@ -6,11 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pipa_fast.data.augmentation import VIEWS
 from pipa_fast.data.batch import Batch
 from pipa_fast.models import HRDAConfig, ModelConfig, build_network
+from pipa_fast.uda import step as module
 from pipa_fast.uda.config import (
     AdaptationConfig,
     FeatureConfig,
@@ -69,7 +72,7 @@ def test_every_objective_gives_a_finite_value_and_the_student_a_gradient(hrda):
     network, step = a_step(AdaptationConfig(**EVERYTHING), hrda)
     values = step(a_batch(), 0)
     terms = {"source", "features", "mixed", "masked", "pixel_source", "pixel_mixed", "patch"}
-    assert values.keys() == terms
+    assert values.keys() == terms and not any(v.requires_grad for v in values.values())
     # the student still is where the frozen network stayed
     assert all(torch.isfinite(v) and v > 0 for k, v in values.items() if k != "features"), values
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
@@ -88,13 +91,17 @@ def test_what_no_term_uses_has_no_gradient_with_ddp_either(one_rank, hrda):
     """Where contrast comes first, the classifier would decay and count steps before its own."""
     late = {"mixed": MixedConfig(weight=1.0, start=5), "patch": PatchConfig(weight=0.1, start=5)}
     config = AdaptationConfig(
-        source=SourceConfig(weight=0.0), pixel=PixelConfig(weight=1.0, images="source"), **late
+        source=SourceConfig(weight=0.0),
+        features=EVERYTHING["features"],
+        pixel=PixelConfig(weight=1.0, images="source"),
+        **late,
     )
     idle = []
     for wrap in (lambda network: network, DistributedDataParallel):
         network, step = a_step(config, hrda)
         step.student = wrap(network)
-        step(a_batch(), 0)
+        for iteration in (0, 1):  # DDP tells in the second what it missed in the first
+            step(a_batch(), iteration)
         idle.append({name for name, p in network.named_parameters() if p.grad is None})
     assert idle[0] == idle[1]
     assert {"head.conv_seg.weight", "projections.patch.layers.0.weight"} <= idle[0]
@@ -105,6 +112,20 @@ def gradients(config):
     step(a_batch(), 0)
     zero = torch.zeros(())
     return {n: zero if p.grad is None else p.grad for n, p in network.named_parameters()}
+
+
+def test_the_gradient_is_that_of_the_weighted_and_scaled_loss():
+    """Cross-entropy of the enlarged logits, 2 times by its weight and 3 times by the scale."""
+    config, batch = AdaptationConfig(source=SourceConfig(weight=2.0)), a_batch()
+    network, step = a_step(config)
+    values = step(batch, 0, scale=lambda loss: 3 * loss)
+    alone, _ = a_step(config)
+    logits = F.interpolate(alone(batch.source_image).logits, (32, 32), mode="bilinear")
+    loss = F.cross_entropy(logits, batch.source_label)
+    torch.testing.assert_close(values["source"], loss.detach())
+    (6 * loss).backward()
+    for found, expected in zip(network.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, expected.grad, rtol=1e-3, atol=1e-5)
 
 
 def test_terms_add_up():
@@ -187,6 +208,35 @@ def test_the_first_crop_as_target_saves_the_teacher_a_pass():
     torch.testing.assert_close(values[0], values[1])
 
 
+def test_images_are_changed_under_draws_of_their_own(monkeypatch):
+    """Mixed and masked ones as strongly as the recipe says, each of both crops as a view."""
+    seen = []
+
+    def noted(images, *, index, stream, augmentation, **how):
+        seen.append((stream, augmentation, index.tolist()))
+        return images
+
+    monkeypatch.setattr(module, "strong_augment", noted)
+    plain = {name: EVERYTHING[name] for name in ("mixed", "masked", "patch")}
+    _, step = a_step(AdaptationConfig(**plain))
+    step(a_batch(), 0)
+    strong = (step.jitter, [0, 1])
+    assert [how for _, *how in seen] == [[*strong], [*strong], [VIEWS, [0, 2, 1, 3]]]
+    assert len({stream for stream, *_ in seen}) == 3
+    seen.clear()
+    _, step = a_step(
+        AdaptationConfig(**{name: replace(term, augment=False) for name, term in plain.items()})
+    )
+    step(a_batch(), 0)
+    assert not seen
+
+
+def test_the_jitter_of_a_recipe_is_that_of_all_four_changes():
+    jitter = a_step(AdaptationConfig(mixed=MixedConfig(weight=1.0, jitter=0.3)))[1].jitter
+    changes = ("brightness", "contrast", "saturation", "hue")
+    assert [getattr(jitter, change) for change in changes] == [0.3] * 4
+
+
 def test_masked_images_keep_the_labels_of_the_whole_ones():
     """Hidden blocks are the mean colour, which the encoder sees as 0."""
     masked = MaskedConfig(weight=1.0, block=8, ratio=0.5, augment=False)
@@ -224,14 +274,29 @@ def test_masked_images_of_both_domains_keep_their_own_labels():
 
 
 def test_the_detail_window_is_on_the_grid_and_changes_with_group_and_step():
-    _, step = a_step(AdaptationConfig(), HRDAConfig(enabled=True, detail=(16, 16)))
+    _, step = a_step(AdaptationConfig(), HRDAConfig(enabled=True, detail=(16, 32)))
     images = torch.rand(1, 3, 64, 128)
     windows = [step._window(g, i, images) for g in ("source", "mixed") for i in range(100)]
+    assert {(w.y1 - w.y0, w.x1 - w.x0) for w in windows} == {(16, 32)}
     assert len(set(windows[:100]) | set(windows[100:])) > 60
     assert windows[:100] != windows[100:]
     assert {w.y0 for w in windows} == set(range(0, 49, 8))
-    assert {w.x0 for w in windows} == set(range(0, 113, 8))
+    assert {w.x0 for w in windows} == set(range(0, 97, 8))
     assert step._window("source", 7, images) == windows[7]
+
+
+def test_each_group_is_looked_at_in_its_own_way():
+    network, step = a_step(
+        AdaptationConfig(**EVERYTHING), HRDAConfig(enabled=True, detail=(16, 16))
+    )
+    seen = []
+    network.register_forward_pre_hook(lambda _, args, how: seen.append(how), with_kwargs=True)
+    batch = a_batch()
+    step(batch, 7)
+    windows = [step._window(g, 7, batch.target_image) for g in ("source", "mixed", "masked")]
+    assert [how.get("window") for how in seen] == [*windows, None]
+    assert [how.get("context_only", False) for how in seen] == [False, False, False, True]
+    assert [how["embed"] for how in seen] == [("pixel",), ("pixel",), (), ("patch",)]
 
 
 def test_the_patch_term_reaches_the_student():
@@ -270,7 +335,12 @@ def test_pseudo_labels_of_the_margins_count_for_no_term():
     """Pasted source pixels keep their label and weight there; the teacher's have none."""
     mixed = MixedConfig(weight=1.0, threshold=0.0, ignore_top=5, ignore_bottom=3)
     _, step = a_step(AdaptationConfig(mixed=mixed))
-    outputs = step._mixed(a_batch(), 0, [], last=True)
+    whole = a_batch()
+    maps = ("source_image", "source_label", "target_image", "target_valid")
+    batch = whole._replace(**{name: getattr(whole, name)[..., :16] for name in maps})
+    outputs = step._mixed(batch, 0, [], last=True)
+    assert batch.target_valid.all(), "the batch stays as it is"
+    assert outputs.confidence.max() == 1
     weights, teachers = outputs.weights, outputs.confidence < 1
     assert teachers[:, :5].any() and teachers[:, -3:].any() and teachers[:, 5:-3].any()
     assert (weights[:, :5][teachers[:, :5]] == 0).all()

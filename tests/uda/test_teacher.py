@@ -39,6 +39,9 @@ def test_the_teacher_takes_no_gradient_and_no_projection(student):
 def test_dropout_stays_off_in_training_mode():
     network = build_network(ModelConfig(encoder="mit_b0", head="daformer", projections=False))
     teacher = Teacher(network)
-    flags = [m.training for m in teacher.modules() if type(m).__name__ in ("Dropout", "Dropout2d")]
-    assert flags and not any(flags)
-    assert any(m.training for m in teacher.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    training = {}
+    for module in teacher.modules():
+        training.setdefault(type(module).__name__, set()).add(module.training)
+    kinds = ("Dropout", "Dropout2d", "SegformerDropPath", "BatchNorm2d")
+    assert [training[kind] for kind in kinds] == [{False}, {False}, {False}, {True}]
+    assert not any(module.training for module in teacher.eval().modules())

@@ -31,11 +31,9 @@ class FeatureDistance(Objective):
         known = torch.zeros(256, dtype=torch.bool)
         known[list(config.classes)] = True
         self.register_buffer("known", known, persistent=False)
-        frozen = network.export()
-        frozen.requires_grad_(False)
         # In a list, it is no submodule: a checkpoint need not hold what the settings determine, and
         # nothing puts it in training mode.
-        self._frozen = [frozen.eval()]
+        self._frozen = [network.export().eval()]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FeatureDistance":
         self._frozen[0]._apply(fn, recurse)
@@ -55,10 +53,9 @@ class FeatureDistance(Objective):
             min_ratio=self.min_ratio,
         )
         inside = self.known[cells]
-        difference = features.float() - original.float()
+        difference = features.float() - original
         # The norm's gradient is not defined at 0, where the student still is what it started from.
         squares = difference.square().sum(1)
         distance = torch.where(squares > 0, squares, 1).sqrt() * (squares > 0)
-        count = inside.sum().to(torch.float32)
-        share = mean_over_ranks(count, outputs.group).clamp(min=1.0)
+        share = mean_over_ranks(inside.sum(), outputs.group).clamp(min=1)
         return (distance * inside).sum() / share

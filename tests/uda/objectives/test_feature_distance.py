@@ -24,21 +24,24 @@ def outputs_of(deep, images, labels):
 
 
 def test_the_mean_is_over_cells_that_show_mostly_one_thing():
-    """Cells of 16 x 16: a car fills 3/4 of the first, 2/3 of the second; the third is road."""
-    network, images = a_network(), torch.rand(1, 3, 16, 64)
-    labels = torch.full((1, 16, 64), 255)
-    labels[:, :12, :16] = 13
+    """Cells of 16 x 16: a car fills 3/4 of two and 5/8 of one; a fourth is road, the rest none."""
+    network, images = a_network(), torch.rand(1, 3, 32, 64)
+    labels = torch.full((1, 32, 64), 255)
+    labels[:, :12, :16] = labels[:, 20:, 48:] = 13
     labels[:, :10, 16:32] = 13
-    labels[:, :, 32:48] = 0
-    term = FeatureDistance(FeatureConfig(weight=1.0), network)
+    labels[:, :16, 32:48] = 0
     with torch.no_grad():
         deep = network.encode(images)[-1]
-    moved = (deep + 1.0).requires_grad_()
-    value = term(outputs_of(moved, images, labels))
-    torch.testing.assert_close(value, torch.tensor(96.0).sqrt())  # 96 channels, each 1 away
-    value.backward()
-    cells = moved.grad.abs().sum((0, 1, 2))
-    assert cells[0] > 0 and not cells[1:].any()
+    away = torch.tensor([[0.05, 2.0, 3.0, 3.0], [3.0, 3.0, 3.0, 0.25]])  # of each of 96 channels
+    moved = (deep + away).requires_grad_()
+    for least, mean in ((0.75, (0.05 + 0.25) / 2), (0.625, (0.05 + 2.0 + 0.25) / 3)):
+        term = FeatureDistance(FeatureConfig(weight=1.0, min_ratio=least), network)
+        moved.grad = None
+        value = term(outputs_of(moved, images, labels))
+        torch.testing.assert_close(value, mean * torch.tensor(96.0).sqrt())
+        value.backward()
+        reached = moved.grad.abs().sum((0, 1)) > 0
+        assert reached.tolist() == [[True, least < 0.75, False, False], [False, False, False, True]]
 
 
 def test_where_no_thing_is_the_distance_is_0_and_not_nan():
@@ -60,6 +63,7 @@ def test_at_the_start_the_gradient_is_finite():
 
 
 def test_the_frozen_network_stays_behind_and_out_of_checkpoints():
+    """It moves to another device or dtype with the term, and does nothing else."""
     network, images = a_network(), torch.rand(1, 3, 16, 32)
     term = FeatureDistance(FeatureConfig(weight=1.0), network)
     before = copy.deepcopy(network).encode(images)[-1]
@@ -69,6 +73,8 @@ def test_the_frozen_network_stays_behind_and_out_of_checkpoints():
     term.train()
     assert not term.state_dict() and not list(term.parameters())
     assert term(outputs_of(before, images, torch.full((1, 16, 32), 13))) < 1e-5
+    outputs = outputs_of(before.double(), images.double(), torch.full((1, 16, 32), 13))
+    assert term.double()(outputs) < 1e-5
 
 
 @pytest.mark.parametrize("classes", [(), (255,), (-1, 3)])
