@@ -16,7 +16,8 @@ SHELL := bash
 VENV ?= .venv
 BIN := $(VENV)/bin
 UV ?= $(shell command -v uv)
-TORCH ?= $(shell grep -E '^torch[=<>~]' constraints.txt)
+CONSTRAINTS ?= constraints.txt
+TORCH ?= $(shell grep -E '^torch[=<>~]' $(CONSTRAINTS))
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
     $$p -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
     && { echo $$p; break; }; done)
@@ -37,13 +38,14 @@ INSTALL = $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python $(1) ||) $
 REQUIRE = $(BIN)/python -c 'import pathlib, tomllib; \
     p = tomllib.loads(pathlib.Path("pyproject.toml").read_text()); print(*$(1), sep="\n")'
 
-.PHONY: help setup train ablation bench test test-all test-tiles faults format clean sanitize sanitize-build lint \
-    lint-format lint-ruff lint-types lint-clang lint-spelling fuzz soak audit browser dist docs docs-serve
+.PHONY: help setup train ablation bench test test-oldest test-all test-tiles faults format clean \
+    sanitize sanitize-build lint lint-format lint-ruff lint-types lint-clang lint-spelling \
+    fuzz soak audit browser dist docs docs-serve
 
 help:
 	@sed -n 's/^# \{0,1\}//; 2,8p' Makefile
-	@echo "targets: setup train ablation bench test test-all test-tiles faults sanitize lint format clean" \
-	    "fuzz soak audit browser dist docs docs-serve"
+	@echo "targets: setup train ablation bench test test-oldest test-all test-tiles faults sanitize lint" \
+	    "format clean fuzz soak audit browser dist docs docs-serve"
 
 # ---- environment and build ----
 
@@ -57,10 +59,10 @@ $(VENV)/.created:
 	@touch $@
 
 # The installed torch is written into the pins, so that nothing can bring another one in.
-$(VENV)/.dependencies: $(VENV)/.created pyproject.toml constraints.txt
+$(VENV)/.dependencies: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
 	@echo "installing $(TORCH) and what training needs into $(VENV) (a minute or two)"
 	@$(PIP) '$(TORCH)'
-	@{ grep -Ev '^torch[=<>~]' constraints.txt || true; \
+	@{ grep -Ev '^torch[=<>~]' $(CONSTRAINTS) || true; \
 	    $(BIN)/python -c 'import importlib.metadata as m; \
 	    print("torch==" + m.version("torch").split("+")[0])'; } >$(PINS)
 	@$(call REQUIRE,p["build-system"]["requires"] + p["project"]["dependencies"]) \
@@ -119,6 +121,10 @@ docs-serve: $(VENV)/.docs
 
 test: setup $(VENV)/.dev
 	$(TEST) -m "not slow" $(ARGS)
+
+# With the oldest versions that pyproject.toml allows.
+test-oldest:
+	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
 
 test-all: setup $(VENV)/.dev
 	$(TEST) -m "not tiles" $(ARGS)
@@ -248,6 +254,6 @@ format: $(VENV)/.dev
 
 # Leaves runs/, which may hold hours of work.
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-oldest build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	rm -f pipa_fast/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -11,7 +11,7 @@ they carry their own CUDA runtime, and load where there is no driver. The newest
 as PTX too, for GPUs that are newer still. PIPA_FAST_CUDA=0 leaves them out.
 
 CFLAGS, CXXFLAGS and LDFLAGS add to the flags, as anywhere; `make sanitize` passes its own by them.
-Without isolation the build's own tools must be there: pip install "setuptools>=84" ninja pybind11
+Without isolation the build's own tools must be there: pip install "setuptools>=80.9" ninja pybind11
 
 Where the extensions cannot be built, `pip install` says why and installs the package without them:
 it then runs on the "reference" backend. `python -m pipa_fast.info` shows what is there.

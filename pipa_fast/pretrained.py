@@ -12,8 +12,7 @@ from importlib import resources
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-from huggingface_hub.utils import httpx
+from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError
 
 from pipa_fast import __version__
 from pipa_fast.checks import first_line, require
@@ -94,7 +93,7 @@ def push(folder: str | Path, name: str, *, private: bool = True) -> str:
             allow_patterns=files,
             commit_message=f"Weights, settings and card, by pipa_fast {__version__}",
         )
-    except (httpx.HTTPError, HFValidationError, OSError) as error:
+    except (HTTPError, HFValidationError, OSError) as error:
         raise ValueError(
             f"{name!r} cannot be pushed: {first_line(error)}. `hf auth login` signs you in"
         ) from error
@@ -123,7 +122,7 @@ def _download(name: str, revision: str | None) -> Path:
     try:
         files = [EXPORTED, SETTINGS]
         found = huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=files)
-    except (httpx.HTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except (HTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ValueError(
             f"name must be {expected}; got {name!r}, and the hub says: {first_line(error)}"
         ) from error

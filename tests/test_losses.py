@@ -3,6 +3,11 @@
 
 import copy
 import math
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 import torch
@@ -413,3 +418,26 @@ def test_patch_consistency_bad_arguments():
     with pytest.raises(ValueError, match="view_a must be .* D = 5"):
         loss_fn(a, b, la, lb, ca, cb, boxes, flips)
     assert loss_fn.step == 0, "what is refused draws nothing"
+
+
+# ---- alone ----
+
+# Runs in a process of its own, in which these packages are as if they were not installed.
+ALONE = """
+import sys
+sys.modules.update(dict.fromkeys(sys.argv[1:]))
+import torch
+from pipa_fast.losses import PixelContrastLoss
+
+embeddings = torch.randn(2, 8, 6, 5, requires_grad=True)
+PixelContrastLoss()(embeddings, torch.randint(0, 3, (2, 24, 20))).backward()
+assert embeddings.grad.any()
+"""
+
+
+def test_the_losses_need_torch_numpy_and_nvtx_alone():
+    project = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").read_text())
+    names = [re.match(r"\w+", line)[0] for line in project["project"]["dependencies"]]
+    imported = {"Pillow": "PIL", "PyYAML": "yaml"}
+    absent = {imported.get(name, name) for name in names} - {"torch", "numpy", "nvtx"}
+    subprocess.run([sys.executable, "-c", ALONE, *absent], check=True)

@@ -16,7 +16,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 LEFT_OUT = (
     ".git",
-    ".venv",
+    ".venv*",
     "build",
     "dist",
     "runs",
@@ -145,7 +145,8 @@ def test_sdist_has_what_a_build_needs(sdist: Path):
     for folder, pattern in (("csrc", "**/*.*"), ("kernels", "*.py"), ("tests", "**/*.py")):
         files = {str(p.relative_to(ROOT)) for p in (ROOT / folder).glob(pattern) if p.is_file()}
         assert {f for f in files if "__pycache__" not in f} <= names
-    assert {"setup.py", "pyproject.toml", "LICENSE", "constraints.txt"} <= names
+    assert {"setup.py", "pyproject.toml", "LICENSE"} <= names
+    assert {"constraints.txt", "constraints-oldest.txt"} <= names
     assert not any(name.endswith((".so", ".pyc")) for name in names)
 
 

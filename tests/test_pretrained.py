@@ -10,8 +10,7 @@ import huggingface_hub
 import pytest
 import torch
 import yaml
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-from huggingface_hub.utils import httpx
+from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError
 
 import pipa_fast
 from pipa_fast import cli, pretrained
@@ -38,7 +37,7 @@ def hub(tmp_path, monkeypatch):
     class Api:
         def create_repo(self, name, *, private, exist_ok):
             if name == "no/network":
-                raise httpx.ConnectError("Connection refused")
+                raise HTTPError("Connection refused")
             if name.count("/") != 1:
                 raise HFValidationError("Repo id must be OWNER/NAME")
             (root / name).mkdir(parents=True, exist_ok=exist_ok)

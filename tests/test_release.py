@@ -7,11 +7,16 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 import pipa_fast
+from bench.audit import plain, read_pins
 
 ROOT = Path(__file__).resolve().parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT, BUILD = SETTINGS["project"], SETTINGS["build-system"]
+NEEDED = [Requirement(line) for line in PROJECT["dependencies"]]
 FORMS = sorted((ROOT / ".github").rglob("*.yml"))
 
 
@@ -50,9 +55,30 @@ def test_the_workflow_runs_targets_that_exist():
 
 def test_every_dependency_has_its_licence_told():
     told = (ROOT / "docs/licences.md").read_text()
-    names = [re.match(r"[\w.-]+", line)[0] for line in PROJECT["dependencies"]]
+    names = [requirement.name for requirement in NEEDED]
     extras = PROJECT["optional-dependencies"]
     names += [
         re.match(r"[\w.-]+", line)[0] for e in ("bench", "export", "video") for line in extras[e]
     ]
     assert not [name for name in names if f"| {name.lower()} |" not in told.lower()]
+
+
+def pins(file: str) -> dict[str, Version]:
+    return {plain(name): Version(pin) for name, pin in read_pins(ROOT / file).items()}
+
+
+def test_the_pins_of_the_tests_are_within_the_ranges():
+    pinned = pins("constraints.txt")
+    extras = [Requirement(line) for e in PROJECT["optional-dependencies"].values() for line in e]
+    for requirement in [*NEEDED, *extras]:
+        assert pinned[plain(requirement.name)] in requirement.specifier, requirement
+
+
+def test_ranges_start_at_the_oldest_versions_that_are_tried():
+    floors = {
+        plain(requirement.name): Version(part.version)
+        for requirement in [*NEEDED, *map(Requirement, BUILD["requires"])]
+        for part in requirement.specifier
+        if part.operator == ">="
+    }
+    assert floors == pins("constraints-oldest.txt")

@@ -40,9 +40,8 @@ class LibraryEncoder(Encoder):
 
     def recompute_activations(self) -> None:
         """Keep only what enters each block, and compute the rest again in the backward pass."""
-        self.model.activation_checkpointing_enable(
-            activation_checkpointing_kwargs={"use_reentrant": False}
-        )
+        older = self.model.gradient_checkpointing_enable  # its name before transformers 5.23
+        getattr(self.model, "activation_checkpointing_enable", older)({"use_reentrant": False})
 
 
 class Head(nn.Module):
