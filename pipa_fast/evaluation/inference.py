@@ -3,7 +3,9 @@
 
 import contextlib
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,6 +24,9 @@ from pipa_fast.models.window import starts
 
 PIXELS = 1024 * 2048
 """Of an image of Cityscapes, which batches are meant for."""
+
+AHEAD = 4
+"""Samples that are read while a network is at earlier ones."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -268,8 +273,7 @@ def _batches(dataset: Dataset, indices: Iterable[int], batch_size: int) -> Itera
     or a single image: logits at the labels' size are what takes memory.
     """
     batch: list[Sample] = []
-    for index in indices:
-        sample = dataset[index]
+    for sample in read_ahead(dataset, indices):
         shapes = (sample.image.shape, sample.label.shape)
         same = not batch or shapes == (batch[0].image.shape, batch[0].label.shape)
         most = min(batch_size, batch_size * PIXELS // sample.label.size)
@@ -279,3 +283,18 @@ def _batches(dataset: Dataset, indices: Iterable[int], batch_size: int) -> Itera
         batch.append(sample)
     if batch:
         yield batch
+
+
+def read_ahead(dataset: Dataset, indices: Iterable[int]) -> Iterator[Sample]:
+    """Yield samples in order, of which the next AHEAD are read meanwhile.
+
+    By threads, since decoding a PNG or JPEG file lets go of the interpreter.
+    """
+    waiting: deque[Future[Sample]] = deque()
+    with ThreadPoolExecutor(AHEAD) as pool:
+        for index in indices:
+            waiting.append(pool.submit(dataset.__getitem__, index))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
+import threading
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -354,3 +356,36 @@ def test_to_batch_scales_and_moves_channels():
     batch = to_batch([image, image])
     assert batch.shape == (2, 3, 2, 4) and batch.dtype == torch.float32
     assert batch[1, 2, 1, 3] == pytest.approx(23 / 255)
+
+
+def test_the_next_images_are_read_while_a_network_is_at_earlier_ones():
+    """The network waits for the second image, which nobody asked for yet."""
+    read = [threading.Event() for _ in range(9)]
+
+    class Images:
+        eval_classes = (0, 1)
+
+        def __len__(self):
+            return len(read)
+
+        def __getitem__(self, index):
+            read[index].set()
+            label = np.full((2, 2), index % 2, np.uint8)
+            return Sample(np.full((2, 2, 3), index, np.uint8), label, str(index))
+
+    class Network(nn.Module):
+        def forward(self, images):
+            index = round(255 * images[0, 0, 0, 0].item())
+            assert all(event.wait(10) for event in read[index + 1 : index + 2])
+            right = F.one_hot(torch.full((1, 2, 2), index % 2), 2)
+            return right.permute(0, 3, 1, 2).float()
+
+    assert evaluate(Network(), Images(), batch_size=1, names=("a", "b")).miou == 100
+
+
+def test_an_image_that_cannot_be_read_is_told():
+    def read(index):
+        raise ValueError(f"image {index}")
+
+    with pytest.raises(ValueError, match="image 0"):
+        list(inference.read_ahead(SimpleNamespace(__getitem__=read), range(9)))
