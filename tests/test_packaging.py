@@ -93,7 +93,7 @@ def wheel(sdist: Path) -> Path:
     unpacked = sdist.parent / "unpacked"
     with tarfile.open(sdist) as archive:
         archive.extractall(unpacked, filter="data")
-    return build_wheel(next(unpacked.iterdir()), sdist.parent / "wheel")
+    return build_wheel(next(unpacked.iterdir()), sdist.parent / "wheel", PIPA_FAST_CUDA="0")
 
 
 # The environment that runs the tests has the repository installed in place, and its finder would
