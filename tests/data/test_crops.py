@@ -155,11 +155,11 @@ def test_source_crop_avoids_one_class_alone():
     assert np.mean(np.array(shares) < 0.75) > 0.5
     ignored = np.full((40, 40), 255, np.uint8)
     source_box(ignored, (10, 10), np.random.default_rng(0), max_class_share=0.75)
-    # the share itself is too much: of ten boxes of stripes none will do, and the last is taken
+    # the share itself is too much: of ten boxes of stripes none will do, and the next is taken
     stripes = np.indices((40, 40), np.uint8)[1] % 2
     box = source_box(stripes, (10, 10), np.random.default_rng(0), max_class_share=0.5)
     tried = np.random.default_rng(0)
-    assert box == [random_box((40, 40), (10, 10), tried) for _ in range(10)][-1]
+    assert box == [random_box((40, 40), (10, 10), tried) for _ in range(11)][-1]
 
 
 def test_after_ten_crops_that_do_not_fit_the_eleventh_is_taken():
