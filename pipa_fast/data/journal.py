@@ -9,7 +9,7 @@ from typing import IO, Any
 import numpy as np
 
 from pipa_fast.data.folder import Pair
-from pipa_fast.data.labels import IGNORE_INDEX
+from pipa_fast.data.statistics import counts_of, record_of
 
 
 class Journal:
@@ -31,7 +31,7 @@ class Journal:
         for line in lines[1:] if lines[:1] == [self.head] else ():
             with contextlib.suppress(ValueError):  # a line that was being written
                 key, counts = json.loads(line)
-                self.known[key] = None if counts is None else _unpacked(counts)
+                self.known[key] = None if counts is None else counts_of(counts)
 
     def __enter__(self) -> "Journal":
         if self.path is not None:
@@ -47,7 +47,7 @@ class Journal:
 
     def add(self, pair: Pair, counts: np.ndarray | None) -> None:
         """Note a sound pair: its pixels by train id [255], None without a label."""
-        self._write(json.dumps([_key(pair), None if counts is None else _packed(counts)]))
+        self._write(json.dumps([_key(pair), None if counts is None else record_of(counts)]))
 
     def _write(self, line: str) -> None:
         if self.file is not None:
@@ -70,14 +70,3 @@ def _key(pair: Pair) -> str:
     files = (pair.image, pair.label, pair.converted)
     found = [(path.name, path.stat()) for path in files if path is not None and path.is_file()]
     return json.dumps([str(pair.image), *((n, s.st_size, s.st_mtime_ns) for n, s in found)])
-
-
-def _packed(counts: np.ndarray) -> dict[str, int]:
-    return {str(c): int(counts[c]) for c in np.flatnonzero(counts)}
-
-
-def _unpacked(counts: dict[str, int]) -> np.ndarray:
-    found = np.zeros(IGNORE_INDEX, np.int64)
-    for c, count in counts.items():
-        found[int(c)] = count
-    return found

@@ -114,9 +114,9 @@ def prepare(
                     journal.add(pair, each.counts)
             if split == "train":
                 counts = {p: c for p in whole if (c := known[p]) is not None}
+    statistics = _count(root, counts) if counts and not (problems or check) else []
     if not problems:
         journal.end()
-    statistics = _count(root, counts) if counts and not (problems or check) else []
     sizes = {split: len(pairs) for split, pairs in found.items()}
     pixels = np.sum(list(counts.values()), axis=0)
     absent = [c for c in layout.eval_classes if not pixels[c]] if counts else []

@@ -53,7 +53,7 @@ def read_counts(path: Path, names: Sequence[str], dataset: str) -> np.ndarray:
         )
     try:
         records = json.loads(path.read_text())
-        found = {_key(record["file"]): _row(record) for record in records}
+        found = {_key(record["file"]): counts_of(record) for record in records}
     except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
         raise ValueError(f"{path} is no list of class counts: {error!r}") from error
     missing = [name for name in names if name not in found]
@@ -66,7 +66,13 @@ def read_counts(path: Path, names: Sequence[str], dataset: str) -> np.ndarray:
     return np.stack([found[name] for name in names])
 
 
-def _row(record: Mapping[str, Any]) -> np.ndarray:
+def record_of(counts: np.ndarray) -> dict[str, int]:
+    """Return a label's pixels by train id [255] as JSON has them: {train id: pixels}."""
+    return {str(c): int(counts[c]) for c in np.flatnonzero(counts)}
+
+
+def counts_of(record: Mapping[str, Any]) -> np.ndarray:
+    """Return the pixels by train id [255] int64 of a record, which may name its file too."""
     row = np.zeros(IGNORE_INDEX, np.int64)
     for key, pixels in record.items():
         if key != "file" and int(key) != IGNORE_INDEX:
@@ -79,7 +85,7 @@ def files_of(counts: np.ndarray, labels: Sequence[str]) -> dict[str, str]:
     per_image: list[dict[str, Any]] = []
     per_class: dict[str, list[list[Any]]] = {}
     for row, label in zip(counts, labels, strict=True):
-        present = {str(c): int(row[c]) for c in np.flatnonzero(row)}
+        present = record_of(row)
         per_image.append({**present, "file": label})
         for name, pixels in present.items():
             per_class.setdefault(name, []).append([label, pixels])

@@ -98,7 +98,7 @@ prepare(LAYOUTS["gta5"], {str(root)!r}, subset=True, jobs=2, progress=kill)
     assert killed.returncode == -signal.SIGKILL
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
     root = make("gta5", tmp_path)
     layout, read = LAYOUTS["gta5"], []
 
