@@ -8,7 +8,7 @@ import numpy as np
 
 from pipa_fast.checks import require
 from pipa_fast.data.files import Box, resized_part
-from pipa_fast.data.labels import IGNORE_INDEX
+from pipa_fast.data.labels import count_pixels
 
 TRIES = 10
 """Crops drawn for one that fits; where none of ten does, the lineage takes an eleventh instead."""
@@ -75,7 +75,7 @@ def _first(
     """Return the first of up to TRIES boxes that fits, or the last, and its pixels per class."""
     for _ in range(TRIES):
         box = random_box(label.shape, size, generator)
-        counts = np.bincount(box.of(label).ravel(), minlength=IGNORE_INDEX)[:IGNORE_INDEX]
+        counts = count_pixels(box.of(label))
         if fits is None or fits(counts):
             break
     return box, counts

@@ -102,3 +102,8 @@ for _label_id, _, _colour in _TRAIN_CLASSES:
 def to_label_ids(train_ids: np.ndarray) -> np.ndarray:
     """Map train ids [...] uint8 to label ids [...] uint8; 255 becomes 0 (unlabelled)."""
     return TRAIN_ID_TO_LABEL_ID[np.asarray(train_ids, dtype=np.uint8)]
+
+
+def count_pixels(label: np.ndarray) -> np.ndarray:
+    """Return the pixels of each train id [255] int64 of a label of any shape; 255 isn't counted."""
+    return np.bincount(label.ravel(), minlength=IGNORE_INDEX)[:IGNORE_INDEX]

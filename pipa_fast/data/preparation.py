@@ -24,7 +24,7 @@ from pipa_fast.data.folder import (
     without_image,
 )
 from pipa_fast.data.journal import Journal
-from pipa_fast.data.labels import IGNORE_INDEX
+from pipa_fast.data.labels import count_pixels
 from pipa_fast.data.statistics import files_of
 
 JOURNAL = ".prepare.jsonl"
@@ -180,8 +180,7 @@ def look(pair: Pair, *, layout: Layout, sizes: bool, write: bool) -> Seen:
         return Seen(None, False, [*problems, str(error)])
     if shape is not None and label.shape != shape and not stretched:
         problems.append(f"{pair.label} is {label.shape}, its image {shape}")
-    found = np.bincount(label.ravel(), minlength=IGNORE_INDEX + 1)[:IGNORE_INDEX]
-    return Seen(found.astype(np.int64), written, problems)
+    return Seen(count_pixels(label), written, problems)
 
 
 def _converted(pair: Pair, layout: Layout, write: bool) -> tuple[np.ndarray, bool]:

@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from pipa_fast.checks import require
-from pipa_fast.data.labels import IGNORE_INDEX
+from pipa_fast.data.labels import IGNORE_INDEX, count_pixels
 from pipa_fast.data.sample import Sample
 
 
@@ -33,8 +33,7 @@ def class_counts(dataset: Images) -> np.ndarray:
     """
     counts = np.zeros((len(dataset), IGNORE_INDEX), np.int64)
     for index in range(len(dataset)):
-        found = np.bincount(dataset.label(index).ravel(), minlength=IGNORE_INDEX)
-        counts[index] = found[:IGNORE_INDEX]
+        counts[index] = count_pixels(dataset.label(index))
     return counts
 
 
