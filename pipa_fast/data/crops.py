@@ -10,8 +10,8 @@ from pipa_fast.checks import require
 from pipa_fast.data.files import Box, resized_part
 from pipa_fast.data.labels import count_pixels
 
-TRIES = 10
-"""Crops drawn for one that fits; where none of ten does, the lineage takes an eleventh instead."""
+TRIES = 11
+"""Crops drawn for one that fits: the lineage looks at ten, then takes the next as it comes."""
 
 
 def _check_fits(name: str, size: tuple[int, int], image: tuple[int, ...]) -> None:

@@ -139,9 +139,9 @@ def test_source_crop_shows_the_class_it_is_for():
         box = source_box(label, (20, 20), np.random.default_rng(seed), wanted=5, min_pixels=10.0)
         plain = source_box(label, (20, 20), np.random.default_rng(seed))
         tried = np.random.default_rng(seed)
-        boxes = [random_box(label.shape, (20, 20), tried) for _ in range(10)]
+        boxes = [random_box(label.shape, (20, 20), tried) for _ in range(11)]
         counts = [(b.of(label) == 5).sum() for b in boxes]
-        first = next((i for i, n in enumerate(counts) if n > 10), 9)
+        first = next((i for i, n in enumerate(counts) if n > 10), 10)
         assert box == boxes[first] and plain == boxes[0]
 
 
@@ -155,11 +155,29 @@ def test_source_crop_avoids_one_class_alone():
     assert np.mean(np.array(shares) < 0.75) > 0.5
     ignored = np.full((40, 40), 255, np.uint8)
     source_box(ignored, (10, 10), np.random.default_rng(0), max_class_share=0.75)
-    # the share itself is too much: of ten boxes of stripes none will do, and the last is taken
+    # the share itself is too much: of ten boxes of stripes none will do, and the next is taken
     stripes = np.indices((40, 40), np.uint8)[1] % 2
     box = source_box(stripes, (10, 10), np.random.default_rng(0), max_class_share=0.5)
     tried = np.random.default_rng(0)
-    assert box == [random_box((40, 40), (10, 10), tried) for _ in range(10)][-1]
+    assert box == [random_box((40, 40), (10, 10), tried) for _ in range(11)][-1]
+
+
+def test_after_ten_crops_that_do_not_fit_the_eleventh_is_taken():
+    """As DAFormer's RandomCrop and its rare-class sampler, which look at ten and draw again."""
+    label = np.zeros((8, 40), np.uint8)
+    label[:, :4] = 1  # of 10 columns, 3 or 4 are of class 1 at x0 = 0 and 1 alone
+    for seed in range(200):
+        drawn = np.random.default_rng(seed)
+        boxes = [random_box(label.shape, (8, 10), drawn) for _ in range(11)]
+        expected = next((box for box in boxes[:10] if box.x0 <= 1), boxes[10])
+        box = source_box(label, (8, 10), np.random.default_rng(seed), max_class_share=0.75)
+        assert box == expected
+    # Nothing fits either loop: 11 boxes of 11 boxes are drawn, and the last one stays.
+    drawn = np.random.default_rng(1)
+    last = [random_box(label.shape, (8, 10), drawn) for _ in range(121)][-1]
+    used = np.random.default_rng(1)
+    found = source_box(label, (8, 10), used, max_class_share=0.01, wanted=7)
+    assert found == last and used.random() == drawn.random()
 
 
 def test_errors_name_the_argument():
