@@ -166,10 +166,7 @@ class PixelContrastLoss(nn.Module):
                 predictions = resize_nearest(predictions, size)
             index, anchor_labels = self._draw(labels, predictions, seed, group)
             anchors = ops.gather_pixels(embeddings, index, normalize=self.normalize)
-            if weights is not None and weights.numel() > 0:
-                weights = weights[index]
-            elif weights is not None:
-                weights = weights.new_zeros(index.shape)
+            weights = None if weights is None else _take(weights, index, 0)
         loss = ops.pixel_contrast(
             anchors,
             anchor_labels,
@@ -311,8 +308,7 @@ class PatchConsistencyLoss(nn.Module):
         """
         maps = (labels_a, labels_b, confidence_a, confidence_b)
         _check_views(view_a, view_b, maps, boxes, self.bank)
-        wide = torch.promote_types(view_a.dtype, torch.float32)
-        weights = pixel_weights(weights, view_a, (view_a.shape[0],), wide)
+        weights = pixel_weights(weights, view_a, (view_a.shape[0],))
         size = (view_a.shape[2], view_a.shape[3])
         if seed is None:
             seed = self.step.clone()
@@ -417,7 +413,7 @@ def _check_views(
 
 
 def _take(maps: Tensor, index: Tensor, fill: int) -> Tensor:
-    """Return values [N] of maps [B, h, w] at `index`, and `fill` where it is -1."""
+    """Return values [N] of maps at `index` into them flattened, and `fill` where it is -1."""
     flat = maps.flatten()
     if not flat.dtype.is_floating_point:
         flat = flat.to(torch.int64)  # uint8 labels have no -1

@@ -89,10 +89,8 @@ def check_integer(name: str, tensor: Tensor) -> None:
     require(whole, name, dtype, "of an integer dtype")
 
 
-def pixel_weights(
-    weights: Tensor | None, like: Tensor, shape: tuple[int, ...], dtype: torch.dtype
-) -> Tensor | None:
-    """Return weights as `dtype`, once their shape and device are right; None stays None."""
+def pixel_weights(weights: Tensor | None, like: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+    """Return weights as wide as the loss of `like`, once shape and device are right, or None."""
     if weights is None:
         return None
     check_dense("weights", weights)
@@ -100,7 +98,7 @@ def pixel_weights(
     check_shape("weights", weights, shape)
     check_device("weights", weights, like)
     check_constant("weights", weights)
-    return weights.to(dtype)
+    return weights.to(torch.promote_types(like.dtype, torch.float32))
 
 
 def check_constant(name: str, tensor: Tensor) -> None:

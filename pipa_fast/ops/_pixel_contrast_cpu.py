@@ -5,11 +5,8 @@ import torch
 from torch import Tensor
 
 from pipa_fast.ops._pixel_contrast_ranks import Pairs, factor_of_z
+from pipa_fast.ops.backends import contiguous
 from pipa_fast.reference.pixel_contrast import Rows, Settings
-
-
-def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
-    return [None if t is None else t.contiguous() for t in tensors]
 
 
 def forward(
@@ -22,7 +19,7 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the loss [], Z [N] and u [N]."""
     return torch.ops.pipa_fast_cpu.pixel_contrast_forward(
-        *_contiguous(features, labels, weights), temperature, denominator == "all", ignore_index, ""
+        *contiguous(features, labels, weights), temperature, denominator == "all", ignore_index, ""
     )
 
 
@@ -38,7 +35,7 @@ def backward(
     ignore_index: int,
 ) -> Tensor:
     """Return dL/dfeatures [N, D]."""
-    rows = _contiguous(features, labels, weights)
+    rows = contiguous(features, labels, weights)
     return torch.ops.pipa_fast_cpu.pixel_contrast_backward(
         grad, *rows, z, u, temperature, denominator == "all", ignore_index, ""
     )
@@ -50,7 +47,7 @@ def pairs(isa: str = "") -> Pairs:
     def call(name: str, rows: Rows, saved: list[Tensor], keys: list[Tensor | None], how: Settings):
         operator = getattr(torch.ops.pipa_fast_cpu, f"pixel_contrast_{name}")
         settings = (how.temperature, how.denominator == "all", how.ignore_index, isa)
-        return operator(*_contiguous(rows.x, rows.labels, *saved, *keys), *settings)
+        return operator(*contiguous(rows.x, rows.labels, *saved, *keys), *settings)
 
     def denominators(rows: Rows, keys: Rows | None, settings: Settings) -> Tensor:
         return call("denominators", rows, [], _keys(keys), settings)

@@ -179,6 +179,11 @@ def triton_backend(op: str) -> Backend:
     return Backend("triton", triton_why_not, later(module, "forward"), later(module, "backward"))
 
 
+def contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
+    """Return tensors as csrc/cpu reads them; None stays None."""
+    return [None if t is None else t.contiguous() for t in tensors]
+
+
 def cuda_backend(op: str) -> Backend:
     """Return the line of an op's table for csrc/cuda/OP.cu, imported when it is first called."""
     module = f"pipa_fast.ops._{op}_cuda"

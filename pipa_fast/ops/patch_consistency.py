@@ -24,6 +24,7 @@ from pipa_fast.ops.backends import (
     Problem,
     autocast_features,
     choose,
+    contiguous,
     cpu_why_not,
     cuda_backend,
     implement,
@@ -86,8 +87,7 @@ def patch_consistency(
     check_shape("bank", bank, (bank.shape[0], dim))
     anchor_labels = integers("anchor_labels", anchor_labels, anchors, (count,))
     bank_labels = integers("bank_labels", bank_labels, anchors, (bank.shape[0],))
-    wide = torch.float64 if anchors.dtype == torch.float64 else torch.float32
-    weights = pixel_weights(weights, anchors, (count,), wide)
+    weights = pixel_weights(weights, anchors, (count,))
     temperature, ranks = check_temperature(temperature), group_name(group)
     anchors, positives, bank = (autocast_features(t) for t in (anchors, positives, bank))
     refuse_forward_mode("patch_consistency", anchors, positives, bank, weights)
@@ -120,16 +120,8 @@ def _cpu_forward(
     weights: Tensor | None,
     temperature: float,
 ) -> tuple[Tensor, Tensor]:
-    return torch.ops.pipa_fast_cpu.patch_consistency_forward(
-        anchors.contiguous(),
-        positives.contiguous(),
-        bank.contiguous(),
-        anchor_labels.contiguous(),
-        bank_labels.contiguous(),
-        None if weights is None else weights.contiguous(),
-        temperature,
-        "",
-    )
+    tensors = contiguous(anchors, positives, bank, anchor_labels, bank_labels, weights)
+    return torch.ops.pipa_fast_cpu.patch_consistency_forward(*tensors, temperature, "")
 
 
 def _over_ranks(backend: Backend) -> Backend:

@@ -75,8 +75,7 @@ def pixel_contrast(
     """
     check_rows("features", features)
     labels = integers("labels", labels, features, (features.shape[0],))
-    wide = torch.float64 if features.dtype == torch.float64 else torch.float32
-    weights = pixel_weights(weights, features, (features.shape[0],), wide)
+    weights = pixel_weights(weights, features, (features.shape[0],))
     temperature = check_temperature(temperature)
     require(denominator in ("negatives", "all"), "denominator", denominator, '"negatives" or "all"')
     check_label("ignore_index", ignore_index)

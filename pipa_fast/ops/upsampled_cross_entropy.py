@@ -13,6 +13,7 @@ from pipa_fast.ops.backends import (
     Backend,
     Problem,
     choose,
+    contiguous,
     cpu_why_not,
     implement,
     reference_why_not,
@@ -59,8 +60,7 @@ def upsampled_cross_entropy(
     shape = (logits.shape[0], *labels.shape[1:])
     require(min(logits.shape[1:]) > 0, "logits", tuple(logits.shape), "[B, K, h, w], K, h, w > 0")
     labels = integers("labels", labels, logits, shape)
-    wide = torch.promote_types(logits.dtype, torch.float32)
-    weights = pixel_weights(weights, logits, shape, wide)
+    weights = pixel_weights(weights, logits, shape)
     check_label("ignore_index", ignore_index)
     require(average in ("valid", "all"), "average", average, '"valid" or "all"')
     refuse_forward_mode("upsampled_cross_entropy", logits, weights)
@@ -96,13 +96,7 @@ def _cpu_forward(
 ) -> tuple[Tensor, Tensor]:
     try:
         return torch.ops.pipa_fast_cpu.upsampled_cross_entropy_forward(
-            logits.contiguous(),
-            labels.contiguous(),
-            None if weights is None else weights.contiguous(),
-            ignore_index,
-            all_pixels,
-            gradient,
-            "",
+            *contiguous(logits, labels, weights), ignore_index, all_pixels, gradient, ""
         )
     except RuntimeError:
         reference.check_classes(labels, logits.shape[1], ignore_index)

@@ -59,7 +59,7 @@ CHECKS = {
     ),
     "constant": (partial("check_constant"), (ROWS,), (torch.zeros(1, requires_grad=True),)),
     "weights": (
-        lambda argument, value: _checks.pixel_weights(value, ROWS, (2, 3), torch.float64),
+        lambda argument, value: _checks.pixel_weights(value, ROWS, (2, 3)),
         (ROWS, LABELS.bool(), None),
         (
             ROWS.to(torch.complex64),
@@ -86,8 +86,8 @@ def test_what_checks_return():
     temperature = _checks.check_temperature(2)
     assert temperature == 2 and isinstance(temperature, float)
     assert _checks.integers("labels", LABELS, ROWS, (2, 3)).dtype == torch.int64
-    assert _checks.pixel_weights(LABELS, ROWS, (2, 3), torch.float64).dtype == torch.float64
-    assert _checks.pixel_weights(None, ROWS, (2, 3), torch.float64) is None
+    assert _checks.pixel_weights(LABELS, ROWS.double(), (2, 3)).dtype == torch.float64
+    assert _checks.pixel_weights(None, ROWS, (2, 3)) is None
     assert _checks.group_name(None) == ""
 
 
