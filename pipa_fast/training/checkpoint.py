@@ -8,7 +8,7 @@ import logging
 import os
 import pickle
 import textwrap
-import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,8 +91,7 @@ class Writer:
     """
 
     def __init__(self) -> None:
-        self.thread: threading.Thread | None = None
-        self.error: BaseException | None = None
+        self.begun: Future[None] | None = None
 
     def save(self, run_dir: Path, state: dict[str, Any], iteration: int, *, keep: int) -> None:
         """Copy the state to the host and begin to write it, once the one before is written.
@@ -101,9 +100,9 @@ class Writer:
             OSError: the one before could not be written.
         """
         self.wait()
-        arguments = (run_dir, _copied(state), iteration, keep)
-        self.thread = threading.Thread(target=self._write, args=arguments, name="checkpoint")
-        self.thread.start()
+        pool = ThreadPoolExecutor(1, "checkpoint")
+        self.begun = pool.submit(_write, run_dir, _copied(state), iteration, keep)
+        pool.shutdown(wait=False)  # the thread ends with what it has begun
 
     def wait(self) -> None:
         """Wait until what was begun is written.
@@ -111,11 +110,9 @@ class Writer:
         Raises:
             OSError: it could not be; the file and what to do are named.
         """
-        if self.thread is not None:
-            self.thread.join()
-        self.thread, error, self.error = None, self.error, None
-        if error is not None:
-            raise error
+        begun, self.begun = self.begun, None
+        if begun is not None:
+            begun.result()
 
     def __enter__(self) -> "Writer":
         return self
@@ -129,15 +126,15 @@ class Writer:
                 raise
             logger.error("%s", error)
 
-    def _write(self, run_dir: Path, state: dict[str, Any], iteration: int, keep: int) -> None:
-        try:
-            save(run_dir, state, iteration, keep=keep)
-        except (OSError, RuntimeError) as error:  # torch's writer raises the second for the first
-            self.error = OSError(
-                f"the checkpoint of step {iteration} could not be written to {run_dir}: {error}; "
-                "those before it are as they were. Make room there, or give another --run.dir, and "
-                "resume"
-            )
+
+def _write(run_dir: Path, state: dict[str, Any], iteration: int, keep: int) -> None:
+    try:
+        save(run_dir, state, iteration, keep=keep)
+    except (OSError, RuntimeError) as error:  # torch's writer raises the second for the first
+        raise OSError(
+            f"the checkpoint of step {iteration} could not be written to {run_dir}: {error}; those "
+            "before it are as they were. Make room there, or give another --run.dir, and resume"
+        ) from error
 
 
 def _copied(value: Any) -> Any:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from tests.training.test_trainer import trainer_for
 pytestmark = pytest.mark.usefixtures("few_scenes")
 HOLD = """
 import sys
+import threading
 from pathlib import Path
 from pipa_fast.training.lock import lock_run
 with lock_run(Path(sys.argv[1])):
@@ -149,7 +151,7 @@ def test_a_checkpoint_is_of_its_step_though_training_goes_on(tmp_path, monkeypat
     batches = trainer._batches()
     trainer._train_step(next(batches))
     save, states = checkpoint.save, []
-    go_on = checkpoint.threading.Event()
+    go_on = threading.Event()
 
     def slow(*arguments, **options):
         go_on.wait()

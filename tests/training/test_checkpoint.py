@@ -2,6 +2,7 @@
 import json
 import logging
 import re
+from unittest import mock
 
 import pytest
 import torch
@@ -202,3 +203,13 @@ def test_weights_of_a_deeper_network_are_refused(run):
     weights = network.state_dict() | {"encoder.stages.9.weight": torch.zeros(1)}
     with pytest.raises(ValueError, match="Unexpected key.*stages.9"):
         checkpoint.fit(network, weights, run / "model.safetensors")
+
+
+@pytest.mark.parametrize("error", [OSError("no room"), MemoryError("no room"), ValueError("no")])
+def test_no_error_of_the_thread_that_writes_is_lost(tmp_path, monkeypatch, error):
+    monkeypatch.setattr(checkpoint, "save", mock.Mock(side_effect=error))
+    writer = checkpoint.Writer()
+    writer.save(tmp_path, {}, 1, keep=2)
+    with pytest.raises(type(error), match="no"):
+        writer.wait()
+    writer.wait()  # told once
