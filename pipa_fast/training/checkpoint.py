@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints: written whole or not at all, verified before use, loadable without running code."""
 
+import contextlib
 import copy
 import hashlib
 import json
@@ -8,10 +9,11 @@ import logging
 import os
 import pickle
 import textwrap
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors.torch
 import torch
@@ -29,12 +31,13 @@ SETTINGS = "config.yaml"
 STATUS = "status.json"
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that a reader finds either the old file or the whole new one."""
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file to write that takes the place of `path` when it is whole, and on the disk."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -47,6 +50,12 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.close(folder)
 
 
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that a reader finds either the old file or the whole new one."""
+    with _replacing(path) as file:
+        file.write(data)
+
+
 def save(run_dir: Path, state: dict[str, Any], iteration: int, *, keep: int = 2) -> Path:
     """Write `state` as the run's checkpoint of `iteration` and drop all but the newest `keep`.
 
@@ -56,26 +65,15 @@ def save(run_dir: Path, state: dict[str, Any], iteration: int, *, keep: int = 2)
     folder = run_dir / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{iteration:07d}.pt"
-    temporary = folder / f".{path.name}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "wb") as file:
-            try:
-                torch.save(state, file)
-            except RuntimeError as error:  # of torch's writer, which hides what the system said
-                if isinstance(error.__context__, OSError):
-                    raise error.__context__ from None
-                raise
-            file.flush()
-            os.fsync(file.fileno())
-        manifest = {
-            "iteration": iteration,
-            "bytes": temporary.stat().st_size,
-            "sha256": _sha256(temporary),
-        }
+    with _replacing(path) as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # of torch's writer, which hides what the system said
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
         path.with_suffix(".json").unlink(missing_ok=True)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    manifest = {"iteration": iteration, "bytes": path.stat().st_size, "sha256": _sha256(path)}
     write_atomically(path.with_suffix(".json"), json.dumps(manifest).encode())
     for old in found(run_dir)[keep:]:
         old.with_suffix(".json").unlink(missing_ok=True)
