@@ -2,14 +2,18 @@
 """Ranks: start and end of the process group, and what one rank knows of the others."""
 
 import gc
+import inspect
 import os
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from pipa_fast.checks import require
+from pipa_fast.models.config import BatchNorm
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,35 @@ def start(device: str = "auto", timeout: timedelta = timedelta(minutes=10)) -> W
         backend = "cpu:gloo,cuda:nccl" if use_cuda else "gloo"
         dist.init_process_group(backend, timeout=timeout, rank=rank, world_size=size)
     return World(rank, size, local_rank, target)
+
+
+def batch_norm_of(setting: BatchNorm, world: World) -> BatchNorm:
+    """Several ranks must compute what one rank would: synchronised on GPUs, frozen on CPUs."""
+    fine = setting != "sync" or world.size == 1 or world.device.type == "cuda"
+    require(fine, "model.batch_norm", setting, '"batch" or "frozen" on several CPU ranks')
+    if setting != "batch" or world.size == 1:
+        return setting
+    return "sync" if world.device.type == "cuda" else "frozen"
+
+
+def data_parallel(student: nn.Module, world: World) -> DistributedDataParallel:
+    """Let ranks share gradients. Buffers stay as they are: BN is frozen or synchronised."""
+    # torch 2.13 renamed the option.
+    known = inspect.signature(DistributedDataParallel).parameters
+    sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    return DistributedDataParallel(
+        student,
+        device_ids=[world.local_rank] if world.device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        **{sync: False},  # type: ignore[arg-type]
+    )
+
+
+def waited_in_vain(error: BaseException) -> bool:
+    """Return whether a collective failed since a rank did not come, or went."""
+    text = str(error)
+    known = ("Timed out", "timeout", "Connection closed by peer", "Connection reset", "Broken pipe")
+    return isinstance(error, dist.DistError) or any(words in text for words in known)
 
 
 def end() -> None:

@@ -3,7 +3,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,6 @@ from pipa_fast.training.checkpoint import write_atomically
 HISTORY = "history.jsonl"
 
 
-def _whole_records(text: str) -> Iterator[dict[str, Any]]:
-    """Yield the records of a history, of which a killed run may have left the last one cut."""
-    lines = text.split("\n")[:-1]  # what follows the last newline was not finished
-    for line in lines:
-        yield json.loads(line)
-
-
 def _numbers(value: Any) -> Any:
     """Return a record with null where a number is infinite or none: JSON knows no such numbers."""
     if isinstance(value, Mapping):
@@ -42,7 +35,6 @@ class RunLog:
     """Progress, scalars and history of the main rank; the others hold one that is silent."""
 
     def __init__(self, run_dir: Path, iterations: int, *, start: int = 0, active: bool) -> None:
-        self.active = active
         self.console = Console(quiet=not active, markup=False)
         self.path = run_dir / HISTORY
         self.progress = Progress(
@@ -67,12 +59,12 @@ class RunLog:
 
     def _keep_history_before(self, start: int) -> None:
         """Drop records that the resumed run is about to write again."""
-        kept: list[dict[str, Any]] = []
+        kept: list[str] = []
         if start and self.path.is_file():
-            records = _whole_records(self.path.read_text())
-            kept = [record for record in records if record["iteration"] <= start]
-        text = "".join(json.dumps(record) + "\n" for record in kept)
-        write_atomically(self.path, text.encode())
+            # What follows the last newline is a record that a killed run has not finished.
+            lines = self.path.read_text().split("\n")[:-1]
+            kept = [f"{line}\n" for line in lines if json.loads(line)["iteration"] <= start]
+        write_atomically(self.path, "".join(kept).encode())
 
     def __enter__(self) -> "RunLog":
         self.progress.start()
@@ -97,7 +89,7 @@ class RunLog:
         """Record a training step's losses, rate and speed."""
         text = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
         self.progress.update(self.task, losses=text)
-        if self.active and not self.console.is_terminal:
+        if not self.console.is_terminal:
             self.say(f"step {iteration:6d}  {text}  {images_per_second:.0f} images/s")
         scalars = {f"loss/{name}": value for name, value in losses.items()}
         self._record(

@@ -3,19 +3,17 @@
 
 import contextlib
 import functools
-import inspect
 import os
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from pipa_fast import __version__
 from pipa_fast.checks import first_line, require
@@ -23,11 +21,12 @@ from pipa_fast.data.batch import Batch
 from pipa_fast.data.loader import TrainingSet, batches, images_of
 from pipa_fast.evaluation.classes import scored_classes
 from pipa_fast.evaluation.inference import EvalResult, evaluate
+from pipa_fast.evaluation.runs import flatten
 from pipa_fast.models import build_network
 from pipa_fast.trace import trace_range, traced
 from pipa_fast.training import checkpoint
 from pipa_fast.training.config import Config, merge, to_dict
-from pipa_fast.training.distributed import World
+from pipa_fast.training.distributed import World, batch_norm_of, data_parallel, waited_in_vain
 from pipa_fast.training.guard import StepGuard
 from pipa_fast.training.heartbeat import Heartbeat
 from pipa_fast.training.lock import lock_run
@@ -36,6 +35,7 @@ from pipa_fast.training.optimizer import build_optimizer, clip_gradients, find_a
 from pipa_fast.training.schedule import learning_rate_factor
 from pipa_fast.uda.accumulation import InParts
 from pipa_fast.uda.objectives import build_objectives
+from pipa_fast.uda.outputs import mean_over_ranks
 from pipa_fast.uda.step import AdaptationStep
 from pipa_fast.uda.teacher import Teacher
 
@@ -44,7 +44,7 @@ STOP_EVERY = 5
 # Settings that may differ when a run goes on: they change no step's result but by rounding, or, as
 # micro_batch and compile, by which numbers dropout and drop-path draw.
 HARMLESS = (
-    "run",
+    "run.",
     "device",
     "data.num_workers",
     "data.micro_batch",
@@ -76,7 +76,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         model = config.model
         model.projections = config.adaptation.needs_projections
-        model.batch_norm = _batch_norm(model.batch_norm, world)
+        model.batch_norm = batch_norm_of(model.batch_norm, world)
         self.network = build_network(model).to(world.device)
         if model.start is not None:
             path = Path(model.start) / checkpoint.EXPORTED
@@ -99,14 +99,16 @@ class Trainer:
         if config.data.micro_batch is not None:
             student = InParts(self.network, config.data.micro_batch)
         if world.size > 1:
-            student = _distributed(student, world)
+            student = data_parallel(student, world)
         self.step = AdaptationStep(
             student,  # type: ignore[arg-type]
             self.teacher,
             list(self.objectives),  # type: ignore[arg-type]
             config.adaptation,
             seed=config.seed,
-            autocast=functools.partial(_autocast, world.device.type, self.dtype),
+            autocast=functools.partial(
+                torch.autocast, world.device.type, self.dtype, self.dtype is not None
+            ),
             group=world.group,
         )
         kept = [self.network, self.objectives]
@@ -189,7 +191,7 @@ class Trainer:
                 raise
             except (RuntimeError, dist.DistError) as error:
                 # gloo's and NCCL's errors have no type of their own; others are not ours to hide.
-                if self.world.size == 1 or not _waited_in_vain(error):
+                if self.world.size == 1 or not waited_in_vain(error):
                     raise
                 lost = RankLost(f"{self.heartbeat.explain()} ({first_line(error)[:200]})")
                 self._tell_failed(lost)
@@ -326,9 +328,7 @@ class Trainer:
         now = time.perf_counter()
         seconds, self.clock = now - self.clock, now
         values = torch.stack([v.float() for v in losses.values()])
-        if self.world.size > 1:
-            dist.all_reduce(values)
-            values /= self.world.size
+        values = mean_over_ranks(values, self.world.group)
         named = dict(zip(losses, values.tolist(), strict=True))
         self._check_steps(log, named, batch)
         steps, self.logged = self.iteration - self.logged, self.iteration
@@ -430,30 +430,6 @@ class Trainer:
         return bool(flag.item())
 
 
-def _distributed(network: nn.Module, world: World) -> nn.Module:
-    """Wrap the student. Its buffers stay as they are: BN is frozen or synchronised."""
-    # torch 2.13 renamed the option.
-    known = inspect.signature(DistributedDataParallel).parameters
-    sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    return DistributedDataParallel(
-        network,
-        device_ids=[world.local_rank] if world.device.type == "cuda" else None,
-        gradient_as_bucket_view=True,
-        **{sync: False},  # type: ignore[arg-type]
-    )
-
-
-def _batch_norm(
-    setting: Literal["batch", "frozen", "sync"], world: World
-) -> Literal["batch", "frozen", "sync"]:
-    """Several ranks must compute what one rank would: synchronised on GPUs, frozen on CPUs."""
-    fine = setting != "sync" or world.size == 1 or world.device.type == "cuda"
-    require(fine, "model.batch_norm", setting, '"batch" or "frozen" on several CPU ranks')
-    if setting != "batch" or world.size == 1:
-        return setting
-    return "sync" if world.device.type == "cuda" else "frozen"
-
-
 def _training_set(config: Config) -> TrainingSet:
     data, patch = config.data, config.adaptation.patch
     return TrainingSet(
@@ -474,27 +450,11 @@ def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
-def _autocast(device: str, dtype: torch.dtype | None) -> contextlib.AbstractContextManager:
-    return torch.autocast(device, dtype) if dtype is not None else contextlib.nullcontext()
-
-
-def _waited_in_vain(error: BaseException) -> bool:
-    """Return whether a collective failed since a rank did not come, or went."""
-    text = str(error)
-    known = ("Timed out", "timeout", "Connection closed by peer", "Connection reset", "Broken pipe")
-    return isinstance(error, dist.DistError) or any(words in text for words in known)
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Return "key: old, now new" for every setting that changes what a step computes."""
-    found = []
-    for key in sorted(old.keys() | new.keys()):
-        name = f"{prefix}{key}"
-        if name in HARMLESS:
-            continue
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += _differences(a, b, f"{name}.")
-        elif a != b:
-            found.append(f"{name}: {a!r}, now {b!r}")
-    return found
+    before, now = flatten(old), flatten(new)
+    return [
+        f"{key}: {before.get(key)!r}, now {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not key.startswith(HARMLESS)
+    ]

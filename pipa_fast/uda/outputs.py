@@ -23,7 +23,7 @@ class StepOutputs(NamedTuple):
 
 
 def mean_over_ranks(value: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """Average a detached scalar over the ranks of `group`."""
+    """Average a tensor over the ranks of `group`, detached where there are several."""
     if group is None:
         return value
     value = value.detach().clone()
