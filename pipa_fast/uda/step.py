@@ -7,7 +7,7 @@ group's activations live at a time.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -28,8 +28,6 @@ from pipa_fast.uda.mixing import block_masks, class_masks, mix
 from pipa_fast.uda.objectives import Objective
 from pipa_fast.uda.outputs import StepOutputs, mean_over_ranks
 from pipa_fast.uda.teacher import Teacher
-
-GROUPS = ("source", "mixed", "masked", "patch")
 
 
 class Taught(NamedTuple):
@@ -81,14 +79,17 @@ class AdaptationStep:
         """
         self.taught = None
         active = [o for o in self.objectives if o.weight_at(iteration) > 0]
-        groups = [g for g in GROUPS if any(o.group == g for o in active)]
+        groups = [g for g in self.make if any(o.group == g for o in active)]
         values: dict[str, Tensor] = {}
         for group in groups:
             mine = [o for o in active if o.group == group]
+            last = group == groups[-1]
+            embed = tuple(dict.fromkeys(name for o in mine for name in o.embed))
+            touch = last and isinstance(self.student, DistributedDataParallel)
             seen = batch.target_crops if group == "patch" else batch.target_image
-            with self._reduce_only(last=group == groups[-1]):
+            with self._reduce_only(last=last):
                 with trace_range(f"forward:{group}", seen), self.autocast():
-                    outputs = self.make[group](batch, iteration, mine, last=group == groups[-1])
+                    outputs = self.make[group](batch, iteration, embed=embed, touch=touch)
                 total = torch.zeros((), device=batch.source_image.device)
                 for objective in mine:
                     # Contrasts take their rows in autocast's dtype; every loss is float32.
@@ -129,28 +130,15 @@ class AdaptationStep:
             for parameter in head.parameters():
                 parameter.grad = None
 
-    @contextlib.contextmanager
-    def _reduce_only(self, *, last: bool) -> Iterator[None]:
+    def _reduce_only(self, *, last: bool) -> contextlib.AbstractContextManager:
         """Let DDP reduce gradients in the step's last backward pass alone."""
-        if isinstance(self.student, DistributedDataParallel) and not last:
-            with self.student.no_sync():
-                yield
-        else:
-            yield
+        if last or not isinstance(self.student, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self.student.no_sync()
 
-    def _forward(
-        self,
-        group: str,
-        images: Tensor,
-        objectives: list[Objective],
-        *,
-        last: bool,
-        **how: Any,
-    ) -> Outputs:
-        embed = tuple(dict.fromkeys(name for o in objectives for name in o.embed))
-        touch = last and isinstance(self.student, DistributedDataParallel)
+    def _forward(self, group: str, images: Tensor, **how: Any) -> Outputs:
         with trace_range(f"student:{group}", images):
-            return self.student(images, embed=embed, touch=touch, **how)
+            return self.student(images, **how)
 
     def _window(self, group: str, iteration: int, images: Tensor) -> Window | None:
         """Draw where a network with detail looks closely, the same on every rank (HRDA)."""
@@ -169,11 +157,6 @@ class AdaptationStep:
         assert self.teacher is not None, "checked when the step was built"
         return self.teacher.network.fused(images)
 
-    def _step_seed(self, batch: Batch) -> Tensor:
-        """Return an int64 seed [] of this run and iteration, the same on every rank."""
-        draw = uniform(self.seed, "step", batch.iteration, batch.iteration[None], 1)
-        return (draw[0, 0] * 2**31).long()
-
     def _outputs(
         self,
         batch: Batch,
@@ -182,14 +165,13 @@ class AdaptationStep:
         weights: Tensor | None = None,
         confidence: Tensor | None = None,
     ) -> StepOutputs:
-        seed = self._step_seed(batch)
+        draw = uniform(self.seed, "step", batch.iteration, batch.iteration[None], 1)
+        seed = (draw[0, 0] * 2**31).long()  # the same on every rank
         return StepOutputs(batch, student, labels, weights, confidence, seed, self.group)
 
-    def _source(
-        self, batch: Batch, iteration: int, objectives: list[Objective], *, last: bool
-    ) -> StepOutputs:
+    def _source(self, batch: Batch, iteration: int, **how: Any) -> StepOutputs:
         window = self._window("source", iteration, batch.source_image)
-        student = self._forward("source", batch.source_image, objectives, last=last, window=window)
+        student = self._forward("source", batch.source_image, window=window, **how)
         return self._outputs(batch, student, batch.source_label)
 
     def _teach(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -212,9 +194,7 @@ class AdaptationStep:
             self.taught = Taught(labels.masked_fill(~counts, 255), confidence, share * counts)
         return self.taught
 
-    def _mixed(
-        self, batch: Batch, iteration: int, objectives: list[Objective], *, last: bool
-    ) -> StepOutputs:
+    def _mixed(self, batch: Batch, iteration: int, **how: Any) -> StepOutputs:
         taught = self._target(batch)
         with trace_range("mix", batch.target_image), torch.no_grad():
             mask = class_masks(
@@ -234,12 +214,10 @@ class AdaptationStep:
                 images = self._strong(batch, images, "strong")
             confidence = taught.confidence.masked_fill(mask, 1.0)
         window = self._window("mixed", iteration, images)
-        student = self._forward("mixed", images, objectives, last=last, window=window)
+        student = self._forward("mixed", images, window=window, **how)
         return self._outputs(batch, student, mixed.labels, mixed.weights, confidence)
 
-    def _masked(
-        self, batch: Batch, iteration: int, objectives: list[Objective], *, last: bool
-    ) -> StepOutputs:
+    def _masked(self, batch: Batch, iteration: int, **how: Any) -> StepOutputs:
         config, taught = self.config.masked, self._target(batch)
         with trace_range("mask", batch.target_image), torch.no_grad():
             images, (labels, confidence, weights) = batch.target_image, taught
@@ -265,7 +243,7 @@ class AdaptationStep:
             # The mean colour is 0 to the encoder, as in the release.
             images = torch.where(shown, images, self.network.mean)
         window = self._window("masked", iteration, images)
-        student = self._forward("masked", images, objectives, last=last, window=window)
+        student = self._forward("masked", images, window=window, **how)
         return self._outputs(batch, student, labels, weights, confidence)
 
     def _strong(self, batch: Batch, images: Tensor, stream: str) -> Tensor:
@@ -278,9 +256,7 @@ class AdaptationStep:
             augmentation=self.jitter,
         )
 
-    def _patch(
-        self, batch: Batch, iteration: int, objectives: list[Objective], *, last: bool
-    ) -> StepOutputs:
+    def _patch(self, batch: Batch, _iteration: int, **how: Any) -> StepOutputs:
         config = self.config.patch
         crops = torch.cat((batch.target_crops[:, 0], batch.target_crops[:, 1]))
         if config.first_is_target:
@@ -303,7 +279,5 @@ class AdaptationStep:
                     augmentation=VIEWS,
                 )
         fused = self._teacher_features(views) if config.branch == "teacher" else None
-        student = self._forward(
-            "patch", views, objectives, last=last, fused=fused, context_only=True
-        )
+        student = self._forward("patch", views, fused=fused, context_only=True, **how)
         return self._outputs(batch, student, labels, None, confidence)

@@ -244,7 +244,7 @@ def test_masked_images_keep_the_labels_of_the_whole_ones():
     seen = []
     step.network.encoder.register_forward_pre_hook(lambda _, images: seen.append(images[0]))
     batch = a_batch()
-    outputs = step._masked(batch, 0, [], last=True)
+    outputs = step._masked(batch, 0)
     hidden = (seen[-1] == 0).all(1)
     blocks = hidden.view(2, 4, 8, 4, 8).float().mean((2, 4))
     assert set(blocks.unique().tolist()) == {0.0, 1.0}
@@ -259,11 +259,11 @@ def test_masked_images_of_both_domains_keep_their_own_labels():
     masked = MaskedConfig(weight=1.0, block=8, ratio=0.0, images="both", augment=False)
     _, step = a_step(AdaptationConfig(mixed=EVERYTHING["mixed"], masked=masked))
     seen = []
-    step._forward = lambda group, images, objectives, **how: seen.append(images)
+    step._forward = lambda group, images, **how: seen.append(images)
     for iteration, source in ((0, 0), (1, 1)):
         step.taught, target = None, 1 - source
         batch = a_batch()._replace(iteration=torch.tensor(iteration))
-        outputs = step._masked(batch, iteration, [], last=True)
+        outputs = step._masked(batch, iteration)
         taught = step._target(batch)
         assert torch.equal(seen[-1][source], batch.source_image[source])
         assert torch.equal(seen[-1][target], batch.target_image[target])
@@ -338,7 +338,7 @@ def test_pseudo_labels_of_the_margins_count_for_no_term():
     whole = a_batch()
     maps = ("source_image", "source_label", "target_image", "target_valid")
     batch = whole._replace(**{name: getattr(whole, name)[..., :16] for name in maps})
-    outputs = step._mixed(batch, 0, [], last=True)
+    outputs = step._mixed(batch, 0)
     assert batch.target_valid.all(), "the batch stays as it is"
     assert outputs.confidence.max() == 1
     weights, teachers = outputs.weights, outputs.confidence < 1
