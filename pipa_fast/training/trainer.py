@@ -25,7 +25,7 @@ from pipa_fast.evaluation.runs import flatten
 from pipa_fast.models import build_network
 from pipa_fast.trace import trace_range, traced
 from pipa_fast.training import checkpoint
-from pipa_fast.training.config import Config, merge, to_dict
+from pipa_fast.training.config import Config, to_dict
 from pipa_fast.training.distributed import World, batch_norm_of, data_parallel, waited_in_vain
 from pipa_fast.training.guard import StepGuard
 from pipa_fast.training.heartbeat import Heartbeat
@@ -143,11 +143,15 @@ class Trainer:
         Raises:
             ValueError: the checkpoint is of other settings; their differences are named.
         """
-        old, new = state["config"], to_dict(self.config)
+        old, new = flatten(state["config"]), flatten(to_dict(self.config))
         ranks = state.get("ranks", self.world.size)  # not in those of 0.1
-        old = merge(old, {"data": {"batch_size": old["data"]["batch_size"] * ranks}})
-        new = merge(new, {"data": {"batch_size": new["data"]["batch_size"] * self.world.size}})
-        differences = _differences(old, new)
+        old["data.batch_size"] *= ranks
+        new["data.batch_size"] *= self.world.size
+        differences = [
+            f"{key}: {old.get(key)!r}, now {new.get(key)!r}"
+            for key in sorted(old.keys() | new.keys())
+            if old.get(key) != new.get(key) and not key.startswith(HARMLESS)
+        ]
         if differences:
             raise ValueError(
                 f"{self.run_dir} holds a run of other settings ({'; '.join(differences)}); give "
@@ -223,16 +227,7 @@ class Trainer:
         )
         result: EvalResult | None = None
         with log, self._stop_on_signal():
-            if self.iteration:
-                log.say(f"resumed {self.run_dir} at step {self.iteration}{self._other_ranks()}")
-            elif kept is not None:
-                log.say(f"starting anew in {self.run_dir}; the earlier run is now {kept}")
-            for objective in self.step.objectives:
-                if objective.start >= config.iterations:
-                    log.say(
-                        f"{objective.name} takes no part: it starts at step {objective.start}, and "
-                        f"the run ends at {config.iterations}"
-                    )
+            self._announce(log, kept)
             self.clock, self.logged = time.perf_counter(), self.iteration
             self._tell("running")
             self.heartbeat.at("loading", self.iteration + 1)
@@ -267,13 +262,25 @@ class Trainer:
         if self.world.is_main:
             checkpoint.write_status(self.run_dir, state, self.iteration, reason)
 
-    def _other_ranks(self) -> str:
-        if self.resumed_from == self.world.size:
-            return ""
-        return (
-            f" on {self.world.size} ranks instead of {self.resumed_from}: every step sees the same "
-            "images as before, and what is drawn for each rank (dropout) is drawn anew"
-        )
+    def _announce(self, log: RunLog, kept: Path | None) -> None:
+        """Say from where the run goes on, and which terms it ends before."""
+        size, end = self.world.size, self.config.iterations
+        others = ""
+        if self.resumed_from != size:
+            others = (
+                f" on {size} ranks instead of {self.resumed_from}: every step sees the same images "
+                "as before, and what is drawn for each rank (dropout) is drawn anew"
+            )
+        if self.iteration:
+            log.say(f"resumed {self.run_dir} at step {self.iteration}{others}")
+        elif kept is not None:
+            log.say(f"starting anew in {self.run_dir}; the earlier run is now {kept}")
+        for objective in self.step.objectives:
+            if objective.start >= end:
+                log.say(
+                    f"{objective.name} takes no part: it starts at step {objective.start}, and the "
+                    f"run ends at {end}"
+                )
 
     def _batches(self) -> Iterator[Batch]:
         return batches(
@@ -448,13 +455,3 @@ def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
         native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
         precision = "bf16" if native else "fp32"
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Return "key: old, now new" for every setting that changes what a step computes."""
-    before, now = flatten(old), flatten(new)
-    return [
-        f"{key}: {before.get(key)!r}, now {now.get(key)!r}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not key.startswith(HARMLESS)
-    ]
