@@ -170,7 +170,7 @@ class SegFormerHead(Head):
     """A linear map of each stage and one across stages (Xie et al., NeurIPS 2021, section 3.2)."""
 
     def __init__(
-        self, channels_in: Sequence[int], num_classes: int, dropout: float, channels: int = 768
+        self, channels_in: Sequence[int], num_classes: int, dropout: float, channels: int
     ) -> None:
         super().__init__()
         self.channels = channels

@@ -24,9 +24,7 @@ class Heartbeat:
     raise an error. Several ranks have twice as long, as the others' collectives find out first.
     """
 
-    def __init__(
-        self, rank: int, size: int, timeout: float, hung: Callable[[str], None] = print
-    ) -> None:
+    def __init__(self, rank: int, size: int, timeout: float, hung: Callable[[str], None]) -> None:
         self.rank, self.size, self.hung = rank, size, hung
         self.limit = timeout if size == 1 else 2 * timeout
         self.at("start", 0)

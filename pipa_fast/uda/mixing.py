@@ -18,7 +18,6 @@ class Mixed(NamedTuple):
     images: Tensor  # [B, 3, H, W]
     labels: Tensor  # [B, H, W] int64
     weights: Tensor  # [B, H, W] float32
-    from_source: Tensor  # [B, H, W] bool
 
 
 def class_masks(
@@ -67,7 +66,7 @@ def block_masks(
 
 
 def mix(
-    mask: Tensor,  # [B, H, W] bool, True where the source shows
+    mask: Tensor,  # [B, H, W] bool, or [B, 1, 1]: True where the source shows
     source: tuple[Tensor, Tensor],  # images [B, 3, H, W], labels [B, H, W]
     target: tuple[Tensor, Tensor, Tensor],  # images, pseudo labels, weights [B, H, W]
 ) -> Mixed:
@@ -75,4 +74,4 @@ def mix(
     images = torch.where(mask[:, None], source[0], target[0])
     labels = torch.where(mask, source[1], target[1])
     weights = torch.where(mask, 1.0, target[2])
-    return Mixed(images, labels, weights, mask)
+    return Mixed(images, labels, weights)

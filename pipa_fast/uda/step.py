@@ -224,12 +224,10 @@ class AdaptationStep:
             if config.images == "both":
                 # Slots take turns: so a batch of one image shows both domains, in two steps.
                 turn = ((batch.index + batch.iteration) % 2 == 0)[:, None, None]
-                images, labels, weights, mask = mix(
-                    turn.expand_as(labels),
-                    (batch.source_image, batch.source_label),
-                    (images, labels, weights),
+                images, labels, weights = mix(
+                    turn, (batch.source_image, batch.source_label), (images, labels, weights)
                 )
-                confidence = confidence.masked_fill(mask, 1.0)
+                confidence = confidence.masked_fill(turn, 1.0)
             if config.augment:
                 images = self._strong(batch, images, "masked")
             shown = block_masks(

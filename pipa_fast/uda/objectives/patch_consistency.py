@@ -24,7 +24,6 @@ class PatchConsistency(Objective):
 
     def __init__(self, config: PatchConfig, dim: int) -> None:
         super().__init__("patch", "patch", config.weight, config.start, config.ramp)
-        self.branch = config.branch
         self.loss = PatchConsistencyLoss(
             temperature=config.temperature,
             confidence_threshold=config.confidence_threshold,
