@@ -6,7 +6,6 @@ from typing import Literal
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipa_fast import ops
@@ -28,6 +27,7 @@ from pipa_fast.ops._checks import (
     pixel_weights,
 )
 from pipa_fast.ops._ranks import gather_rows, place, sum_over_ranks
+from pipa_fast.ops.gather_pixels import unit_rows
 
 
 def resize_nearest(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -159,7 +159,9 @@ class PixelContrastLoss(nn.Module):
             _check_map("weights", weights, embeddings, integer=False)
             weights = resize_nearest(weights, size).flatten()
         if self.num_anchors == "all":
-            anchors, anchor_labels = self._all(embeddings), labels.flatten()
+            anchors = embeddings.permute(0, 2, 3, 1).reshape(-1, embeddings.shape[1])
+            anchors = unit_rows(anchors) if self.normalize else anchors
+            anchor_labels = labels.flatten()
         else:
             if predictions is not None:
                 _check_map("predictions", predictions, embeddings, integer=True)
@@ -178,13 +180,6 @@ class PixelContrastLoss(nn.Module):
             backend=self.backend,
         )
         return loss * self.scale
-
-    def _all(self, embeddings: Tensor) -> Tensor:
-        rows = embeddings.permute(0, 2, 3, 1).reshape(-1, embeddings.shape[1])
-        if not self.normalize:
-            return rows
-        wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
-        return F.normalize(wide, dim=1).to(rows.dtype)
 
     def _draw(
         self,

@@ -43,7 +43,10 @@ def gather_pixels(features: Tensor, index: Tensor, *, normalize: bool = True) ->
         message = f"index must be below {pixels}, the pixels there are; got {int(index.max())}"
         raise ValueError(message) from error
     rows = torch.where((index >= 0)[:, None], rows, 0)  # first: a norm's slope at nan is nan
-    if normalize:
-        wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
-        rows = F.normalize(wide, dim=1).to(rows.dtype)
-    return rows
+    return unit_rows(rows) if normalize else rows
+
+
+def unit_rows(rows: Tensor) -> Tensor:
+    """Return rows [N, D] divided by their norms, which are computed in float32 at least."""
+    wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    return F.normalize(wide, dim=1).to(rows.dtype)
