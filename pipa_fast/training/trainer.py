@@ -226,11 +226,12 @@ class Trainer:
             elif kept is not None:
                 log.say(f"starting anew in {self.run_dir}; the earlier run is now {kept}")
             for objective in self.step.objectives:
-                if objective.start >= config.iterations:
-                    log.say(
-                        f"{objective.name} takes no part: it starts at step {objective.start}, and "
-                        f"the run ends at {config.iterations}"
-                    )
+                for caution in objective.cautions(
+                    iterations=config.iterations,
+                    images=config.data.batch_size * self.world.size,
+                    classes=config.model.num_classes,
+                ):
+                    log.say(f"{objective.name} {caution}")
             self.clock, self.logged = time.perf_counter(), self.iteration
             self._tell("running")
             self.heartbeat.at("loading", self.iteration + 1)
