@@ -52,9 +52,11 @@ def build_network(config: ModelConfig) -> SegmentationNetwork:
     attention = build_attention(config, encoder.channels) if config.hrda.enabled else None
     projections = {}
     if config.projections:
-        projections["pixel"] = ProjectionHead(head.channels, config.pixel_dim)
+        joined = config.pixel_features == "encoder"
+        width = sum(encoder.channels) if joined else head.channels
+        projections["pixel"] = ProjectionHead(width, config.pixel_dim, joined=joined)
         pool = patch_stride(config) // network_stride(config)
-        projections["patch"] = ProjectionHead(head.channels, config.patch_dim, pool)
+        projections["patch"] = ProjectionHead(head.channels, config.patch_dim, pool=pool)
     if attention is None:
         network = SegmentationNetwork(encoder, head, projections)
     else:

@@ -30,6 +30,7 @@ EncoderName = Literal[
 ]
 HeadName = Literal["light", "daformer", "segformer", "deeplabv2"]
 BatchNorm = Literal["batch", "frozen", "sync"]
+PixelFeatures = Literal["fused", "encoder"]
 
 
 @dataclass(kw_only=True)
@@ -69,6 +70,10 @@ class ModelConfig:
     pixel_dim: int = 256
     patch_dim: int = 128
     """Dimensions of the embeddings for pixel contrast and patch consistency."""
+    pixel_features: PixelFeatures = "fused"
+    """What the pixel embeddings are made of. "fused": the decode head's map, so that the contrast
+    trains that head too. "encoder": all of the encoder's maps, enlarged and joined, as PiPa's
+    release has it: a wider projection, and the decode head does not see the contrast."""
     patch_stride: int | None = None
     """Side of a cell of the patch embeddings [pixels], a multiple of the network's stride: they are
     made of features averaged over it. None is the network's own."""
@@ -101,6 +106,7 @@ class ModelConfig:
             ("encoder", EncoderName),
             ("head", HeadName),
             ("batch_norm", BatchNorm),
+            ("pixel_features", PixelFeatures),
         ):
             known, value = get_args(choices), getattr(self, name)
             require(value in known, f"model.{name}", value, f"one of {', '.join(known)}")

@@ -78,7 +78,8 @@ class HRDANetwork(SegmentationNetwork):
             ValueError: images of another shape, a window outside them, or embeddings of a detail
                 that is not looked at.
         """
-        self._check_embed(embed)
+        self._check_embed(embed, fused)
+        context_only = context_only or fused is not None
         stages = None if fused is not None else self.encode(self.context(images))
         context = self.head(stages) if stages is not None else fused
         assert context is not None
@@ -89,15 +90,16 @@ class HRDANetwork(SegmentationNetwork):
             raise ValueError("embed='pixel' reads the detail, for which a window must be given")
         if stages is not None:
             maps["deep"] = stages[-1]
-        if stages is not None and not context_only:
+        if not context_only:
             attention = torch.sigmoid(self.attention.classify(self.attention(stages)))
             if window is None:
                 detail = self._slide(images)
             else:
-                inside = self.head(self.encode(window.of(images)))
+                near = self.encode(window.of(images))
+                inside = self.head(near)
                 detail = maps["detail"] = self.head.classify(inside)
                 if "pixel" in embed:
-                    maps["pixel"] = self.projections["pixel"](inside)
+                    maps["pixel"] = self.projections["pixel"](inside, near)
             maps["logits"] = fuse(maps["logits"], detail, attention, window, self.stride)
         return self._outputs(maps, window, touch=touch, whole=fused is not None)
 
@@ -109,9 +111,9 @@ class HRDANetwork(SegmentationNetwork):
         size = (shape[2] // REDUCTION, shape[3] // REDUCTION)
         return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
 
-    def classifiers(self) -> list[nn.Module]:
+    def _classifiers(self) -> list[nn.Module]:
         """Return the modules that only logits depend on."""
-        return [*super().classifiers(), self.attention]
+        return [*super()._classifiers(), self.attention]
 
     def _slide(self, images: Tensor) -> Tensor:
         """Return the mean logits [B, K, H / cell, W / cell] of windows that overlap by half.

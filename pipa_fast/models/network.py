@@ -3,6 +3,7 @@
 
 import copy
 import math
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import torch
@@ -86,15 +87,16 @@ class SegmentationNetwork(nn.Module):
             context_only: without effect: the image itself is the context.
 
         Raises:
-            ValueError: images of another shape, a projection head that is not there, or a window.
+            ValueError: images of another shape, a projection head that is not there or cannot read
+                `fused`, or a window.
         """
         require(window is None, "window", window, "None for a network without detail")
-        self._check_embed(embed)
+        self._check_embed(embed, fused)
         stages = None if fused is not None else self.encode(images)
         own = self.head(stages) if stages is not None else fused
         assert own is not None
         maps = {"logits": self.head.classify(own)}
-        maps |= {name: self.projections[name](own) for name in embed}
+        maps |= {name: self.projections[name](own, stages) for name in embed}
         if stages is not None:
             maps["deep"] = stages[-1]
         return self._outputs(maps, None, touch=touch, whole=fused is not None)
@@ -115,28 +117,38 @@ class SegmentationNetwork(nn.Module):
         """Return the map [B, C, h, w] of the context, which the patch embeddings are made of."""
         return self.head(self.encode(self.context(images)))
 
-    def _check_embed(self, embed: tuple[str, ...]) -> None:
+    def _check_embed(self, embed: tuple[str, ...], fused: Tensor | None) -> None:
         known = ", ".join(self.projections) or "nothing, as there are no projection heads"
         for name in embed:
             require(name in self.projections, "embed", name, f"of {known}")
+            if fused is not None and self.projections[name].joined:
+                raise ValueError(f"fused must be None for {name} embeddings of the encoder's maps")
 
     def _outputs(
         self, maps: dict[str, Tensor], window: Window | None, *, touch: bool, whole: bool
     ) -> Outputs:
         """Name the maps; `touch` them with all parameters if `whole`, else the seldom used."""
         if touch:
-            zero = self._nothing([self] if whole else self._seldom_used())
+            # A head that reads the last map alone leaves what is made of the others unused.
+            every = whole or self.head.level != 0
+            zero = self._nothing([self] if every else self._heads())
             maps = {name: value + zero.to(value.dtype) for name, value in maps.items()}
         named = {name: maps.get(name) for name in ("pixel", "patch", "deep", "detail")}
         return Outputs(logits=maps["logits"], window=window, **named)
 
-    def _seldom_used(self) -> list[nn.Module]:
-        """Return the modules whose parameters an output may not depend on."""
-        # A head that reads the last map alone leaves what is made of the others unused.
-        encoder = [self.encoder] if self.head.level else []
-        return [*self.classifiers(), self.projections, *encoder]
+    def _heads(self) -> list[nn.Module]:
+        """Return all modules but the encoder."""
+        return [module for name, module in self.named_children() if name != "encoder"]
 
-    def classifiers(self) -> list[nn.Module]:
+    def idle(self, embed: Collection[str], *, classified: bool) -> list[nn.Module]:
+        """Return the modules on which neither these embeddings nor, if read, the logits depend."""
+        idle = [head for name, head in self.projections.items() if name not in embed]
+        if not classified:
+            fused = any(not self.projections[name].joined for name in embed)
+            idle += self._classifiers() if fused else [self.head, *self._classifiers()]
+        return idle
+
+    def _classifiers(self) -> list[nn.Module]:
         """Return the modules that only logits depend on."""
         return [self.head.conv_seg]
 
@@ -175,11 +187,7 @@ class SegmentationNetwork(nn.Module):
         groups = []
         for name, modules, rate in (
             ("encoder", [self.encoder], lr),
-            (
-                "heads",
-                [m for n, m in self.named_children() if n != "encoder"],
-                lr * head_lr_multiplier,
-            ),
+            ("heads", self._heads(), lr * head_lr_multiplier),
         ):
             kept, others = [], []
             for part in (part for module in modules for part in module.modules()):

@@ -263,8 +263,8 @@ class Trainer:
             checkpoint.write_status(self.run_dir, state, self.iteration, reason)
 
     def _announce(self, log: RunLog, kept: Path | None) -> None:
-        """Say from where the run goes on, and which terms it ends before."""
-        size, end = self.world.size, self.config.iterations
+        """Say from where the run goes on, and what to know of its terms."""
+        config, size = self.config, self.world.size
         others = ""
         if self.resumed_from != size:
             others = (
@@ -276,11 +276,12 @@ class Trainer:
         elif kept is not None:
             log.say(f"starting anew in {self.run_dir}; the earlier run is now {kept}")
         for objective in self.step.objectives:
-            if objective.start >= end:
-                log.say(
-                    f"{objective.name} takes no part: it starts at step {objective.start}, and the "
-                    f"run ends at {end}"
-                )
+            for caution in objective.cautions(
+                iterations=config.iterations,
+                images=config.data.batch_size * size,
+                classes=config.model.num_classes,
+            ):
+                log.say(f"{objective.name} {caution}")
 
     def _batches(self) -> Iterator[Batch]:
         return batches(

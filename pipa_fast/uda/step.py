@@ -117,16 +117,13 @@ class AdaptationStep:
         return student
 
     def _forget_idle(self, active: list[Objective]) -> None:
-        """Take DDP's zeros from projection heads and classifiers that no term used.
+        """Take DDP's zeros from heads that no term used.
 
         A zero gradient is not none: the optimizer would decay such a head and count a step for it,
         which on one rank it does not.
         """
-        network, used = self.network, {name for o in active for name in o.embed}
-        idle = [head for name, head in network.projections.items() if name not in used]
-        if not any(o.classifies for o in active):
-            idle += network.classifiers()
-        for head in idle:
+        used = {name for o in active for name in o.embed}
+        for head in self.network.idle(used, classified=any(o.classifies for o in active)):
             for parameter in head.parameters():
                 parameter.grad = None
 

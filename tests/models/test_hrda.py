@@ -105,10 +105,19 @@ def test_embeddings_show_the_window_and_the_context():
     assert outputs.window == WINDOW
 
 
+def test_pixels_of_the_encoder_are_the_windows():
+    network = a_network(pixel_features="encoder").eval()
+    images = torch.rand(2, 3, 64, 128)
+    found = network(images, embed=("pixel",), window=WINDOW).pixel
+    stages = network.encode(WINDOW.of(images))
+    torch.testing.assert_close(found, network.projections["pixel"](stages[0], stages))
+
+
 @pytest.mark.parametrize(
     ("how", "message"),
     [
         ({"embed": ("pixel",)}, "pixel"),
+        ({"embed": ("pixel",), "window": WINDOW, "fused": torch.rand(1, 48, 8, 16)}, "pixel"),
         ({"embed": ("depth",), "window": WINDOW}, "embed must be of pixel, patch"),
         ({"window": Window(0, 0, 32, 160)}, "window"),
         ({"window": Window(4, 0, 36, 32)}, "window"),

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -91,10 +93,12 @@ def test_every_parameter_is_in_one_group_and_norms_do_not_decay(encoder, head):
 
 
 @pytest.mark.parametrize("embed", [(), ("pixel",), ("patch",), ("pixel", "patch")])
-@pytest.mark.parametrize("of_others", [False, True])
-def test_touch_reaches_every_parameter_and_changes_no_output(embed, of_others):
+@pytest.mark.parametrize(
+    ("of_others", "features"), [(False, "fused"), (False, "encoder"), (True, "fused")]
+)
+def test_touch_reaches_every_parameter_and_changes_no_output(embed, of_others, features):
     """Whichever output a loss reads, DDP's reducer waits for all parameters."""
-    network = build(num_classes=5, pixel_dim=8, patch_dim=8).eval()
+    network = build(num_classes=5, pixel_dim=8, patch_dim=8, pixel_features=features).eval()
     fused = torch.rand(2, network.head.channels, 8, 8) if of_others else None
     plain = network(images(), embed=embed, fused=fused)
     touched = network(images(), embed=embed, fused=fused, touch=True)
@@ -149,6 +153,31 @@ def test_patch_cells_are_means_of_the_fused_map():
         build(patch_stride=6)
 
 
+@pytest.mark.parametrize("encoder", ["streets_s", "mit_b0"])
+def test_pixels_of_the_encoder_are_its_maps_corner_on_corner(encoder):
+    """PiPa's `encoder_decoder.py`: enlarged to the finest map and joined, then projected."""
+    network = build(encoder=encoder, pixel_features="encoder").eval()
+    maps = [x.detach().double() for x in network.encode(images())]
+    (h, w), joined = maps[0].shape[2:], []
+    for x in maps:
+        for axis, n in ((2, h), (3, w)):
+            at = torch.arange(n) * (x.shape[axis] - 1) / (n - 1)
+            low = at.long().clamp(max=max(x.shape[axis] - 2, 0))
+            high = (low + 1).clamp(max=x.shape[axis] - 1)
+            share = (at - low).view(-1, 1) if axis == 2 else at - low
+            x = (1 - share) * x.index_select(axis, low) + share * x.index_select(axis, high)
+        joined.append(x)
+    layers = copy.deepcopy(network.projections["pixel"].layers).double()
+    assert layers[0].weight.shape[:2] == (sum(network.encoder.channels),) * 2
+    expected = torch.nn.functional.normalize(layers(torch.cat(joined, 1)), dim=1)
+    found = network(images(), embed=("pixel", "patch"))
+    torch.testing.assert_close(found.pixel.double(), expected, rtol=1e-4, atol=1e-5)
+    found.pixel.sum().backward()
+    assert all(p.grad is None for p in network.head.parameters())
+    with pytest.raises(ValueError, match="fused must be None for pixel embeddings"):
+        network(images(), embed=("pixel",), fused=torch.rand(2, network.head.channels, h, w))
+
+
 def test_sync_batch_norm_is_in_its_place():
     kinds = {type(m) for m in build(batch_norm="sync").modules()}
     assert nn.SyncBatchNorm in kinds and nn.BatchNorm2d not in kinds
@@ -198,6 +227,7 @@ def test_length_of_tiny_features_is_taken_in_float32():
         ({"batch_norm": "group"}, "model.batch_norm must be one of"),
         ({"num_classes": 0}, "model.num_classes must be"),
         ({"pixel_dim": 513}, "model.pixel_dim must be in 1 ... 512"),
+        ({"pixel_features": "deep"}, "model.pixel_features must be one of fused, encoder"),
         ({"dropout": 1.0}, "model.dropout must be a probability"),
         ({"weights": "somewhere"}, "model.weights must be None for streets_s"),
     ],

@@ -157,6 +157,19 @@ def test_a_term_that_a_short_run_never_reaches_is_told(tmp_path, capsys):
     assert "takes no part" not in capsys.readouterr().out
 
 
+def test_too_few_anchors_for_the_classes_of_a_step_are_told(tmp_path, capsys):
+    """Where (image, class) pairs outnumber them, `ops.sample_anchors` draws none."""
+    for anchors, told in ((37, True), (38, False), ("all", False)):
+        pixel = {"num_anchors": anchors, "images": "source"}
+        trainer = trainer_for(
+            tmp_path, iterations=1, adaptation={"pixel": pixel}, data={"batch_size": 2}
+        )
+        assert trainer.config.model.num_classes == 19
+        trainer.run()
+        expected = "pixel draws no anchors in steps whose 2 images show more than 37 classes in sum"
+        assert (expected in " ".join(capsys.readouterr().out.split())) == told
+
+
 def test_other_settings_do_not_resume(tmp_path):
     trainer_for(tmp_path, "streets_source", iterations=3).run()
     other = trainer_for(tmp_path, "streets_source", iterations=4, run={"resume": "auto"})

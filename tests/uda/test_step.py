@@ -45,11 +45,9 @@ def a_batch():
     )
 
 
-def a_step(config, hrda=None):
+def a_step(config, hrda=None, **settings):
     torch.manual_seed(0)
-    model = ModelConfig(
-        encoder="streets_s", head="light", projections=True, hrda=hrda or HRDAConfig()
-    )
+    model = ModelConfig(encoder="streets_s", head="light", hrda=hrda or HRDAConfig(), **settings)
     network = build_network(model)
     objectives = build_objectives(config, model, network)
     step = AdaptationStep(
@@ -86,8 +84,9 @@ def one_rank():
     dist.destroy_process_group()
 
 
+@pytest.mark.parametrize("features", ["fused", "encoder"])
 @pytest.mark.parametrize("hrda", [None, HRDAConfig(enabled=True, detail=(16, 16))])
-def test_what_no_term_uses_has_no_gradient_with_ddp_either(one_rank, hrda):
+def test_what_no_term_uses_has_no_gradient_with_ddp_either(one_rank, hrda, features):
     """Where contrast comes first, the classifier would decay and count steps before its own."""
     late = {"mixed": MixedConfig(weight=1.0, start=5), "patch": PatchConfig(weight=0.1, start=5)}
     config = AdaptationConfig(
@@ -98,13 +97,14 @@ def test_what_no_term_uses_has_no_gradient_with_ddp_either(one_rank, hrda):
     )
     idle = []
     for wrap in (lambda network: network, DistributedDataParallel):
-        network, step = a_step(config, hrda)
+        network, step = a_step(config, hrda, pixel_features=features)
         step.student = wrap(network)
         for iteration in (0, 1):  # DDP tells in the second what it missed in the first
             step(a_batch(), iteration)
         idle.append({name for name, p in network.named_parameters() if p.grad is None})
     assert idle[0] == idle[1]
     assert {"head.conv_seg.weight", "projections.patch.layers.0.weight"} <= idle[0]
+    assert ("head.norm.weight" in idle[0]) == (features == "encoder")
 
 
 def gradients(config):

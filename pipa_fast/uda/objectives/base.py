@@ -28,6 +28,12 @@ class Objective(nn.Module):
         """Return the term's weight at `iteration`, warm-up included."""
         return self.weight * ramp(iteration, self.start, self.length)
 
+    def cautions(self, *, iterations: int, images: int, classes: int) -> list[str]:
+        """Return what to tell of this term before a run of `images` a step on all ranks."""
+        if self.start < iterations:
+            return []
+        return [f"takes no part: it starts at step {self.start}, and the run ends at {iterations}"]
+
     def forward(self, outputs: StepOutputs) -> Tensor:
         """Return the unweighted scalar loss [] of this rank's share of the batch."""
         raise NotImplementedError(f"{type(self).__name__} defines no loss")

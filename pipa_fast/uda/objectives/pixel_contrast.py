@@ -34,6 +34,17 @@ class PixelContrast(Objective):
             normalize=False,  # the projection head's rows are unit vectors
         )
 
+    def cautions(self, *, iterations: int, images: int, classes: int) -> list[str]:
+        """Return the base's, and whether a step can have more classes than anchors to draw."""
+        told = super().cautions(iterations=iterations, images=images, classes=classes)
+        most, anchors = images * classes, self.loss.num_anchors
+        if isinstance(anchors, int) and anchors < most:
+            told.append(
+                f"draws no anchors in steps whose {images} images show more than {anchors} classes "
+                f"in sum: adaptation.pixel.num_anchors {most} is always enough"
+            )
+        return told
+
     def forward(self, outputs: StepOutputs) -> Tensor:
         """Return the contrast [nats] over sampled or all pixels of the group."""
         embeddings, labels = outputs.student.pixel, outputs.labels
