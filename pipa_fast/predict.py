@@ -19,7 +19,7 @@ from rich.progress import track
 from torch import nn
 
 from pipa_fast.checks import is_below, require
-from pipa_fast.data.files import fitted
+from pipa_fast.data.files import fitted, resize_label
 from pipa_fast.evaluation.command_line import (
     add_inference_arguments,
     device_of,
@@ -99,11 +99,7 @@ def segment(
             window=window,
             flip=flip,
         )
-    mapped = logits.argmax(1)[0].to("cpu", torch.uint8).numpy()
-    if size != (height, width):
-        enlarged = Image.fromarray(mapped).resize((width, height), Image.Resampling.NEAREST)
-        mapped = np.asarray(enlarged)
-    return mapped
+    return resize_label(logits.argmax(1)[0].to("cpu", torch.uint8).numpy(), (height, width))
 
 
 def check_options(options: argparse.Namespace) -> None:
