@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 
 from pipa_fast.checks import require
+from pipa_fast.data.datasets import Dataset
 from pipa_fast.data.folder import TRAIN_IDS, FolderDataset
 from pipa_fast.data.labels import IGNORE_INDEX
-from pipa_fast.data.rare_classes import Images, class_counts
+from pipa_fast.data.rare_classes import class_counts
 
 PER_IMAGE, PER_CLASS = "sample_class_stats.json", "samples_with_class.json"
 
 
-def known_counts(dataset: Images) -> np.ndarray:
+def known_counts(dataset: Dataset) -> np.ndarray:
     """Return pixels by image and class [images, 255] int64.
 
     Those of a dataset on disk are read from its statistics, those of the embedded pair counted.
