@@ -52,9 +52,20 @@ def test_cityscapes_layout(tmp_path: Path) -> None:
 
 def test_second_run_keeps_what_is_there(tmp_path: Path) -> None:
     prepare_streets("gta5", tmp_path, count=1)
-    (tmp_path / "images/00002.partial").write_bytes(b"torn")
     assert prepare_streets("gta5", tmp_path, count=2) == (2, 2)
-    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_an_interrupted_run_leaves_no_torn_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def torn(image: Image.Image, path: Path, **_: object) -> None:
+        path.write_bytes(b"torn")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Image.Image, "save", torn)
+        prepare_streets("gta5", tmp_path, count=1)
+    assert files(tmp_path) == []
 
 
 def test_other_content_needs_overwrite(tmp_path: Path) -> None:
