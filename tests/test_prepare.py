@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from pipa_fast.data import Streets
-from pipa_fast.data.labels import GTA5_PALETTE, LABEL_ID_TO_TRAIN_ID
+from pipa_fast.data.cityscapes import CITYSCAPES
+from pipa_fast.data.labels import GTA5_PALETTE
 from pipa_fast.data.streets import Split
 from pipa_fast.prepare import main, prepare_streets
 
@@ -24,7 +25,7 @@ def test_gta5_layout(tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(Image.open(tmp_path / "images" / name)), scene.image)
         label = Image.open(tmp_path / "labels" / name)
         assert label.mode == "P"
-        assert np.array_equal(LABEL_ID_TO_TRAIN_ID[np.asarray(label)], scene.label)
+        assert np.array_equal(CITYSCAPES.table()[np.asarray(label)], scene.label)
         palette = np.array(label.getpalette()).reshape(-1, 3)
         assert np.array_equal(palette, GTA5_PALETTE[: len(palette)]) and len(palette) > 33
 
@@ -46,7 +47,7 @@ def test_cityscapes_layout(tmp_path: Path) -> None:
             label = Image.open(tmp_path / f"gtFine/{stem}_gtFine_labelIds.png")
             assert image.mode == "RGB" and label.mode == "L"
             assert np.array_equal(np.asarray(image), scene.image)
-            assert np.array_equal(LABEL_ID_TO_TRAIN_ID[np.asarray(label)], scene.label)
+            assert np.array_equal(CITYSCAPES.table()[np.asarray(label)], scene.label)
             assert np.asarray(label)[scene.label == 255].max() == 0  # unlabelled
 
 
