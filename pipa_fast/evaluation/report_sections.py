@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipa_fast.data.labels import COLOURS, IGNORE_INDEX
+from pipa_fast.data.labels import COLOURS
 from pipa_fast.evaluation.charts import Series, line_chart, scatter
 from pipa_fast.evaluation.embedding import Projection
-from pipa_fast.evaluation.panels import Panel, resize_to_width
+from pipa_fast.evaluation.panels import Panel, present_classes, resize_to_width
 from pipa_fast.evaluation.report_style import STYLE
 from pipa_fast.evaluation.runs import Run, classes_of, flatten
 
@@ -80,8 +80,6 @@ def panels_section(panels: Sequence[Panel], names: Sequence[str]) -> str:
     """Return the pictures: one strip per validation image."""
     if not panels:
         return ""
-    maps = [m for p in panels for m in (p.truth, p.prediction, p.baseline) if m is not None]
-    classes = sorted(set().union(*(np.unique(m).tolist() for m in maps)) - {IGNORE_INDEX})
     return (
         "<section><h2>What it sees</h2>"
         '<p class="note">Validation images at even distances, not picked. Confidence is the '
@@ -89,7 +87,7 @@ def panels_section(panels: Sequence[Panel], names: Sequence[str]) -> str:
         '<span class="ramp"></span>1. Error: <span class="ink" style="background:#e23030"></span>'
         'wrong, <span class="ink" style="background:#282828"></span>not labelled.</p>'
         + "".join(_panel(panel) for panel in panels)
-        + legend(classes, names, unlabelled=True)
+        + legend(present_classes(panels), names, unlabelled=True)
         + "</section>"
     )
 
