@@ -3,7 +3,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 import numpy as np
@@ -19,7 +19,6 @@ MAX_POINTS = 120
 class Series:
     """One line of a chart."""
 
-    name: str
     x: Sequence[float]
     y: Sequence[float]
     role: str = "run"
@@ -134,9 +133,6 @@ def _thin(series: Series) -> Series:
         return series
     bins = np.array_split(np.arange(len(series.x)), MAX_POINTS)
     xs, ys = np.asarray(series.x, float), np.asarray(series.y, float)
-    return Series(
-        name=series.name,
-        x=[float(xs[b].mean()) for b in bins],
-        y=[float(ys[b].mean()) for b in bins],
-        role=series.role,
+    return replace(
+        series, x=[float(xs[b].mean()) for b in bins], y=[float(ys[b].mean()) for b in bins]
     )

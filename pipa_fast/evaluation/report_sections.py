@@ -187,29 +187,44 @@ def _keys(run: Run, base: Run | None) -> str:
 
 def curves_section(run: Run, base: Run | None) -> str:
     """Return mIoU over training, and each loss term on its own scale."""
-    score, losses = "", []
-    series = [Series(name="run", x=run.scores()[0], y=run.scores()[1])]
-    if base is not None:
-        x, y = base.scores()
-        series.insert(0, Series(name="source-only", x=x, y=y, role="base"))
-    if any(s.x for s in series):
-        chart = line_chart(
-            series, label="mIoU over iterations", width=560, height=330, end_values=True
-        )
+    drawn = [(run, "run")] if base is None else [(base, "base"), (run, "run")]
+    note = "Over training steps. Losses are before their weights."
+    return training_section(drawn, run.losses(), note, _keys(run, base), end_values=True)
+
+
+def training_section(
+    drawn: Sequence[tuple[Run, str]],
+    terms: Iterable[str],
+    note: str,
+    keys: str,
+    *,
+    end_values: bool = False,
+) -> str:
+    """Return mIoU and the loss `terms` of runs, each run in a role of the stylesheet."""
+    scores: list[Series] = []
+    losses: dict[str, list[Series]] = {term: [] for term in terms}
+    for run, role in drawn:
+        x, y = run.scores()
+        scores.append(Series(x=x, y=y, role=role))
+        for term, (x, y) in run.losses().items():
+            if term in losses:
+                losses[term].append(Series(x=x, y=y, role=role))
+    score = ""
+    if any(s.x for s in scores):
+        label = "mIoU over iterations"
+        chart = line_chart(scores, label=label, width=560, height=330, end_values=end_values)
         score = f'<figure class="score"><h3>mIoU [%]</h3>{chart}</figure>'
-    base_losses = {} if base is None else base.losses()
-    for name, (xs, ys) in run.losses().items():
-        lines = [Series(name=name, x=xs, y=ys)]
-        if name in base_losses:
-            x, y = base_losses[name]
-            lines.insert(0, Series(name="source-only", x=x, y=y, role="base"))
-        chart = line_chart(lines, label=f"loss {name} over iterations")
-        losses.append(f"<figure><h3>loss: {escape(name.replace('_', ' '))}</h3>{chart}</figure>")
     if not score and not losses:
         return ""
-    note = '<p class="note">Over training steps. Losses are before their weights.</p>'
-    charts = f'<div class="curves">{score}<div class="charts">{"".join(losses)}</div></div>'
-    return f"<section><h2>Training</h2>{note}{_keys(run, base)}{charts}</section>"
+    figures = "".join(
+        f"<figure><h3>loss: {escape(term.replace('_', ' '))}</h3>"
+        f"{line_chart(lines, label=f'loss {term} over iterations')}</figure>"
+        for term, lines in losses.items()
+    )
+    return (
+        f'<section><h2>Training</h2><p class="note">{note}</p>{keys}'
+        f'<div class="curves">{score}<div class="charts">{figures}</div></div></section>'
+    )
 
 
 def embedding_section(
