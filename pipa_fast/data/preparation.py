@@ -16,13 +16,7 @@ from PIL import Image
 from pipa_fast import __version__
 from pipa_fast.checks import require
 from pipa_fast.data.files import read_image, read_palette, write_whole
-from pipa_fast.data.folder import (
-    Layout,
-    Pair,
-    to_train_ids,
-    unlabelled,
-    without_image,
-)
+from pipa_fast.data.folder import Layout, Pair, to_train_ids, unlabelled, without_image
 from pipa_fast.data.journal import Journal
 from pipa_fast.data.labels import count_pixels
 from pipa_fast.data.statistics import files_of

@@ -97,8 +97,8 @@ def at_size(images: Tensor, size: tuple[int, int] | None) -> Tensor:
     They keep their proportions, as `data.files.fitted` says: a dataset that a recipe was not made
     for has others.
     """
-    fit = fitted(tuple(images.shape[2:]), size)
-    if fit == tuple(images.shape[2:]):
+    fit = fitted(images.shape[2:], size)
+    if fit == images.shape[2:]:
         return images
     return F.interpolate(images, fit, mode="bilinear", antialias=True)
 
@@ -140,8 +140,7 @@ def _predict(
     shape = (images.shape[2], images.shape[3])
     if window is None or (window.crop[0] >= shape[0] and window.crop[1] >= shape[1]):
         return _whole(network, images, size)
-    logits = _sliding(network, images, window)
-    return logits if size == shape else _resize(logits, size)
+    return _resize(_sliding(network, images, window), size)
 
 
 def padded_for(network: nn.Module, images: Tensor) -> Tensor:
