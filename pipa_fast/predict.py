@@ -207,10 +207,10 @@ def run(options: argparse.Namespace, console: Console) -> None:
         count += 1
     what = "frames" if video else "images"
     did = "labelled" if served else "painted"
-    note = "" if video else _left_alone(options, count + len(unreadable))
+    total = count + len(unreadable)
+    note = "" if video else _left_alone(options, total)
     console.print(f"{did} {count} {what} in {options.out}{note}", highlight=False, soft_wrap=True)
     if unreadable:
-        total = count + len(unreadable)
         raise ValueError("\n".join([f"{len(unreadable)} of {total} images:", *unreadable]))
 
 

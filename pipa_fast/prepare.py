@@ -16,6 +16,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,16 +26,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pipa_fast.checks import require
 from pipa_fast.data import preparation
-from pipa_fast.data.datasets import LAYOUTS, build_dataset
+from pipa_fast.data.datasets import LAYOUTS
 from pipa_fast.data.files import write_whole
 from pipa_fast.data.labels import CLASSES, GTA5_PALETTE, to_label_ids
 from pipa_fast.data.own import OWN, own_layout
-from pipa_fast.data.sample import Sample
-from pipa_fast.data.streets import SPLIT_SIZES
+from pipa_fast.data.streets import SPLIT_SIZES, Split, Streets
 from pipa_fast.program import make_parser
 
 _OF_STREETS = ("gta5", "cityscapes")
-_CITIES = {"train": ("aachen", "bremen", "zurich"), "val": ("frankfurt", "munster")}
+_CITIES: dict[Split, tuple[str, ...]] = {
+    "train": ("aachen", "bremen", "zurich"),
+    "val": ("frankfurt", "munster"),
+}
 
 
 class Written(NamedTuple):
@@ -83,14 +86,8 @@ def _tracked(items: Iterable[Any], name: str, total: int) -> Iterator[Any]:
         yield from progress.track(items, total=total, description=name)
 
 
-def _first(style: str, split: str, count: int | None) -> Iterator[tuple[int, Sample]]:
-    scenes = build_dataset(f"streets_{style}", split)
-    for index in range(min(len(scenes), len(scenes) if count is None else count)):
-        yield index, scenes[index]
-
-
 def _gta5(count: int | None) -> Iterator[list[tuple[str, Image.Image]]]:
-    for index, sample in _first("synthetic", "train", count):
+    for index, sample in enumerate(islice(Streets("synthetic", "train"), count)):
         label = Image.fromarray(to_label_ids(sample.label))
         label.putpalette(GTA5_PALETTE.tobytes())  # which makes it a palette image
         name = f"{index + 1:05d}.png"
@@ -99,7 +96,7 @@ def _gta5(count: int | None) -> Iterator[list[tuple[str, Image.Image]]]:
 
 def _cityscapes(count: int | None) -> Iterator[list[tuple[str, Image.Image]]]:
     for split, cities in _CITIES.items():
-        for index, sample in _first("real", split, count):
+        for index, sample in enumerate(islice(Streets("real", split), count)):
             city = cities[index % len(cities)]
             stem = f"{split}/{city}/{city}_{index // len(cities):06d}_000019"
             label = Image.fromarray(to_label_ids(sample.label))

@@ -211,8 +211,7 @@ def _check_palette(path: Path, layout: Layout, label: np.ndarray) -> None:
     A label that was saved anew as a palette image may number its colours in another order: its ids
     are then no label ids, though each is one that the dataset has.
     """
-    colours = None if layout.palette is None else read_palette(path)
-    if colours is None or layout.palette is None:
+    if layout.palette is None or (colours := read_palette(path)) is None:
         return
     for label_id, train_id in layout.ids.items():
         colour = tuple(colours[label_id].tolist()) if label_id < len(colours) else None

@@ -32,11 +32,8 @@ def known_counts(dataset: Dataset) -> np.ndarray:
     """
     if not isinstance(dataset, FolderDataset):
         return class_counts(dataset)
-    return read_counts(dataset.root / PER_IMAGE, _names(dataset), dataset.layout.name)
-
-
-def _names(dataset: FolderDataset) -> list[str]:
-    return [_key((pair.label or pair.image).name) for pair in dataset.pairs]
+    names = [_key((pair.label or pair.image).name) for pair in dataset.pairs]
+    return read_counts(dataset.root / PER_IMAGE, names, dataset.layout.name)
 
 
 def _key(label: str) -> str:

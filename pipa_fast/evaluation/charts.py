@@ -89,10 +89,9 @@ def scatter(projection: Projection, *, label: str, size: int = 320) -> str:
     parts = [_open("scatter", size, size, label)]
     classes, counts = np.unique(labels, return_counts=True)
     for c in classes[np.argsort(-counts)]:  # the rare on top
-        red, green, blue = (int(v) for v in COLOURS[c])
         # A zero-length stroke with round caps is a dot: a third of a circle element's bytes.
         path = "".join(f"M{a:.0f} {size - b:.0f}h0" for a, b in placed[labels == c])
-        parts.append(f'<path d="{path}" stroke="#{red:02x}{green:02x}{blue:02x}"/>')
+        parts.append(f'<path d="{path}" stroke="#{COLOURS[c].tobytes().hex()}"/>')
     return "".join(parts) + "</svg>"
 
 

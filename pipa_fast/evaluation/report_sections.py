@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipa_fast.data.labels import COLOURS
+from pipa_fast.data.labels import COLOURS, IGNORE_INDEX
 from pipa_fast.evaluation.charts import Series, line_chart, scatter
 from pipa_fast.evaluation.embedding import Projection
 from pipa_fast.evaluation.panels import Panel, present_classes, resize_to_width
@@ -66,10 +66,10 @@ def _tile(value: str, text: str, kind: str = "tile", value_class: str = "") -> s
     return f'<div class="{kind}">{number}<span class="soft">{escape(text)}</span></div>'
 
 
-def _signed(value: float, digits: int = 1) -> str:
-    # Adding 0.0 turns a rounded -0.0 into 0.0. The minus is the one as wide as the plus.
-    rounded = round(value, digits) + 0.0
-    return f"{rounded:+.{digits}f}".replace("-", "\N{MINUS SIGN}") if rounded else f"{0:.{digits}f}"
+def _signed(value: float) -> str:
+    # The minus is the one as wide as the plus.
+    rounded = round(value, 1)
+    return f"{rounded:+.1f}".replace("-", "\N{MINUS SIGN}") if rounded else "0.0"
 
 
 def _tone(delta: float) -> str:
@@ -136,8 +136,8 @@ def legend(classes: Sequence[int], names: Sequence[str], *, unlabelled: bool) ->
 
 def swatch(name: str | None, names: Sequence[str]) -> str:
     """Return a class's colour as a small square; black for what is none."""
-    red, green, blue = COLOURS[names.index(name)] if name in names else (0, 0, 0)
-    return f'<span class="swatch" style="background:#{red:02x}{green:02x}{blue:02x}"></span>'
+    colour = COLOURS[names.index(name) if name in names else IGNORE_INDEX].tobytes().hex()
+    return f'<span class="swatch" style="background:#{colour}"></span>'
 
 
 def iou_section(run: Run, base: Run | None) -> str:
