@@ -44,12 +44,11 @@ from bench.machine import device_name, machine
 from bench.rows import write
 from pipa_fast.data import crops, files, loader
 from pipa_fast.data.augmentation import STRONG, gaussian_blur
-from pipa_fast.data.datasets import LAYOUTS, build_dataset
+from pipa_fast.data.datasets import LAYOUTS, Dataset, build_dataset
 from pipa_fast.data.folder import FolderDataset
 from pipa_fast.data.labels import GTA5_PALETTE, to_label_ids
 from pipa_fast.data.loader import TrainingSet, batches
 from pipa_fast.data.preparation import prepare
-from pipa_fast.data.rare_classes import Images
 from pipa_fast.data.streets import StyleName, render
 from pipa_fast.training import distributed
 from pipa_fast.training.config import Config, load, read_recipe
@@ -114,7 +113,7 @@ def training_set(config: Config, folder: Path, count: int) -> tuple[TrainingSet,
     return TrainingSet(source, target, data, seed=config.seed, with_crops=with_crops), about
 
 
-def _file_bytes(images: Images) -> int:
+def _file_bytes(images: Dataset) -> int:
     """Return the mean size of the first image files; 0 of those drawn in memory."""
     if not isinstance(images, FolderDataset):
         return 0

@@ -105,7 +105,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         overview().error(f"there is no command {name!r}{did_you_mean(name, COMMANDS)}")
     overview().parse_args(words)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

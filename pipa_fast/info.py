@@ -93,15 +93,14 @@ def extensions() -> dict[str, str]:
             found[f"pipa_fast.{module}"] = f"absent: {error}"
             continue
         found[f"pipa_fast.{module}"] = "loaded"
+        if module == "_C":  # which tells nothing of itself
+            continue
+        compiled = loaded.compiled()
         if module == "_host":
-            compiled = loaded.compiled()
             found["variants"] = f"{', '.join(compiled['isa'])}; best here {loaded.best_isa()}"
             found["compiler"] = compiled["compiler"]
-        elif module == "_CUDA":
-            compiled = loaded.compiled()
-            found |= cuda_kernels(compiled, loaded.why_not())
         else:
-            continue
+            found |= cuda_kernels(compiled, loaded.why_not())
         if compiled["version"] != pipa_fast.__version__:
             found[f"pipa_fast.{module}"] = (
                 f"built for {compiled['version']}: run "

@@ -19,7 +19,7 @@ from rich.progress import track
 from torch import nn
 
 from pipa_fast.checks import is_below, require
-from pipa_fast.data.files import fitted
+from pipa_fast.data.files import fitted, resize_label
 from pipa_fast.evaluation.command_line import (
     add_inference_arguments,
     device_of,
@@ -99,11 +99,7 @@ def segment(
             window=window,
             flip=flip,
         )
-    mapped = logits.argmax(1)[0].to("cpu", torch.uint8).numpy()
-    if size != (height, width):
-        enlarged = Image.fromarray(mapped).resize((width, height), Image.Resampling.NEAREST)
-        mapped = np.asarray(enlarged)
-    return mapped
+    return resize_label(logits.argmax(1)[0].to("cpu", torch.uint8).numpy(), (height, width))
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -211,10 +207,10 @@ def run(options: argparse.Namespace, console: Console) -> None:
         count += 1
     what = "frames" if video else "images"
     did = "labelled" if served else "painted"
-    note = "" if video else _left_alone(options, count + len(unreadable))
+    total = count + len(unreadable)
+    note = "" if video else _left_alone(options, total)
     console.print(f"{did} {count} {what} in {options.out}{note}", highlight=False, soft_wrap=True)
     if unreadable:
-        total = count + len(unreadable)
         raise ValueError("\n".join([f"{len(unreadable)} of {total} images:", *unreadable]))
 
 

@@ -15,6 +15,8 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,16 +26,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pipa_fast.checks import require
 from pipa_fast.data import preparation
-from pipa_fast.data.datasets import LAYOUTS as DATASETS
-from pipa_fast.data.datasets import build_dataset
+from pipa_fast.data.datasets import LAYOUTS
+from pipa_fast.data.files import write_whole
 from pipa_fast.data.labels import CLASSES, GTA5_PALETTE, to_label_ids
 from pipa_fast.data.own import OWN, own_layout
-from pipa_fast.data.sample import Sample
-from pipa_fast.data.streets import SPLIT_SIZES
+from pipa_fast.data.streets import SPLIT_SIZES, Split, Streets
 from pipa_fast.program import make_parser
 
-LAYOUTS = ("gta5", "cityscapes")
-_CITIES = {"train": ("aachen", "bremen", "zurich"), "val": ("frankfurt", "munster")}
+_OF_STREETS = ("gta5", "cityscapes")
+_CITIES: dict[Split, tuple[str, ...]] = {
+    "train": ("aachen", "bremen", "zurich"),
+    "val": ("frankfurt", "munster"),
+}
 
 
 class Written(NamedTuple):
@@ -52,7 +56,7 @@ def prepare_streets(
     stopped; one with other content is a FileExistsError unless `overwrite`. Raises ValueError for
     an unknown layout, a count outside 1..400, or an `out` that is not a folder.
     """
-    require(layout in LAYOUTS, "layout", layout, f"one of {', '.join(LAYOUTS)}")
+    require(layout in _OF_STREETS, "layout", layout, f"one of {', '.join(_OF_STREETS)}")
     most = SPLIT_SIZES["train"]
     require(count is None or 1 <= count <= most, "count", count, f"from 1 to {most}")
     root = Path(out)
@@ -82,14 +86,8 @@ def _tracked(items: Iterable[Any], name: str, total: int) -> Iterator[Any]:
         yield from progress.track(items, total=total, description=name)
 
 
-def _first(style: str, split: str, count: int | None) -> Iterator[tuple[int, Sample]]:
-    scenes = build_dataset(f"streets_{style}", split)
-    for index in range(min(len(scenes), len(scenes) if count is None else count)):
-        yield index, scenes[index]
-
-
 def _gta5(count: int | None) -> Iterator[list[tuple[str, Image.Image]]]:
-    for index, sample in _first("synthetic", "train", count):
+    for index, sample in enumerate(islice(Streets("synthetic", "train"), count)):
         label = Image.fromarray(to_label_ids(sample.label))
         label.putpalette(GTA5_PALETTE.tobytes())  # which makes it a palette image
         name = f"{index + 1:05d}.png"
@@ -98,7 +96,7 @@ def _gta5(count: int | None) -> Iterator[list[tuple[str, Image.Image]]]:
 
 def _cityscapes(count: int | None) -> Iterator[list[tuple[str, Image.Image]]]:
     for split, cities in _CITIES.items():
-        for index, sample in _first("real", split, count):
+        for index, sample in enumerate(islice(Streets("real", split), count)):
             city = cities[index % len(cities)]
             stem = f"{split}/{city}/{city}_{index // len(cities):06d}_000019"
             label = Image.fromarray(to_label_ids(sample.label))
@@ -115,9 +113,7 @@ def _write(path: Path, image: Image.Image, overwrite: bool) -> bool:
             return False
         raise FileExistsError(f"{path} exists with other content; pass --overwrite to replace it")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    image.save(partial, format="PNG")
-    os.replace(partial, path)
+    write_whole(path, partial(image.save, format="PNG"))
     return True
 
 
@@ -142,7 +138,7 @@ def parser() -> argparse.ArgumentParser:
     datasets = made.add_subparsers(dest="dataset", required=True)
     streets = datasets.add_parser("streets", help="the embedded pair, in a real dataset's layout")
     streets.add_argument(
-        "--layout", required=True, choices=LAYOUTS, help="whose folders and encodings to write"
+        "--layout", required=True, choices=_OF_STREETS, help="whose folders and encodings to write"
     )
     streets.add_argument("--out", required=True, help="folder to write below")
     streets.add_argument("--count", type=int, help="scenes per split (default: all)")
@@ -151,7 +147,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="replace files with other content (default: stop there; identical ones are kept)",
     )
-    for name, layout in DATASETS.items():
+    for name, layout in LAYOUTS.items():
         counts = ", ".join(f"{count:,} {split}" for split, count in layout.splits.items() if count)
         text = f"{counts} images, in the published layout" if counts else "images of your own"
         dataset = datasets.add_parser(name, help=text)
@@ -176,34 +172,31 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     chosen = parser().parse_args(arguments)
-    if chosen.dataset in DATASETS:
-        return _prepare(chosen)
     try:
-        done = prepare_streets(
-            chosen.layout, chosen.out, count=chosen.count, overwrite=chosen.overwrite
-        )
+        return _prepare(chosen) if chosen.dataset in LAYOUTS else _write_streets(chosen)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{chosen.out}: {done.written} files written, {done.kept} there already")
+
+
+def _write_streets(chosen: argparse.Namespace) -> int:
+    out = chosen.out
+    done = prepare_streets(chosen.layout, out, count=chosen.count, overwrite=chosen.overwrite)
+    print(f"{out}: {done.written} files written, {done.kept} there already")
     return 0
 
 
 def _prepare(chosen: argparse.Namespace) -> int:
     """Prepare a dataset on disk; return the exit status, 1 where something is wrong with it."""
     own = getattr(chosen, "classes", None)
-    try:
-        summary = preparation.prepare(
-            DATASETS[chosen.dataset] if own is None else own_layout(own),
-            chosen.root,
-            check=chosen.check,
-            subset=chosen.subset,
-            jobs=chosen.jobs,
-            progress=_tracked,
-        )
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    summary = preparation.prepare(
+        LAYOUTS[chosen.dataset] if own is None else own_layout(own),
+        chosen.root,
+        check=chosen.check,
+        subset=chosen.subset,
+        jobs=chosen.jobs,
+        progress=_tracked,
+    )
     counts = ", ".join(f"{count:,} {split}" for split, count in summary.images.items())
     print(f"{chosen.root}: {counts} images; {summary.written:,} labels converted")
     if summary.resumed:

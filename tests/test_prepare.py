@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from pipa_fast.data import Streets
-from pipa_fast.data.labels import GTA5_PALETTE, LABEL_ID_TO_TRAIN_ID
+from pipa_fast.data.cityscapes import CITYSCAPES
+from pipa_fast.data.labels import GTA5_PALETTE
 from pipa_fast.data.streets import Split
 from pipa_fast.prepare import main, prepare_streets
 
@@ -24,7 +25,7 @@ def test_gta5_layout(tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(Image.open(tmp_path / "images" / name)), scene.image)
         label = Image.open(tmp_path / "labels" / name)
         assert label.mode == "P"
-        assert np.array_equal(LABEL_ID_TO_TRAIN_ID[np.asarray(label)], scene.label)
+        assert np.array_equal(CITYSCAPES.table()[np.asarray(label)], scene.label)
         palette = np.array(label.getpalette()).reshape(-1, 3)
         assert np.array_equal(palette, GTA5_PALETTE[: len(palette)]) and len(palette) > 33
 
@@ -46,15 +47,26 @@ def test_cityscapes_layout(tmp_path: Path) -> None:
             label = Image.open(tmp_path / f"gtFine/{stem}_gtFine_labelIds.png")
             assert image.mode == "RGB" and label.mode == "L"
             assert np.array_equal(np.asarray(image), scene.image)
-            assert np.array_equal(LABEL_ID_TO_TRAIN_ID[np.asarray(label)], scene.label)
+            assert np.array_equal(CITYSCAPES.table()[np.asarray(label)], scene.label)
             assert np.asarray(label)[scene.label == 255].max() == 0  # unlabelled
 
 
 def test_second_run_keeps_what_is_there(tmp_path: Path) -> None:
     prepare_streets("gta5", tmp_path, count=1)
-    (tmp_path / "images/00002.partial").write_bytes(b"torn")
     assert prepare_streets("gta5", tmp_path, count=2) == (2, 2)
-    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_an_interrupted_run_leaves_no_torn_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def torn(image: Image.Image, path: Path, **_: object) -> None:
+        path.write_bytes(b"torn")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Image.Image, "save", torn)
+        prepare_streets("gta5", tmp_path, count=1)
+    assert files(tmp_path) == []
 
 
 def test_other_content_needs_overwrite(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pipa_fast.data.labels import CLASSES
 from pipa_fast.evaluation.embedding import Projection
 from pipa_fast.evaluation.panels import Panel
 from pipa_fast.evaluation.pictures import find_pictures
-from pipa_fast.evaluation.report import Contents, render
+from pipa_fast.evaluation.report import render
 from pipa_fast.evaluation.runs import Run
 from pipa_fast.models.published_names import read_file
 from pipa_fast.training.config import load, merge, parse, read_recipe
@@ -137,8 +137,6 @@ def test_the_report_escapes_every_name():
         confidence_of="teacher",
     )
     view = Projection(torch.zeros(2, 2), torch.zeros(2, dtype=torch.int64), 0.5, 0.5)
-    page = render(
-        Contents(run=run, baseline=run, panels=[panel], before=view, before_name=SCRIPT, after=view)
-    )
+    page = render(run, run, [panel], view, SCRIPT, view)
     assert page.count("&lt;script&gt;") > 10
     assert "<script" not in page

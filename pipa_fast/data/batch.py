@@ -19,9 +19,7 @@ class Batch(NamedTuple):
     source_label: Tensor  # [B, h, w]
     target_image: Tensor  # [B, 3, h, w]
     target_valid: Tensor  # [B, h, w] bool, where the teacher's labels may count
-    target_crops: (
-        Tensor  # [B, 2, 3, c, c'] two overlapping crops of a target image; [0, ...] unused
-    )
+    target_crops: Tensor  # [B, 2, 3, c, c'] overlapping crops of a target image; [0, ...] unused
     boxes: Tensor  # [B, 2, 4] int64, y0 x0 y1 x1 of the crops in image pixels
     flips: Tensor  # [B, 2] bool, which crops are mirrored left to right
 

@@ -3,12 +3,13 @@
 
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 """What the files of images that are looked for in a folder end with, in small or capitals."""
@@ -49,21 +50,18 @@ def read_image(path: Path, *, labelled: bool = False) -> np.ndarray:
         ValueError: the file is no image, is cut short, has more than 8 bits a channel, or is turned
             by its EXIF and labelled.
     """
-    try:
-        with Image.open(path) as image:
-            if image.mode[0] in "IF":  # 16 and 32 bits: converting would clip, not scale
-                raise _WrongKind(f"mode {image.mode}, not 8 bits a channel; convert it, scaled")
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-            turn = _TURNS.get(orientation)
-            if labelled and turn is not None:
-                raise _WrongKind(
-                    f"EXIF orientation {orientation}, and whether its label is turned too is not "
-                    "known; store both upright, without it"
-                )
-            upright = image if turn is None else image.transpose(turn)
-            return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))
-    except UNREADABLE as error:
-        raise ValueError(_unreadable(path, "an image", error)) from error
+    with _opened(path, "an image") as image:
+        if image.mode[0] in "IF":  # 16 and 32 bits: converting would clip, not scale
+            raise _WrongKind(f"mode {image.mode}, not 8 bits a channel; convert it, scaled")
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        turn = _TURNS.get(orientation)
+        if labelled and turn is not None:
+            raise _WrongKind(
+                f"EXIF orientation {orientation}, and whether its label is turned too is not "
+                "known; store both upright, without it"
+            )
+        upright = image if turn is None else image.transpose(turn)
+        return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))
 
 
 def read_ids(path: Path) -> np.ndarray:
@@ -75,24 +73,21 @@ def read_ids(path: Path) -> np.ndarray:
     Raises:
         ValueError: the file is no image, is cut short, is of another kind, or is turned by EXIF.
     """
-    try:
-        with Image.open(path) as image:
-            if image.mode == "RGB" and image.tile and image.tile[0].args == "RGB;16B":
-                # Pillow keeps the upper byte of such a channel. Read as if the lower one came
-                # last, it keeps that: ids are below 256.
-                image.tile = [image.tile[0]._replace(args="RGB;16L")]
-                ids = np.array(image)[:, :, 0]
-            elif image.mode in ("L", "P"):
-                ids = np.array(image)
-            else:
-                raise _WrongKind(f"mode {image.mode}, not one channel of ids; store 8-bit ids")
-            # only now: a PNG's EXIF may come last, so that Pillow reads the pixels to get there
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-            if orientation in _TURNS:
-                raise _WrongKind(f"EXIF orientation {orientation}; store it upright, without it")
-            return ids
-    except UNREADABLE as error:
-        raise ValueError(_unreadable(path, "a label", error)) from error
+    with _opened(path, "a label") as image:
+        if image.mode == "RGB" and image.tile and image.tile[0].args == "RGB;16B":
+            # Pillow keeps the upper byte of such a channel. Read as if the lower one came last, it
+            # keeps that: ids are below 256.
+            image.tile = [image.tile[0]._replace(args="RGB;16L")]
+            ids = np.array(image)[:, :, 0]
+        elif image.mode in ("L", "P"):
+            ids = np.array(image)
+        else:
+            raise _WrongKind(f"mode {image.mode}, not one channel of ids; store 8-bit ids")
+        # only now: a PNG's EXIF may come last, so that Pillow reads the pixels to get there
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        if orientation in _TURNS:
+            raise _WrongKind(f"EXIF orientation {orientation}; store it upright, without it")
+        return ids
 
 
 def read_palette(path: Path) -> np.ndarray | None:
@@ -100,23 +95,26 @@ def read_palette(path: Path) -> np.ndarray | None:
 
     Its pixels are not read. Raises ValueError for a file that is no image.
     """
-    try:
-        with Image.open(path) as image:
-            colours = None if image.mode != "P" else image.palette
-            if colours is None or colours.mode != "RGB":
-                return None
-            return np.frombuffer(bytes(colours.palette), np.uint8).reshape(-1, 3)
-    except UNREADABLE as error:
-        raise ValueError(_unreadable(path, "a label", error)) from error
+    with _opened(path, "a label") as image:
+        colours = None if image.mode != "P" else image.palette
+        if colours is None or colours.mode != "RGB":
+            return None
+        return np.frombuffer(bytes(colours.palette), np.uint8).reshape(-1, 3)
 
 
 class _WrongKind(ValueError):
     """The file is sound and of no use; the message says what to do."""
 
 
-def _unreadable(path: Path, what: str, error: BaseException) -> str:
-    remedy = "" if isinstance(error, _WrongKind) else "; copy it anew from where it came"
-    return f"{path} cannot be read as {what}: {error}{remedy}"
+@contextmanager
+def _opened(path: Path, what: str) -> Iterator[ImageFile.ImageFile]:
+    """Open an image; whatever is wrong with it becomes a ValueError that names the file."""
+    try:
+        with Image.open(path) as image:
+            yield image
+    except UNREADABLE as error:
+        remedy = "" if isinstance(error, _WrongKind) else "; copy it anew from where it came"
+        raise ValueError(f"{path} cannot be read as {what}: {error}{remedy}") from error
 
 
 def write_whole(path: Path, save: Callable[[Path], object]) -> None:
@@ -172,9 +170,9 @@ def resized_part(image: np.ndarray, size: tuple[int, int], box: Box) -> np.ndarr
     return np.asarray(resized)
 
 
-def resize_label(label: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize a label [H, W] uint8 to (height, width), taking the nearest pixel."""
-    if size is None or label.shape == size:
+    if label.shape == size:
         return label
     resized = Image.fromarray(label).resize((size[1], size[0]), Image.Resampling.NEAREST)
     return np.asarray(resized)

@@ -10,7 +10,7 @@ import numpy as np
 
 IGNORE_INDEX = 255
 
-# train id, label id, name, colour
+# label id, name, colour, by train id
 _TRAIN_CLASSES: tuple[tuple[int, str, tuple[int, int, int]], ...] = (
     (7, "road", (128, 64, 128)),
     (8, "sidewalk", (244, 35, 232)),
@@ -63,21 +63,17 @@ black for what is ignored."""
 COLOURS[:NUM_CLASSES] = PALETTE
 COLOURS[IGNORE_INDEX] = 0
 
-TRAIN_ID_TO_LABEL_ID: np.ndarray = np.zeros(256, dtype=np.uint8)
-"""[256] uint8, label id by train id; 0 (unlabelled) for everything that is not a train id."""
-TRAIN_ID_TO_LABEL_ID[:NUM_CLASSES] = [label_id for label_id, _, _ in _TRAIN_CLASSES]
-
-LABEL_ID_TO_TRAIN_ID: np.ndarray = np.full(34, IGNORE_INDEX, dtype=np.uint8)
-"""[34] uint8, train id by label id; 255 for the ids that are not scored."""
-LABEL_ID_TO_TRAIN_ID[TRAIN_ID_TO_LABEL_ID[:NUM_CLASSES]] = np.arange(NUM_CLASSES)
-
 SCORED_LABEL_IDS: dict[int, int] = {
     label_id: t for t, (label_id, _, _) in enumerate(_TRAIN_CLASSES)
 }
 """Train id by label id, of the label ids that Cityscapes scores."""
 
-UNSCORED_LABEL_IDS = frozenset(np.flatnonzero(LABEL_ID_TO_TRAIN_ID == IGNORE_INDEX).tolist())
+UNSCORED_LABEL_IDS = frozenset(range(34)) - SCORED_LABEL_IDS.keys()
 """Label ids that Cityscapes names and does not score."""
+
+TRAIN_ID_TO_LABEL_ID: np.ndarray = np.zeros(256, dtype=np.uint8)
+"""[256] uint8, label id by train id; 0 (unlabelled) for everything that is not a train id."""
+TRAIN_ID_TO_LABEL_ID[:NUM_CLASSES] = list(SCORED_LABEL_IDS)
 
 EVAL_16: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18)
 """Train ids that SYNTHIA shares with Cityscapes: without terrain, truck and train."""
@@ -93,10 +89,8 @@ CLASS_SETS: dict[str, tuple[int, ...]] = {
 
 GTA5_PALETTE: np.ndarray = np.zeros((256, 3), dtype=np.uint8)
 """[256, 3] uint8, RGB by label id, as GTA5's label PNGs carry it."""
-for _label_id, _colour in _OTHER_COLOURS.items():
-    GTA5_PALETTE[_label_id] = _colour
-for _label_id, _, _colour in _TRAIN_CLASSES:
-    GTA5_PALETTE[_label_id] = _colour
+GTA5_PALETTE[list(_OTHER_COLOURS)] = list(_OTHER_COLOURS.values())
+GTA5_PALETTE[list(SCORED_LABEL_IDS)] = PALETTE
 
 
 def to_label_ids(train_ids: np.ndarray) -> np.ndarray:

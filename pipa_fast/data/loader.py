@@ -30,7 +30,7 @@ from pipa_fast.data.datasets import build_dataset, require_dataset, require_root
 from pipa_fast.data.files import Box, fitted, resize_label, resized_part
 from pipa_fast.data.own import OWN, require_classes
 from pipa_fast.data.random import generator
-from pipa_fast.data.rare_classes import Images, RareClassSampler
+from pipa_fast.data.rare_classes import RareClassSampler
 from pipa_fast.data.statistics import known_counts
 from pipa_fast.trace import trace_range, traced
 
@@ -141,7 +141,7 @@ def images_of(
 
 
 @contextmanager
-def _named(images: Images, number: int) -> Iterator[None]:
+def _named(images: Scenes, number: int) -> Iterator[None]:
     """Add to what is wrong with a crop whose setting it is, and of which image."""
     try:
         yield
@@ -161,19 +161,17 @@ class TrainingSet(Dataset):
         seed: of every choice.
         with_crops: whether overlapping target crops are cut too.
         crop_is_target: whether the first of them is the target image.
-        counts: pixels per source image and class, if known already, see `known_counts`.
     """
 
     def __init__(
         self,
-        source: Images,
-        target: Images,
+        source: Scenes,
+        target: Scenes,
         config: DataConfig,
         *,
         seed: int,
         with_crops: bool = True,
         crop_is_target: bool = False,
-        counts: np.ndarray | None = None,
     ) -> None:
         fine = with_crops or not crop_is_target
         require(fine, "crop_is_target", crop_is_target, "False without crops")
@@ -185,7 +183,7 @@ class TrainingSet(Dataset):
         self.rare: RareClassSampler | None = None
         if config.rare_class:
             self.rare = RareClassSampler(
-                known_counts(source) if counts is None else counts,
+                known_counts(source),
                 temperature=config.rare_class_temperature,
                 min_pixels=config.min_pixels,
             )

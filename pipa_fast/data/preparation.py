@@ -16,13 +16,7 @@ from PIL import Image
 from pipa_fast import __version__
 from pipa_fast.checks import require
 from pipa_fast.data.files import read_image, read_palette, write_whole
-from pipa_fast.data.folder import (
-    Layout,
-    Pair,
-    to_train_ids,
-    unlabelled,
-    without_image,
-)
+from pipa_fast.data.folder import Layout, Pair, to_train_ids, unlabelled, without_image
 from pipa_fast.data.journal import Journal
 from pipa_fast.data.labels import count_pixels
 from pipa_fast.data.statistics import files_of
@@ -217,8 +211,7 @@ def _check_palette(path: Path, layout: Layout, label: np.ndarray) -> None:
     A label that was saved anew as a palette image may number its colours in another order: its ids
     are then no label ids, though each is one that the dataset has.
     """
-    colours = None if layout.palette is None else read_palette(path)
-    if colours is None or layout.palette is None:
+    if layout.palette is None or (colours := read_palette(path)) is None:
         return
     for label_id, train_id in layout.ids.items():
         colour = tuple(colours[label_id].tolist()) if label_id < len(colours) else None

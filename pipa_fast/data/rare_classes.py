@@ -1,40 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rare-class sampling: images with rare classes are drawn more often (DAFormer, section 3.3)."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from pipa_fast.checks import require
-from pipa_fast.data.labels import IGNORE_INDEX, count_pixels
-from pipa_fast.data.sample import Sample
+from pipa_fast.data.datasets import Dataset
+from pipa_fast.data.labels import count_pixels
 
 
-class Images(Protocol):
-    """What training needs of a dataset."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Sample: ...
-
-    def image(self, index: int) -> np.ndarray:
-        """Return an image alone: no label is read."""
-        ...
-
-    def label(self, index: int) -> np.ndarray:
-        """Return a label alone."""
-        ...
-
-
-def class_counts(dataset: Images) -> np.ndarray:
+def class_counts(dataset: Dataset) -> np.ndarray:
     """Count the labelled pixels of every image and class: [images, 255] int64.
 
     Reads every label of the dataset once.
     """
-    counts = np.zeros((len(dataset), IGNORE_INDEX), np.int64)
-    for index in range(len(dataset)):
-        counts[index] = count_pixels(dataset.label(index))
-    return counts
+    return np.stack([count_pixels(dataset.label(index)) for index in range(len(dataset))])
 
 
 def class_probabilities(counts: np.ndarray, temperature: float) -> np.ndarray:

@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 
 from pipa_fast.checks import require
+from pipa_fast.data.datasets import Dataset
 from pipa_fast.data.folder import TRAIN_IDS, FolderDataset
 from pipa_fast.data.labels import IGNORE_INDEX
-from pipa_fast.data.rare_classes import Images, class_counts
+from pipa_fast.data.rare_classes import class_counts
 
 PER_IMAGE, PER_CLASS = "sample_class_stats.json", "samples_with_class.json"
 
 
-def known_counts(dataset: Images) -> np.ndarray:
+def known_counts(dataset: Dataset) -> np.ndarray:
     """Return pixels by image and class [images, 255] int64.
 
     Those of a dataset on disk are read from its statistics, those of the embedded pair counted.
@@ -31,11 +32,8 @@ def known_counts(dataset: Images) -> np.ndarray:
     """
     if not isinstance(dataset, FolderDataset):
         return class_counts(dataset)
-    return read_counts(dataset.root / PER_IMAGE, _names(dataset), dataset.layout.name)
-
-
-def _names(dataset: FolderDataset) -> list[str]:
-    return [_key((pair.label or pair.image).name) for pair in dataset.pairs]
+    names = [_key((pair.label or pair.image).name) for pair in dataset.pairs]
+    return read_counts(dataset.root / PER_IMAGE, names, dataset.layout.name)
 
 
 def _key(label: str) -> str:

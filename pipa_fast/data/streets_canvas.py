@@ -57,6 +57,14 @@ class Dice:
         return raw.view(np.uint8)[:count].reshape(shape)
 
 
+Box = tuple[slice, slice]  # rows, columns
+
+
+def _span(low: float, high: float) -> slice:
+    """Return the pixels between two places: a pixel belongs to a shape that covers its centre."""
+    return slice(max(0, math.ceil(low - 0.5)), max(0, math.ceil(high - 0.5)))
+
+
 class Canvas:
     """A map of material indices; colour, label, scale and texture are the materials'.
 
@@ -85,34 +93,27 @@ class Canvas:
         self.textures.append(texture)
         return len(self.labels) - 1
 
-    def _span(self, low: float, high: float, size: int) -> tuple[int, int]:
-        # A pixel belongs to a shape that covers its centre.
-        return max(0, math.ceil(low - 0.5)), min(size, math.ceil(high - 0.5))
-
     def rectangle(self, x0: float, y0: float, x1: float, y1: float, material: int) -> None:
         """Fill an axis-aligned rectangle."""
-        c0, c1 = self._span(x0, x1, self.width)
-        r0, r1 = self._span(y0, y1, self.height)
-        if c0 < c1 and r0 < r1:
-            self.index[r0:r1, c0:c1] = material
+        self.index[_span(y0, y1), _span(x0, x1)] = material
+
+    def _ellipse(self, x: float, y: float, rx: float, ry: float) -> tuple[Box, np.ndarray]:
+        """Return the box of an axis-aligned ellipse, and which of its pixels are inside."""
+        box = rows, columns = _span(y - ry, y + ry), _span(x - rx, x + rx)
+        dx = (self.columns[columns] - x) / rx
+        dy = (self.rows[rows] - y) / ry
+        return box, dx * dx + dy * dy <= 1.0
 
     def ellipse(self, x: float, y: float, rx: float, ry: float, material: int) -> None:
         """Fill an axis-aligned ellipse."""
-        c0, c1 = self._span(x - rx, x + rx, self.width)
-        r0, r1 = self._span(y - ry, y + ry, self.height)
-        if c0 < c1 and r0 < r1:
-            dx = (self.columns[c0:c1] - x) / rx
-            dy = (self.rows[r0:r1] - y) / ry
-            np.copyto(self.index[r0:r1, c0:c1], material, where=dx * dx + dy * dy <= 1.0)
+        box, inside = self._ellipse(x, y, rx, ry)
+        np.copyto(self.index[box], material, where=inside)
 
     def polygon(self, points: Sequence[tuple[float, float]], material: int) -> None:
         """Fill a convex polygon, corners in either order."""
         xs, ys = [p[0] for p in points], [p[1] for p in points]
-        c0, c1 = self._span(min(xs), max(xs), self.width)
-        r0, r1 = self._span(min(ys), max(ys), self.height)
-        if c0 >= c1 or r0 >= r1:
-            return
-        cols, rows = self.columns[c0:c1], self.rows[r0:r1]
+        box = _span(min(ys), max(ys)), _span(min(xs), max(xs))
+        rows, cols = self.rows[box[0]], self.columns[box[1]]
         area = 0.0
         for i in range(len(points)):
             area += xs[i - 1] * ys[i] - xs[i] * ys[i - 1]
@@ -124,17 +125,13 @@ class Canvas:
             side = (bx - ax) * (rows - ay) >= (by - ay) * (cols - ax)
             inside = side if inside is None else inside & side
         assert inside is not None
-        np.copyto(self.index[r0:r1, c0:c1], material, where=inside)
+        np.copyto(self.index[box], material, where=inside)
 
     def shade(self, x: float, y: float, rx: float, ry: float, factor: float) -> None:
         """Darken the background inside an ellipse (a contact shadow)."""
-        c0, c1 = self._span(x - rx, x + rx, self.width)
-        r0, r1 = self._span(y - ry, y + ry, self.height)
-        if c0 < c1 and r0 < r1:
-            dx = (self.columns[c0:c1] - x) / rx
-            dy = (self.rows[r0:r1] - y) / ry
-            region = self.gain[r0:r1, c0:c1]
-            np.multiply(region, np.float32(factor), out=region, where=dx * dx + dy * dy <= 1.0)
+        box, inside = self._ellipse(x, y, rx, ry)
+        region = self.gain[box]
+        np.multiply(region, np.float32(factor), out=region, where=inside)
 
 
 class Camera:

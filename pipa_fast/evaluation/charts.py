@@ -3,7 +3,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 import numpy as np
@@ -19,7 +19,6 @@ MAX_POINTS = 120
 class Series:
     """One line of a chart."""
 
-    name: str
     x: Sequence[float]
     y: Sequence[float]
     role: str = "run"
@@ -90,10 +89,9 @@ def scatter(projection: Projection, *, label: str, size: int = 320) -> str:
     parts = [_open("scatter", size, size, label)]
     classes, counts = np.unique(labels, return_counts=True)
     for c in classes[np.argsort(-counts)]:  # the rare on top
-        red, green, blue = (int(v) for v in COLOURS[c])
         # A zero-length stroke with round caps is a dot: a third of a circle element's bytes.
         path = "".join(f"M{a:.0f} {size - b:.0f}h0" for a, b in placed[labels == c])
-        parts.append(f'<path d="{path}" stroke="#{red:02x}{green:02x}{blue:02x}"/>')
+        parts.append(f'<path d="{path}" stroke="#{COLOURS[c].tobytes().hex()}"/>')
     return "".join(parts) + "</svg>"
 
 
@@ -134,9 +132,6 @@ def _thin(series: Series) -> Series:
         return series
     bins = np.array_split(np.arange(len(series.x)), MAX_POINTS)
     xs, ys = np.asarray(series.x, float), np.asarray(series.y, float)
-    return Series(
-        name=series.name,
-        x=[float(xs[b].mean()) for b in bins],
-        y=[float(ys[b].mean()) for b in bins],
-        role=series.role,
+    return replace(
+        series, x=[float(xs[b].mean()) for b in bins], y=[float(ys[b].mean()) for b in bins]
     )

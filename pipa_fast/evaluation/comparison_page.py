@@ -3,14 +3,14 @@
 
 from collections.abc import Sequence
 from html import escape
+from typing import NamedTuple
 
 import numpy as np
 
 from pipa_fast.data.labels import IGNORE_INDEX
-from pipa_fast.evaluation.charts import Series, line_chart
 from pipa_fast.evaluation.comparison import Group
 from pipa_fast.evaluation.panels import colorize
-from pipa_fast.evaluation.report_sections import document, legend, strip, swatch
+from pipa_fast.evaluation.report_sections import document, legend, strip, swatch, training_section
 from pipa_fast.evaluation.runs import classes_of
 
 MOST = 8  # groups, each with a colour of its own
@@ -33,13 +33,13 @@ STYLE += """
 """
 
 
-class Pictures:
+class Pictures(NamedTuple):
     """One validation image and what each run's network makes of it."""
 
-    def __init__(
-        self, name: str, image: np.ndarray, truth: np.ndarray, predictions: dict[str, np.ndarray]
-    ) -> None:
-        self.name, self.image, self.truth, self.predictions = name, image, truth, predictions
+    name: str
+    image: np.ndarray  # [H', W', 3] uint8
+    truth: np.ndarray  # [H, W] uint8 train ids
+    predictions: dict[str, np.ndarray]  # [H, W] uint8 train ids, by the run's name
 
 
 def page(groups: Sequence[Group], pictures: Sequence[Pictures] = ()) -> str:
@@ -103,29 +103,11 @@ def _bar(i: int, found: tuple[float, float] | None) -> str:
 
 
 def _curves(groups: Sequence[Group]) -> str:
-    """Return mIoU of every run over training, and the losses that runs have in common."""
-    scores, losses = [], {}
-    for i, group in enumerate(groups):
-        for run in group.runs:
-            x, y = run.scores()
-            scores.append(Series(name=group.name, x=x, y=y, role=f"g{i}"))
-            for name, (xs, ys) in run.losses().items():
-                line = Series(name=group.name, x=xs, y=ys, role=f"g{i}")
-                losses.setdefault(name, []).append(line)
-    if not any(s.x for s in scores) and not losses:
-        return ""
-    chart = line_chart(scores, label="mIoU over iterations", width=560, height=330)
-    figures = "".join(
-        f"<figure><h3>loss: {escape(name.replace('_', ' '))}</h3>"
-        f"{line_chart(lines, label=f'loss {name} over iterations')}</figure>"
-        for name, lines in losses.items()
-    )
-    return (
-        '<section><h2>Training</h2><p class="note">Over training steps, a line for each run. '
-        f"Losses are before their weights.</p>{_keys(groups)}"
-        f'<div class="curves"><figure class="score"><h3>mIoU [%]</h3>{chart}</figure>'
-        f'<div class="charts">{figures}</div></div></section>'
-    )
+    """Return mIoU and losses of every run over training."""
+    drawn = [(run, f"g{i}") for i, group in enumerate(groups) for run in group.runs]
+    terms = dict.fromkeys(term for run, _ in drawn for term in run.losses())
+    note = "Over training steps, a line for each run. Losses are before their weights."
+    return training_section(drawn, terms, note, _keys(groups))
 
 
 def _pictures(pictures: Sequence[Pictures], names: Sequence[str]) -> str:

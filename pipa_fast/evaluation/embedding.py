@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipa_fast.checks import require
 from pipa_fast.data.datasets import Dataset
-from pipa_fast.data.labels import CLASSES, IGNORE_INDEX
+from pipa_fast.data.labels import CLASSES
 from pipa_fast.evaluation.inference import at_size, evaluating, padded_for, to_batch
 from pipa_fast.evaluation.panels import spread_indices
 from pipa_fast.models import SegmentationNetwork
@@ -33,8 +33,8 @@ class Projection(NamedTuple):
     nearest_centre: float  # share of pixels whose nearest class mean, in all of D, is their own
 
 
-def classifier_of(network: nn.Module, num_classes: int = len(CLASSES)) -> nn.Module:
-    """Return the last convolution or linear layer that yields `num_classes` channels.
+def classifier_of(network: nn.Module) -> nn.Module:
+    """Return the last convolution or linear layer that yields a channel for each of CLASSES.
 
     Raises:
         ValueError: there is none.
@@ -42,11 +42,11 @@ def classifier_of(network: nn.Module, num_classes: int = len(CLASSES)) -> nn.Mod
     found = None
     for module in network.modules():
         outputs = getattr(module, "out_channels", getattr(module, "out_features", None))
-        if isinstance(module, nn.Conv2d | nn.Linear) and outputs == num_classes:
+        if isinstance(module, nn.Conv2d | nn.Linear) and outputs == len(CLASSES):
             found = module
     if found is None:
         raise ValueError(
-            f"network must have a layer with {num_classes} outputs; "
+            f"network must have a layer with {len(CLASSES)} outputs; "
             f"{type(network).__name__} has none"
         )
     return found
@@ -116,10 +116,7 @@ def _draw(
     labels: np.ndarray, classes: Sequence[int], quota: int, rng: np.random.Generator
 ) -> Tensor:
     """Return up to `quota` positions of each class among `labels` [N]."""
-    drawn = []
-    for c in classes:
-        places = np.flatnonzero((labels == c) & (labels != IGNORE_INDEX))
-        drawn.append(rng.permutation(places)[:quota])
+    drawn = [rng.permutation(np.flatnonzero(labels == c))[:quota] for c in classes]
     return torch.from_numpy(np.concatenate(drawn).astype(np.int64))
 
 

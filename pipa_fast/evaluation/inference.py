@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pipa_fast.checks import require
 from pipa_fast.data.datasets import Dataset, Sample
 from pipa_fast.data.files import fitted
-from pipa_fast.data.labels import CLASSES, IGNORE_INDEX
+from pipa_fast.data.labels import CLASSES
 from pipa_fast.evaluation.metrics import ConfusionMatrix
 from pipa_fast.models.window import starts
 
@@ -97,8 +97,8 @@ def at_size(images: Tensor, size: tuple[int, int] | None) -> Tensor:
     They keep their proportions, as `data.files.fitted` says: a dataset that a recipe was not made
     for has others.
     """
-    fit = fitted(tuple(images.shape[2:]), size)
-    if fit == tuple(images.shape[2:]):
+    fit = fitted(images.shape[2:], size)
+    if fit == images.shape[2:]:
         return images
     return F.interpolate(images, fit, mode="bilinear", antialias=True)
 
@@ -140,8 +140,7 @@ def _predict(
     shape = (images.shape[2], images.shape[3])
     if window is None or (window.crop[0] >= shape[0] and window.crop[1] >= shape[1]):
         return _whole(network, images, size)
-    logits = _sliding(network, images, window)
-    return logits if size == shape else _resize(logits, size)
+    return _resize(_sliding(network, images, window), size)
 
 
 def padded_for(network: nn.Module, images: Tensor) -> Tensor:
@@ -238,7 +237,7 @@ def evaluate(
     require(batch_size > 0, "batch_size", batch_size, "a positive count")
     sharded = shard and dist.is_available() and dist.is_initialized()
     rank, world = (dist.get_rank(group), dist.get_world_size(group)) if sharded else (0, 1)
-    confusion = ConfusionMatrix(len(names), ignore_index=IGNORE_INDEX, device=device)
+    confusion = ConfusionMatrix(len(names), device=device)
     kind, done = torch.device(device).type, 0
     with evaluating(network), torch.autocast(kind, dtype=dtype, enabled=dtype is not None):
         for samples in _batches(dataset, range(rank, len(dataset), world), batch_size):

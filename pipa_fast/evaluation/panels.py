@@ -153,11 +153,7 @@ def save_panels(
     cells = [[resize_to_width(picture, cell) for _, picture in row] for row in rows]
     heights = [max(picture.shape[0] for picture in row) for row in cells]
     width = gap + max(len(row) for row in rows) * (cell + gap)
-    used = _present(panels)
-    legend = _legend_positions([names[c] for c in used], font, width, gap)
-    bottom = heading + sum(heights) + gap * len(heights)
-    height = bottom + (legend[-1][1] + 30 if legend else 0)
-    canvas = Image.new("RGB", (width, height), "white")
+    canvas = Image.new("RGB", (width, heading + sum(heights) + gap * len(heights)), "white")
     draw = ImageDraw.Draw(canvas)
     for column, (caption, _) in enumerate(rows[0]):
         draw.text((gap + column * (cell + gap), 9), caption, fill=(30, 34, 40), font=font)
@@ -166,9 +162,16 @@ def save_panels(
         for column, picture in enumerate(row):
             canvas.paste(Image.fromarray(picture), (gap + column * (cell + gap), top))
         top += tall + gap
-    _draw_legend(draw, used, names, legend, bottom, font)
-    canvas.save(path, optimize=True)
+    whole = with_legend(np.asarray(canvas), present_classes(panels), names)
+    Image.fromarray(whole).save(path, optimize=True)
     return path
+
+
+def present_classes(panels: Sequence[Panel]) -> list[int]:
+    """Return the train ids that occur in the truth or a prediction of some panel."""
+    maps = [m for p in panels for m in (p.truth, p.prediction, p.baseline) if m is not None]
+    present = set().union(*(np.unique(m).tolist() for m in maps))
+    return sorted(present - {IGNORE_INDEX})
 
 
 def with_legend(
@@ -180,46 +183,19 @@ def with_legend(
     """
     require(len(classes) > 0, "classes", list(classes), "at least one train id")
     font, gap = ImageFont.load_default(size=16), 8
-    longest = max(round(font.getlength(names[c])) for c in classes)
-    height, width = picture.shape[0], max(picture.shape[1], gap + 21 + longest + 24)
-    legend = _legend_positions([names[c] for c in classes], font, width, gap)
-    canvas = Image.new("RGB", (width, height + legend[-1][1] + 30), "white")
-    canvas.paste(Image.fromarray(picture), (0, 0))
-    _draw_legend(ImageDraw.Draw(canvas), classes, names, legend, height, font)
-    return np.asarray(canvas)
-
-
-def _draw_legend(
-    draw: ImageDraw.ImageDraw,
-    classes: Sequence[int],
-    names: Sequence[str],
-    positions: Sequence[tuple[int, int]],
-    top: int,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-) -> None:
-    """Draw each class's colour and name at its position below `top` [pixels]."""
-    for c, (left, down) in zip(classes, positions, strict=True):
-        box = (left, top + down + 3, left + 14, top + down + 17)
-        draw.rectangle(box, fill=tuple(int(v) for v in COLOURS[c]), outline=(120, 120, 120))
-        draw.text((left + 21, top + down), names[c], fill=(30, 34, 40), font=font)
-
-
-def _present(panels: Sequence[Panel]) -> list[int]:
-    """Return the train ids that occur in the truth or a prediction of some panel."""
-    maps = [m for p in panels for m in (p.truth, p.prediction, p.baseline) if m is not None]
-    present = set().union(*(np.unique(m).tolist() for m in maps))
-    return sorted(present - {IGNORE_INDEX})
-
-
-def _legend_positions(
-    names: Sequence[str], font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, gap: int
-) -> list[tuple[int, int]]:
-    """Return left and top of each class's entry, broken into lines of `width` [pixels]."""
-    positions, left, top = [], gap, 4
-    for name in names:
-        need = 21 + round(font.getlength(name)) + 24
+    needs = [21 + round(font.getlength(names[c])) + 24 for c in classes]
+    width = max(picture.shape[1], gap + max(needs))
+    places, left, top = [], gap, picture.shape[0] + 4
+    for need in needs:
         if left + need > width and left > gap:
             left, top = gap, top + 26
-        positions.append((left, top))
+        places.append((left, top))
         left += need
-    return positions
+    canvas = Image.new("RGB", (width, top + 30), "white")
+    canvas.paste(Image.fromarray(picture), (0, 0))
+    draw = ImageDraw.Draw(canvas)
+    for c, (left, top) in zip(classes, places, strict=True):
+        box = (left, top + 3, left + 14, top + 17)
+        draw.rectangle(box, fill=tuple(int(v) for v in COLOURS[c]), outline=(120, 120, 120))
+        draw.text((left + 21, top), names[c], fill=(30, 34, 40), font=font)
+    return np.asarray(canvas)

@@ -77,12 +77,8 @@ def read_frames(path: Path) -> Iterator[Picture]:
                 # phones store frames lying, and how far to turn them: degrees to the left
                 turns = round(frame.rotation / 90)
                 pixels = np.rot90(frame.to_ndarray(format="rgb24"), turns)
-                yield Picture(f"{path.stem}_{number:06d}", partial(_same, pixels))
+                yield Picture(f"{path.stem}_{number:06d}", partial(np.asarray, pixels))
                 number += 1
     except (av.FFmpegError, ValueError) as error:
         after = f" after {number} frames" if number else ""
         raise ValueError(f"{path} cannot be read as a video{after}: {error}") from error
-
-
-def _same(pixels: np.ndarray) -> np.ndarray:
-    return pixels

@@ -2,7 +2,6 @@
 """A run's report: one HTML file that needs no network and no scripts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -25,18 +24,6 @@ from pipa_fast.evaluation.report_sections import (
     settings_section,
 )
 from pipa_fast.evaluation.runs import Run, read_run
-
-
-@dataclass(kw_only=True, slots=True, frozen=True)
-class Contents:
-    """All that a report shows; what is absent is left out."""
-
-    run: Run
-    baseline: Run | None = None
-    panels: Sequence[Panel] = ()
-    before: Projection | None = None
-    before_name: str = "before training"
-    after: Projection | None = None
 
 
 def write_report(
@@ -87,30 +74,30 @@ def write_report(
         if earlier is not None:
             before = project(collect_embeddings(earlier, dataset, **of))
         save_panels(panels, run_dir / "panels.png", names=run.names)
-    contents = Contents(
-        run=run,
-        baseline=base,
-        panels=panels,
-        before=before,
-        before_name="before training" if baseline is None else "source-only",
-        after=after,
-    )
-    path, text = run_dir / "report.html", render(contents)
+    before_name = "before training" if baseline is None else "source-only"
+    text = render(run, base, panels, before, before_name, after)
+    path = run_dir / "report.html"
     write_whole(path, partial(Path.write_text, data=text, encoding="utf-8"))
     return path
 
 
-def render(contents: Contents) -> str:
-    """Return the report as HTML."""
-    run, base = contents.run, contents.baseline
+def render(
+    run: Run,
+    base: Run | None,
+    panels: Sequence[Panel],
+    before: Projection | None,
+    before_name: str,
+    after: Projection | None,
+) -> str:
+    """Return the report as HTML; what is absent is left out."""
     return document(
         f"{run.recipe}: mIoU {run.miou:.1f}",
         [
             headline(run, base),
-            panels_section(contents.panels, run.names),
+            panels_section(panels, run.names),
             iou_section(run, base),
             curves_section(run, base),
-            embedding_section(contents.before, contents.before_name, contents.after, run.names),
+            embedding_section(before, before_name, after, run.names),
             settings_section(run, base),
             footer(run, base),
         ],

@@ -14,7 +14,7 @@ from PIL import Image
 from pipa_fast.data.labels import COLOURS, IGNORE_INDEX
 from pipa_fast.evaluation.charts import Series, line_chart, scatter
 from pipa_fast.evaluation.embedding import Projection
-from pipa_fast.evaluation.panels import Panel, resize_to_width
+from pipa_fast.evaluation.panels import Panel, present_classes, resize_to_width
 from pipa_fast.evaluation.report_style import STYLE
 from pipa_fast.evaluation.runs import Run, classes_of, flatten
 
@@ -66,10 +66,10 @@ def _tile(value: str, text: str, kind: str = "tile", value_class: str = "") -> s
     return f'<div class="{kind}">{number}<span class="soft">{escape(text)}</span></div>'
 
 
-def _signed(value: float, digits: int = 1) -> str:
-    # Adding 0.0 turns a rounded -0.0 into 0.0. The minus is the one as wide as the plus.
-    rounded = round(value, digits) + 0.0
-    return f"{rounded:+.{digits}f}".replace("-", "\N{MINUS SIGN}") if rounded else f"{0:.{digits}f}"
+def _signed(value: float) -> str:
+    # The minus is the one as wide as the plus.
+    rounded = round(value, 1)
+    return f"{rounded:+.1f}".replace("-", "\N{MINUS SIGN}") if rounded else "0.0"
 
 
 def _tone(delta: float) -> str:
@@ -80,8 +80,6 @@ def panels_section(panels: Sequence[Panel], names: Sequence[str]) -> str:
     """Return the pictures: one strip per validation image."""
     if not panels:
         return ""
-    maps = [m for p in panels for m in (p.truth, p.prediction, p.baseline) if m is not None]
-    classes = sorted(set().union(*(np.unique(m).tolist() for m in maps)) - {IGNORE_INDEX})
     return (
         "<section><h2>What it sees</h2>"
         '<p class="note">Validation images at even distances, not picked. Confidence is the '
@@ -89,7 +87,7 @@ def panels_section(panels: Sequence[Panel], names: Sequence[str]) -> str:
         '<span class="ramp"></span>1. Error: <span class="ink" style="background:#e23030"></span>'
         'wrong, <span class="ink" style="background:#282828"></span>not labelled.</p>'
         + "".join(_panel(panel) for panel in panels)
-        + legend(classes, names, unlabelled=True)
+        + legend(present_classes(panels), names, unlabelled=True)
         + "</section>"
     )
 
@@ -138,8 +136,8 @@ def legend(classes: Sequence[int], names: Sequence[str], *, unlabelled: bool) ->
 
 def swatch(name: str | None, names: Sequence[str]) -> str:
     """Return a class's colour as a small square; black for what is none."""
-    red, green, blue = COLOURS[names.index(name)] if name in names else (0, 0, 0)
-    return f'<span class="swatch" style="background:#{red:02x}{green:02x}{blue:02x}"></span>'
+    colour = COLOURS[names.index(name) if name in names else IGNORE_INDEX].tobytes().hex()
+    return f'<span class="swatch" style="background:#{colour}"></span>'
 
 
 def iou_section(run: Run, base: Run | None) -> str:
@@ -189,29 +187,44 @@ def _keys(run: Run, base: Run | None) -> str:
 
 def curves_section(run: Run, base: Run | None) -> str:
     """Return mIoU over training, and each loss term on its own scale."""
-    score, losses = "", []
-    series = [Series(name="run", x=run.scores()[0], y=run.scores()[1])]
-    if base is not None:
-        x, y = base.scores()
-        series.insert(0, Series(name="source-only", x=x, y=y, role="base"))
-    if any(s.x for s in series):
-        chart = line_chart(
-            series, label="mIoU over iterations", width=560, height=330, end_values=True
-        )
+    drawn = [(run, "run")] if base is None else [(base, "base"), (run, "run")]
+    note = "Over training steps. Losses are before their weights."
+    return training_section(drawn, run.losses(), note, _keys(run, base), end_values=True)
+
+
+def training_section(
+    drawn: Sequence[tuple[Run, str]],
+    terms: Iterable[str],
+    note: str,
+    keys: str,
+    *,
+    end_values: bool = False,
+) -> str:
+    """Return mIoU and the loss `terms` of runs, each run in a role of the stylesheet."""
+    scores: list[Series] = []
+    losses: dict[str, list[Series]] = {term: [] for term in terms}
+    for run, role in drawn:
+        x, y = run.scores()
+        scores.append(Series(x=x, y=y, role=role))
+        for term, (x, y) in run.losses().items():
+            if term in losses:
+                losses[term].append(Series(x=x, y=y, role=role))
+    score = ""
+    if any(s.x for s in scores):
+        label = "mIoU over iterations"
+        chart = line_chart(scores, label=label, width=560, height=330, end_values=end_values)
         score = f'<figure class="score"><h3>mIoU [%]</h3>{chart}</figure>'
-    base_losses = {} if base is None else base.losses()
-    for name, (xs, ys) in run.losses().items():
-        lines = [Series(name=name, x=xs, y=ys)]
-        if name in base_losses:
-            x, y = base_losses[name]
-            lines.insert(0, Series(name="source-only", x=x, y=y, role="base"))
-        chart = line_chart(lines, label=f"loss {name} over iterations")
-        losses.append(f"<figure><h3>loss: {escape(name.replace('_', ' '))}</h3>{chart}</figure>")
     if not score and not losses:
         return ""
-    note = '<p class="note">Over training steps. Losses are before their weights.</p>'
-    charts = f'<div class="curves">{score}<div class="charts">{"".join(losses)}</div></div>'
-    return f"<section><h2>Training</h2>{note}{_keys(run, base)}{charts}</section>"
+    figures = "".join(
+        f"<figure><h3>loss: {escape(term.replace('_', ' '))}</h3>"
+        f"{line_chart(lines, label=f'loss {term} over iterations')}</figure>"
+        for term, lines in losses.items()
+    )
+    return (
+        f'<section><h2>Training</h2><p class="note">{note}</p>{keys}'
+        f'<div class="curves">{score}<div class="charts">{figures}</div></div></section>'
+    )
 
 
 def embedding_section(

@@ -234,17 +234,6 @@ def test_rare_classes_come_more_often():
     assert shares[True] > 0.9 and shares[False] < 0.2
 
 
-def test_counts_may_be_given():
-    class Closed(Scenes):
-        def __getitem__(self, index):
-            raise AssertionError("a label was read")
-
-    counts = np.ones((10, 4), np.int64)
-    TrainingSet(Closed(), Closed(), DataConfig(), seed=0, counts=counts)
-    with pytest.raises(AssertionError):
-        TrainingSet(Closed(), Closed(), DataConfig(), seed=0)
-
-
 def test_moves_whole():
     batch = steps(1)[0].to("meta")
     assert isinstance(batch, Batch) and all(value.is_meta for value in batch)

@@ -17,7 +17,7 @@ def points(svg: str) -> list[list[tuple[float, float]]]:
 
 
 def test_lines_stay_inside_and_rise_with_their_values():
-    svg = line_chart([Series(name="a", x=[0, 500, 1000], y=[0, 1, 2])], label="a & b")
+    svg = line_chart([Series(x=[0, 500, 1000], y=[0, 1, 2])], label="a & b")
     (line,) = points(svg)
     assert line[0] == (44, 184) and line[2] == (346, 16)
     assert line[1][0] == pytest.approx((44 + 346) / 2) and line[1][1] == pytest.approx(100)
@@ -28,19 +28,19 @@ def test_lines_stay_inside_and_rise_with_their_values():
     [[], [math.nan] * 3, [0.0] * 3, [math.nan, 1, 2], [1, math.nan], [5], [1e-7, 2e-7]],
 )
 def test_odd_values_draw_something_well_formed(y):
-    svg = line_chart([Series(name="a", x=list(range(len(y))), y=y)], label="odd", end_values=True)
+    svg = line_chart([Series(x=list(range(len(y))), y=y)], label="odd", end_values=True)
     ET.fromstring(svg)
     assert "nan" not in svg
 
 
 def test_long_lines_are_thinned_to_means():
-    svg = line_chart([Series(name="a", x=list(range(5000)), y=[0, 2] * 2500)], label="long")
+    svg = line_chart([Series(x=list(range(5000)), y=[0, 2] * 2500)], label="long")
     (line,) = points(svg)
     assert len(line) == MAX_POINTS and len({y for _, y in line}) <= 3
 
 
 def test_close_end_values_do_not_touch():
-    series = [Series(name=n, x=[0, 1], y=[0, v]) for n, v in (("a", 50.0), ("b", 50.5), ("c", 51))]
+    series = [Series(x=[0, 1], y=[0, v]) for v in (50.0, 50.5, 51)]
     texts = [e for e in ET.fromstring(line_chart(series, label="", end_values=True)).iter("text")]
     places = sorted(float(e.get("y", 0)) for e in texts if e.get("class", "").startswith("value"))
     assert len(places) == 3 and all(b - a >= 13 for a, b in itertools.pairwise(places))

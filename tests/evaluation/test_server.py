@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipa_fast.data.labels import LABEL_ID_TO_TRAIN_ID
+from pipa_fast.data.cityscapes import CITYSCAPES
 from pipa_fast.evaluation.server import check_names, scene_of, write_label_ids
 
 BERLIN = "berlin_000000_000019"
@@ -73,4 +73,4 @@ def test_label_ids_come_back_as_train_ids(tmp_path):
     write_label_ids(tmp_path / "a.png", train_ids)
     with Image.open(tmp_path / "a.png") as written:
         assert written.mode == "L"
-        assert np.array_equal(LABEL_ID_TO_TRAIN_ID[np.asarray(written)], train_ids)
+        assert np.array_equal(CITYSCAPES.table()[np.asarray(written)], train_ids)
