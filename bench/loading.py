@@ -41,6 +41,7 @@ from torch import Tensor
 
 from bench.call import Clock
 from bench.machine import device_name, machine
+from bench.program import make_parser
 from bench.rows import write
 from pipa_fast.data import crops, files, loader
 from pipa_fast.data.augmentation import STRONG, gaussian_blur
@@ -312,11 +313,7 @@ def remarks(
 
 def arguments() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench loading",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("bench loading", __doc__)
     add = parser.add_argument
     add("--recipe", default="gta2cs_daformer_pipa", help="recipe name or YAML file")
     add("--workers", type=int, nargs="+", default=[0, 1, 2], help="processes that load")

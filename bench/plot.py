@@ -4,11 +4,11 @@
 python -m bench.plot bench/results/DEVICE/pixel_contrast.json --output picture.png
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.program import make_parser
 from bench.rows import load
 
 # Name: colour, marker. Ours are blue and thick.
@@ -183,7 +183,7 @@ def mark_without_memory(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m bench.plot", description=__doc__)
+    parser = make_parser("bench.plot", __doc__)
     parser.add_argument("json", type=Path, nargs="+", help="rows of `python -m bench --json`")
     parser.add_argument("--output", type=Path, required=True, help="the picture, .png or .svg")
     parser.add_argument("--dims", type=int, nargs="+", help="only these d")

@@ -7,7 +7,6 @@ Both are compared with float64 on the same, already rounded, inputs. The exit st
 errs more than 1.1 times as much as the eager formula plus TOLERANCE.
 """
 
-import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from bench.contenders import backends, peers_of
 from bench.machine import cpu_flags, device_name
 from bench.precision_cases import CASES, Case
 from bench.problem import DTYPES, short
+from bench.program import make_parser
 from pipa_fast import ops
 
 FACTOR = 1.1
@@ -221,7 +221,7 @@ def document(lines: Sequence[Line], device: torch.device, command: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure every case, write the document, and return whether a bar was missed."""
-    parser = argparse.ArgumentParser(prog="python -m bench.precision", description=__doc__)
+    parser = make_parser("bench.precision", __doc__)
     parser.add_argument("--output", type=Path, required=True, help="the Markdown file")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=list(DTYPES))

@@ -12,7 +12,6 @@ sixth of the useful work of pixel_contrast at least, so that its points may lie 
 a contender really moves is not measured: eager's N x N matrices are not in its place on the axis.
 """
 
-import argparse
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -23,6 +22,7 @@ import torch
 from bench.machine import machine
 from bench.plot import OTHER, STYLES, size_text
 from bench.problem import DTYPES
+from bench.program import make_parser
 from bench.rows import load, results_folder
 
 FAST = ("cpu", "triton", "cuda")  # whose sizes are written
@@ -179,11 +179,7 @@ def panel(axes: Any, title: str, rows: Sequence[dict[str, Any]], roof: Roof) -> 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench roofline",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("bench roofline", __doc__)
     parser.add_argument("files", metavar="FILES", type=Path, nargs="*", help="rows; see above")
     parser.add_argument("--output", type=Path, help="the picture, .png or .svg")
     args = parser.parse_args(argv)

@@ -9,7 +9,6 @@ evaluates again, and one of other settings is refused, so the command may be sto
 again. Settings are chosen on seeds 100-102; 0-4 are only reported.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 
 from bench.machine import machine
+from bench.program import make_parser
 
 ARMS = {
     "source": "streets_source",
@@ -105,7 +105,7 @@ def plot(summary: dict[str, Any], path: Path) -> None:
 
 def main() -> None:
     """Run what is missing and write the summary."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = make_parser("bench.streets_ablation", __doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")

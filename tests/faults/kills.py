@@ -10,7 +10,6 @@ run has survived where its exported weights have the same bytes, and its last ch
 tensors, as those of the run in peace. Runs are forks of one process that has imported everything.
 """
 
-import argparse
 import itertools
 import os
 import random
@@ -26,6 +25,7 @@ from unittest import mock
 
 import torch
 
+from bench.program import make_parser
 from pipa_fast.data import loader
 from pipa_fast.training import checkpoint, distributed, trainer
 from pipa_fast.training.config import Config, load, merge, read_recipe
@@ -171,11 +171,7 @@ def run(count: int, seed: int) -> tuple[int, int]:
 
 def main() -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.faults.kills",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("tests.faults.kills", __doc__)
     parser.add_argument("--count", type=int, default=200, help="runs that are killed")
     parser.add_argument("--seed", type=int, default=1, help="of the moments")
     args = parser.parse_args()
