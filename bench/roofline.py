@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from matplotlib.figure import Figure
 
 from bench.machine import machine
 from bench.plot import OTHER, STYLES, size_text
@@ -100,16 +101,10 @@ def panels(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Write the picture, a panel for each op, form and width."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     memory, groups = memory_of(rows), panels(rows)
     width = max(3.6 * len(groups), 5.0)
-    figure, grid = plt.subplots(
-        1, len(groups), figsize=(width, 4.6), dpi=160, squeeze=False, sharey=True
-    )
+    figure = Figure(figsize=(width, 4.6), dpi=160)
+    grid = figure.subplots(1, len(groups), squeeze=False, sharey=True)
     labels: dict[str, Any] = {}
     for axes, (title, members) in zip(grid[0], groups.items(), strict=True):
         product = max(row["gflops"] for row in members if row["mode"] == "product")
@@ -135,7 +130,6 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     figure.tight_layout(rect=(0, 0.07 + 0.045 * lines, 1, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, facecolor="white")
-    plt.close(figure)
 
 
 def panel(axes: Any, title: str, rows: Sequence[dict[str, Any]], roof: Roof) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
 from bench.machine import machine
 from bench.program import make_parser
@@ -79,12 +80,8 @@ def summarise(runs: dict[str, list[dict[str, Any]]], overrides: list[str]) -> di
 
 def plot(summary: dict[str, Any], path: Path) -> None:
     """Draw every arm's seeds, mean and standard deviation."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 2.8), dpi=150)
+    figure = Figure(figsize=(7, 2.8), dpi=150)
+    axes = figure.subplots()
     for row, (_, arm) in enumerate(summary["arms"].items()):
         scores = list(arm["miou"].values())
         axes.errorbar(
