@@ -20,7 +20,7 @@ from torch import Tensor
 from bench.contenders import backends, peers_of
 from bench.machine import cpu_flags, device_name
 from bench.precision_cases import CASES, Case
-from bench.problem import DTYPES, short
+from bench.problem import DTYPES, rounded, short
 from bench.program import make_parser
 from pipa_fast import ops
 
@@ -132,12 +132,6 @@ def measure(case: Case, dtype: torch.dtype, device: torch.device) -> Line:
         else:
             ours[name] = compare(found, true, temperature)
     return Line(case, dtype, compare(theirs, true, temperature), ours)
-
-
-def rounded(value: Any, dtype: torch.dtype) -> Any:
-    """Return a tensor of numbers in a dtype, anything else as it is."""
-    floats = isinstance(value, Tensor) and value.is_floating_point()
-    return value.to(dtype) if floats else value
 
 
 def cell(errors: Errors | str) -> str:

@@ -12,8 +12,6 @@ again. Settings are chosen on seeds 100-102; 0-4 are only reported.
 import json
 import os
 import statistics
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
+from bench.layouts import ROOT, call
 from bench.machine import machine
 from bench.program import make_parser
 
@@ -32,7 +31,6 @@ ARMS = {
     "+ both": "streets_pipa",
     "oracle": "streets_oracle",
 }
-ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results" / "streets_ablation.json"
 PLOT = ROOT / "docs" / "streets_ablation.png"
 
@@ -40,17 +38,11 @@ PLOT = ROOT / "docs" / "streets_ablation.png"
 def run_one(recipe: str, seed: int, runs: Path, overrides: list[str]) -> dict[str, Any]:
     """Train one recipe on one seed, or go on with it, and return its results."""
     folder = runs / f"{recipe}-{seed}"
-    command = [sys.executable, "-m", "pipa_fast.train", "--config", recipe]
-    command += ["--seed", str(seed), "--run.dir", str(runs), "--run.name", folder.name]
-    command += ["--run.resume", "auto", "--run.report", "false", *overrides]
+    words = ["pipa_fast.train", "--config", recipe, "--seed", str(seed)]
+    words += ["--run.dir", str(runs), "--run.name", folder.name]
+    words += ["--run.resume", "auto", "--run.report", "false", *overrides]
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "log.txt", "a") as log:
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        code = subprocess.run(
-            command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
-        ).returncode
-    if code:
-        raise RuntimeError(f"{' '.join(command)} ended with {code}; see {folder / 'log.txt'}")
+    call(words, folder / "log.txt")
     results = json.loads((folder / "results.json").read_text())
     print(f"{recipe:20s} seed {seed:3d}  mIoU {results['miou']:.2f}", flush=True)
     return results
