@@ -3,14 +3,13 @@ import json
 import os
 import socket
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from pipa_fast import evaluate
 from pipa_fast.data import loader
@@ -18,10 +17,6 @@ from pipa_fast.data.sample import Sample
 from pipa_fast.evaluation import inference
 from pipa_fast.training import checkpoint
 from pipa_fast.training.config import Config, EvaluationConfig
-
-
-class Outputs(NamedTuple):
-    logits: Tensor
 
 
 class Constant(nn.Module):
@@ -38,7 +33,7 @@ class Constant(nn.Module):
             self.classifier.bias[favourite] = 1
 
     def forward(self, images):
-        return Outputs(self.classifier(images[:, :, ::2, ::2]))
+        return self.classifier(images[:, :, ::2, ::2])
 
 
 class Halves:
