@@ -34,6 +34,7 @@ from bench.harness import Effort, measure
 from bench.machine import cap_memory, machine
 from bench.plot import plot
 from bench.problem import DTYPES, OPS, Settings
+from bench.program import make_parser
 from bench.rows import results_folder, write
 
 APART = {
@@ -50,11 +51,7 @@ APART = {
 def arguments() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     usual = Effort()
-    parser = argparse.ArgumentParser(
-        prog="python -m bench",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("bench", __doc__)
     add = parser.add_argument
     add("ops", nargs="*", metavar="OP", help=f"some of: {', '.join(OPS)}; or all")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")

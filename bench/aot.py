@@ -33,6 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.program import make_parser
 from pipa_fast.reference.pixel_contrast import Rows, Settings
 
 CHIPS = (80, 89, 90)
@@ -309,11 +310,7 @@ def markdown(found: list[Row]) -> str:
 
 def arguments() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.aot",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("bench.aot", __doc__)
     add = parser.add_argument
     add("ops", nargs="*", metavar="OP", help=f"some of: {', '.join(CALLS)} (default: all)")
     add("--chips", type=int, nargs="+", default=CHIPS, choices=CHIPS)

@@ -9,7 +9,6 @@ for a package, that is said, and the pins alone are compared with what is instal
 is 1 where a package has a known vulnerability or another version than its pin.
 """
 
-import argparse
 import importlib.metadata
 import json
 import re
@@ -19,6 +18,8 @@ import sysconfig
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from bench.program import make_parser
 
 TIMEOUT = 300  # s, for all packages
 
@@ -87,7 +88,7 @@ def ask(program: Path) -> tuple[Mapping[str, Any] | None, str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m bench.audit", description=__doc__)
+    parser = make_parser("bench.audit", __doc__)
     parser.add_argument("pins", type=Path, help="file of NAME==VERSION lines")
     parser.add_argument("--pip-audit", type=Path, help="program to ask for advisories")
     args = parser.parse_args(argv)

@@ -12,7 +12,6 @@ float32 arrays of 256 MiB, larger than any cache. A CPU that reads a line of mem
 it moves more than is counted, as STREAM (McCalpin) counts too.
 """
 
-import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from bench.harness import Effort, interleave, quantiles, timed
 from bench.machine import machine
+from bench.program import make_parser
 from bench.rows import keep, results_folder
 
 MEBIBYTES = 256
@@ -52,11 +52,7 @@ def measure(device: torch.device, effort: Effort, mebibytes: int) -> list[dict[s
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench bandwidth",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("bench bandwidth", __doc__)
     add = parser.add_argument
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--mebibytes", type=int, default=MEBIBYTES, help="of an array")

@@ -10,7 +10,6 @@ fit a multiprocessor, or multiplies outside of the tensor cores. It needs nvcc, 
 the toolkit or Triton's package, to look for the tensor cores' instructions.
 """
 
-import argparse
 import json
 import re
 import shutil
@@ -22,6 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from bench.program import make_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "csrc" / "cuda"
@@ -235,11 +236,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.cuda_table",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("bench.cuda_table", __doc__)
     parser.add_argument("units", nargs="*", help=f"of {', '.join(units())} (default: all)")
     parser.add_argument("--chips", type=int, nargs="+", choices=CHIPS, default=list(CHIPS))
     parser.add_argument("--jobs", type=int, default=2, help="compilers at a time")

@@ -9,7 +9,6 @@ op's first form and at the widths that stand for their classes. Times are compar
 where two files hold a problem, the one later by name counts.
 """
 
-import argparse
 import json
 from collections.abc import Iterable, Sequence
 from importlib import import_module
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.problem import OPS
+from bench.program import make_parser
 from bench.rows import RESULTS, load
 from pipa_fast.ops import _fastest
 
@@ -61,11 +61,7 @@ def text(rows: Sequence[dict[str, Any]]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.fastest",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("bench.fastest", __doc__)
     parser.add_argument("files", nargs="*", type=Path, help="default: bench/results/*/*.json")
     parser.add_argument("--output", type=Path, default=_fastest.FILE)
     args = parser.parse_args(argv)

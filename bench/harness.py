@@ -20,7 +20,7 @@ from bench.contenders import Contender
 from bench.dispatch import Dispatched
 from bench.machine import available_bytes
 from bench.memory import peak_of_process, without_memory
-from bench.problem import Problem, Settings, make, relative, short
+from bench.problem import Problem, Settings, make, relative, rounded, short
 
 # What is another function and not merely rounded: the relative errors of value and gradient that
 # are refused. docs/precision.md holds what rounding may do.
@@ -42,18 +42,15 @@ class Effort(NamedTuple):
 
 def truth(problem: Problem) -> Outcome:
     """Return what the float64 reference gives for the same, already rounded, inputs."""
-    given = {name: wide(value) for name, value in problem.arguments.items()}
-    leaf = wide(problem.features.detach()).requires_grad_(problem.differentiable)
+    given = {name: rounded(value, torch.float64) for name, value in problem.arguments.items()}
+    leaf = rounded(problem.features.detach(), torch.float64)
+    leaf.requires_grad_(problem.differentiable)
     value = problem.truth(leaf, **given)
     if not problem.differentiable:
         return Outcome(value, None, {})
-    gradient = torch.autograd.grad(value, leaf, wide(problem.gradient))[0]
+    start = rounded(problem.gradient, torch.float64)
+    gradient = torch.autograd.grad(value, leaf, start)[0]
     return Outcome(value.detach(), gradient, {})
-
-
-def wide(value: Any) -> Any:
-    """Return a floating-point tensor in float64, anything else as it is."""
-    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def refusal(problem: Problem, errors: dict[str, Any]) -> str:

@@ -9,7 +9,6 @@ networks start from random weights, so that the scores tell that everything runs
 is worth.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -22,6 +21,8 @@ import yaml
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+
+from bench.program import make_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = ("gta2cs_source", "gta2cs_daformer", "gta2cs_daformer_pipa", "gta2cs_hrda_pipa")
@@ -115,11 +116,7 @@ def train(recipe: str, out: Path, iterations: int, ranks: int) -> dict[str, Any]
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.layouts",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("bench.layouts", __doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "layouts")
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES))
     parser.add_argument("--iterations", type=int, default=400)

@@ -48,7 +48,7 @@ def confusion() -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
     return ours, theirs
 
 
-def average() -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+def average() -> tuple[Callable[[], Any], Callable[[], Any]]:
     """Return ours and torch's exponential moving average of MiT-B0 with DAFormer's head."""
     torch.manual_seed(0)
     student = build_network(ModelConfig(encoder="mit_b0", head="daformer", projections=False))
@@ -59,21 +59,16 @@ def average() -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
     with torch.no_grad():
         for parameter in student.parameters():
             parameter.add_(0.1)
+    mine, others = list(teacher.network.parameters()), list(averaged.module.parameters())
 
-    def of(network: Any) -> Tensor:
-        return torch.cat([p.detach().flatten() for p in network.parameters()])
-
-    def ours() -> Tensor:
+    def ours() -> Any:
         teacher.update(student, ITERATION)
-        return of(teacher.network) if not timed else torch.empty(0)
+        return mine
 
-    def theirs() -> Tensor:
+    def theirs() -> Any:
         averaged.update_parameters(student)
-        return of(averaged.module) if not timed else torch.empty(0)
+        return others
 
-    timed: list[bool] = []
-    torch.testing.assert_close(ours(), theirs())
-    timed.append(True)
     return ours, theirs
 
 

@@ -7,7 +7,6 @@ python -m bench.licences --markdown docs/licences.md  # the table of that docume
 Packages of extras that are not installed here are listed as such.
 """
 
-import argparse
 import importlib.metadata
 import re
 import tomllib
@@ -18,6 +17,7 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from bench.audit import plain
+from bench.program import make_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = re.compile(
@@ -76,11 +76,7 @@ def table() -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.licences",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("bench.licences", __doc__)
     parser.add_argument("--markdown", type=Path, help="document whose table to write anew")
     options = parser.parse_args(argv)
     if options.markdown is None:

@@ -39,8 +39,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from bench.call import Clock
+from bench.harness import Effort, interleave, timed
 from bench.machine import device_name, machine
+from bench.program import make_parser
 from bench.rows import write
 from pipa_fast.data import crops, files, loader
 from pipa_fast.data.augmentation import STRONG, gaussian_blur
@@ -203,7 +204,7 @@ def stages(samples: TrainingSet, steps: int) -> list[dict[str, Any]]:
     samples.config.num_workers = 0
     seconds: defaultdict[str, float] = defaultdict(float)
 
-    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def watched(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             start = time.perf_counter()
             result = function(*args, **kwargs)
@@ -214,7 +215,7 @@ def stages(samples: TrainingSet, steps: int) -> list[dict[str, Any]]:
 
     with contextlib.ExitStack() as patched:
         for name, owner, attribute in places:
-            function = timed(name, getattr(owner, attribute))
+            function = watched(name, getattr(owner, attribute))
             patched.enter_context(mock.patch.object(owner, attribute, function))
         stream = batches(samples, iterations=steps + 1)
         next(stream)
@@ -242,24 +243,15 @@ def blurs(
     tenth = math.ceil(0.1 * size[0])
     images = torch.rand(batch, 3, *size, device=device)
     sigma = torch.linspace(*STRONG.sigma, batch, device=device)
-
-    found: dict[str, tuple[Callable[[], Any], list[float]]] = {
-        f"blur, separable {STRONG.taps}": (partial(gaussian_blur, images, sigma, STRONG.taps), [])
-    }
+    calls = {f"blur, separable {STRONG.taps}": partial(gaussian_blur, images, sigma, STRONG.taps)}
     for width in (STRONG.taps, tenth if tenth % 2 else tenth - 1):
-        call = partial(dense_blur, images, sigma, width)
-        found[f"blur, dense {width} x {width}"] = (call, [])
-    for number in range(rounds + 1):
-        for call, times in found.values():
-            clock = Clock(device)
-            clock.mark()
-            call()
-            clock.mark()
-            times += clock.spans() if number else []
+        calls[f"blur, dense {width} x {width}"] = partial(dense_blur, images, sigma, width)
+    timed_calls = {name: timed(call, device, "ms") for name, call in calls.items()}
+    samples = interleave(timed_calls, Effort(seconds=0, warmup=0, repeats=rounds))
     where = {"device": device_name(device), "shape": [batch, 3, *size]}
     return [
-        where | {"part": name, "ms": statistics.median(times) / batch}
-        for name, (_, times) in found.items()
+        where | {"part": name, "ms": statistics.median(times["ms"]) / batch}
+        for name, times in samples.items()
     ]
 
 
@@ -311,11 +303,7 @@ def remarks(
 
 def arguments() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench loading",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("bench loading", __doc__)
     add = parser.add_argument
     add("--recipe", default="gta2cs_daformer_pipa", help="recipe name or YAML file")
     add("--workers", type=int, nargs="+", default=[0, 1, 2], help="processes that load")

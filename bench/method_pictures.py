@@ -7,7 +7,6 @@
 "Before" is the same network as the run found it at its first step. One process, on a CPU.
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from bench.method_plots import (
     draw_self_training,
     draw_views,
 )
+from bench.program import make_parser
 from pipa_fast import ops
 from pipa_fast.data.augmentation import VIEWS, strong_augment
 from pipa_fast.data.batch import Batch
@@ -279,11 +279,7 @@ def principal_colours(maps: Tensor) -> np.ndarray:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw the pictures; return the process's exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.method_pictures",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("bench.method_pictures", __doc__)
     parser.add_argument("--run", type=Path, default=Path("runs/streets_pipa"))
     parser.add_argument("--out", type=Path, default=FOLDER)
     parser.add_argument("--image", type=int, default=3, help="slot of the batch that is shown")

@@ -4,11 +4,13 @@
 python -m bench.plot bench/results/DEVICE/pixel_contrast.json --output picture.png
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
+from bench.program import make_parser
 from bench.rows import load
 
 # Name: colour, marker. Ours are blue and thick.
@@ -30,17 +32,13 @@ OTHER = ("#888888", ".")
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Write a picture: for each op, form, dtype and width a row of two panels, time and memory."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         key = (row["op"], row["variant"], row["dtype"], row["d"])
         groups.setdefault(key, []).append(row)
     size = (8, 3.1 * len(groups) + 1.0)
-    figure, grid = plt.subplots(len(groups), 2, figsize=size, dpi=200, squeeze=False)
+    figure = Figure(figsize=size, dpi=200)
+    grid = figure.subplots(len(groups), 2, squeeze=False)
     for axes, (key, members) in zip(grid, groups.items(), strict=True):
         op, variant, dtype, d = key
         title = ", ".join(part for part in (op, variant, f"D = {d}", dtype) if part)
@@ -75,7 +73,6 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     figure.tight_layout(rect=(0, margin / size[1], 1, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, facecolor="white")
-    plt.close(figure)
 
 
 def time_of(rows: Sequence[dict[str, Any]]) -> dict[str, list[tuple[float, float, float, float]]]:
@@ -183,7 +180,7 @@ def mark_without_memory(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m bench.plot", description=__doc__)
+    parser = make_parser("bench.plot", __doc__)
     parser.add_argument("json", type=Path, nargs="+", help="rows of `python -m bench --json`")
     parser.add_argument("--output", type=Path, required=True, help="the picture, .png or .svg")
     parser.add_argument("--dims", type=int, nargs="+", help="only these d")

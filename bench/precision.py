@@ -7,7 +7,6 @@ Both are compared with float64 on the same, already rounded, inputs. The exit st
 errs more than 1.1 times as much as the eager formula plus TOLERANCE.
 """
 
-import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -21,7 +20,8 @@ from torch import Tensor
 from bench.contenders import backends, peers_of
 from bench.machine import cpu_flags, device_name
 from bench.precision_cases import CASES, Case
-from bench.problem import DTYPES, short
+from bench.problem import DTYPES, rounded, short
+from bench.program import make_parser
 from pipa_fast import ops
 
 FACTOR = 1.1
@@ -134,12 +134,6 @@ def measure(case: Case, dtype: torch.dtype, device: torch.device) -> Line:
     return Line(case, dtype, compare(theirs, true, temperature), ours)
 
 
-def rounded(value: Any, dtype: torch.dtype) -> Any:
-    """Return a tensor of numbers in a dtype, anything else as it is."""
-    floats = isinstance(value, Tensor) and value.is_floating_point()
-    return value.to(dtype) if floats else value
-
-
 def cell(errors: Errors | str) -> str:
     """Return a table's cell."""
     if isinstance(errors, str):
@@ -221,7 +215,7 @@ def document(lines: Sequence[Line], device: torch.device, command: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure every case, write the document, and return whether a bar was missed."""
-    parser = argparse.ArgumentParser(prog="python -m bench.precision", description=__doc__)
+    parser = make_parser("bench.precision", __doc__)
     parser.add_argument("--output", type=Path, required=True, help="the Markdown file")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=list(DTYPES))

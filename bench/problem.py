@@ -51,6 +51,12 @@ def short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def rounded(value: Any, dtype: torch.dtype) -> Any:
+    """Return a tensor of numbers in a dtype, anything else as it is."""
+    floats = isinstance(value, Tensor) and value.is_floating_point()
+    return value.to(dtype) if floats else value
+
+
 def relative(found: Tensor, truth: Tensor) -> float:
     """Return ‖found - truth‖ / ‖truth‖ in float64; not a number where `found` has such."""
     found, truth = found.double(), truth.double()

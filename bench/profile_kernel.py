@@ -5,7 +5,6 @@ ncu --profile-from-start off python -m bench.profile_kernel pixel_contrast 16384
 python -m bench.profile_kernel patch_consistency --trace runs/profile/kernel.json.gz
 """
 
-import argparse
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -16,16 +15,13 @@ from bench.call import step
 from bench.contenders import backends, find
 from bench.problem import DTYPES, OPS, Settings, make
 from bench.profiled import profiled
+from bench.program import make_parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run it twice before, so that nothing is compiled or loaded inside the marks."""
     gpu = torch.cuda.is_available()
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.profile_kernel",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("bench.profile_kernel", __doc__)
     parser.add_argument("op", metavar="OP", choices=OPS, help=f"one of: {', '.join(OPS)}")
     parser.add_argument(
         "n", type=int, nargs="?", help="default: the op's first size in bench/OP.py"

@@ -8,24 +8,20 @@ What follows `--` changes settings of the recipe. Steps are those of the middle 
 every term counts; loading their batches is in the profile, and so is whatever the host waits for.
 """
 
-import argparse
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 from bench.profiled import profiled
+from bench.program import make_parser
 from bench.step import Contender
 from pipa_fast.training.config import load, read_recipe
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Take steps that warm up, then some between the marks."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.profile_step",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("bench.profile_step", __doc__)
     add = parser.add_argument
     add("--recipe", default="streets_pipa", help="recipe name or YAML file")
     add("--steps", type=int, default=3, help="between the marks")

@@ -12,17 +12,18 @@ sixth of the useful work of pixel_contrast at least, so that its points may lie 
 a contender really moves is not measured: eager's N x N matrices are not in its place on the axis.
 """
 
-import argparse
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from matplotlib.figure import Figure
 
 from bench.machine import machine
 from bench.plot import OTHER, STYLES, size_text
 from bench.problem import DTYPES
+from bench.program import make_parser
 from bench.rows import load, results_folder
 
 FAST = ("cpu", "triton", "cuda")  # whose sizes are written
@@ -100,16 +101,10 @@ def panels(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Write the picture, a panel for each op, form and width."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     memory, groups = memory_of(rows), panels(rows)
     width = max(3.6 * len(groups), 5.0)
-    figure, grid = plt.subplots(
-        1, len(groups), figsize=(width, 4.6), dpi=160, squeeze=False, sharey=True
-    )
+    figure = Figure(figsize=(width, 4.6), dpi=160)
+    grid = figure.subplots(1, len(groups), squeeze=False, sharey=True)
     labels: dict[str, Any] = {}
     for axes, (title, members) in zip(grid[0], groups.items(), strict=True):
         product = max(row["gflops"] for row in members if row["mode"] == "product")
@@ -135,7 +130,6 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     figure.tight_layout(rect=(0, 0.07 + 0.045 * lines, 1, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, facecolor="white")
-    plt.close(figure)
 
 
 def panel(axes: Any, title: str, rows: Sequence[dict[str, Any]], roof: Roof) -> None:
@@ -179,11 +173,7 @@ def panel(axes: Any, title: str, rows: Sequence[dict[str, Any]], roof: Roof) -> 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench roofline",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("bench roofline", __doc__)
     parser.add_argument("files", metavar="FILES", type=Path, nargs="*", help="rows; see above")
     parser.add_argument("--output", type=Path, help="the picture, .png or .svg")
     args = parser.parse_args(argv)

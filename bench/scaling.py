@@ -37,6 +37,7 @@ from rich.table import Table
 from torch import Tensor
 
 from bench.machine import machine
+from bench.program import make_parser
 from bench.rows import keep, load, results_folder, write
 from pipa_fast import ops
 from pipa_fast.ops._checks import group_name
@@ -279,11 +280,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench scaling",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("bench scaling", __doc__)
     add = parser.add_argument
     add("--ranks", type=int, nargs="+", default=[1, 2, 4], help="processes; 1 must be among them")
     add("--rows", type=int, nargs="+", default=[512, 2048], help="of each rank")

@@ -15,7 +15,6 @@ The last two are measured alone, on as many ranks. Batch-norm layers are frozen 
 several ranks need on a CPU.
 """
 
-import argparse
 import os
 import statistics
 import tempfile
@@ -31,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.machine import machine
+from bench.program import make_parser
 from bench.rows import keep, load, results_folder, write
 from bench.scaling import draw, seconds_of
 from pipa_fast import ops
@@ -125,11 +125,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench scaling_step",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("bench scaling_step", __doc__)
     add = parser.add_argument
     add("--ranks", type=int, nargs="+", default=[1, 2, 4], help="processes; 1 must be among them")
     add("--recipe", default="streets_pipa", help="recipe name or YAML file")

@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from bench.machine import machine
+from bench.program import make_parser
 from bench.rows import keep, results_folder
 from pipa_fast.data.batch import Batch
 from pipa_fast.training import distributed
@@ -182,11 +183,7 @@ def soak(steps: int, every: int, workers: int, folder: Path) -> tuple[dict[str, 
 
 def arguments() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.soak",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("bench.soak", __doc__)
     add = parser.add_argument
     add("--steps", type=int, default=10_000)
     add("--every", type=int, default=50, help="steps between two samples")

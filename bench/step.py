@@ -35,6 +35,7 @@ from torch.nn.functional import normalize
 from bench.machine import machine
 from bench.memory import end_mark, start_mark
 from bench.peers.step import lineage
+from bench.program import make_parser
 from bench.rows import write
 from bench.step_parts import STEP, Work, memory_of, parts_of
 from pipa_fast.data.batch import Batch
@@ -191,11 +192,7 @@ def table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench step",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("bench step", __doc__)
     parser.add_argument("--recipe", default="streets_pipa", help="recipe name or YAML file")
     parser.add_argument(
         "--steps", type=int, default=5, help="that are timed, after one that is not"

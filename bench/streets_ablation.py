@@ -9,19 +9,19 @@ evaluates again, and one of other settings is refused, so the command may be sto
 again. Settings are chosen on seeds 100-102; 0-4 are only reported.
 """
 
-import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
+from bench.layouts import ROOT, call
 from bench.machine import machine
+from bench.program import make_parser
 
 ARMS = {
     "source": "streets_source",
@@ -31,7 +31,6 @@ ARMS = {
     "+ both": "streets_pipa",
     "oracle": "streets_oracle",
 }
-ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results" / "streets_ablation.json"
 PLOT = ROOT / "docs" / "streets_ablation.png"
 
@@ -39,17 +38,11 @@ PLOT = ROOT / "docs" / "streets_ablation.png"
 def run_one(recipe: str, seed: int, runs: Path, overrides: list[str]) -> dict[str, Any]:
     """Train one recipe on one seed, or go on with it, and return its results."""
     folder = runs / f"{recipe}-{seed}"
-    command = [sys.executable, "-m", "pipa_fast.train", "--config", recipe]
-    command += ["--seed", str(seed), "--run.dir", str(runs), "--run.name", folder.name]
-    command += ["--run.resume", "auto", "--run.report", "false", *overrides]
+    words = ["pipa_fast.train", "--config", recipe, "--seed", str(seed)]
+    words += ["--run.dir", str(runs), "--run.name", folder.name]
+    words += ["--run.resume", "auto", "--run.report", "false", *overrides]
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "log.txt", "a") as log:
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        code = subprocess.run(
-            command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
-        ).returncode
-    if code:
-        raise RuntimeError(f"{' '.join(command)} ended with {code}; see {folder / 'log.txt'}")
+    call(words, folder / "log.txt")
     results = json.loads((folder / "results.json").read_text())
     print(f"{recipe:20s} seed {seed:3d}  mIoU {results['miou']:.2f}", flush=True)
     return results
@@ -79,12 +72,8 @@ def summarise(runs: dict[str, list[dict[str, Any]]], overrides: list[str]) -> di
 
 def plot(summary: dict[str, Any], path: Path) -> None:
     """Draw every arm's seeds, mean and standard deviation."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 2.8), dpi=150)
+    figure = Figure(figsize=(7, 2.8), dpi=150)
+    axes = figure.subplots()
     for row, (_, arm) in enumerate(summary["arms"].items()):
         scores = list(arm["miou"].values())
         axes.errorbar(
@@ -105,7 +94,7 @@ def plot(summary: dict[str, Any], path: Path) -> None:
 
 def main() -> None:
     """Run what is missing and write the summary."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = make_parser("bench.streets_ablation", __doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")

@@ -113,21 +113,6 @@ def test_kernels_are_linked_into_the_package():
     assert (PACKAGE / "kernels").resolve() == ROOT / "kernels"
 
 
-def test_every_op_has_the_same_name_in_its_rooms():
-    ops = {p.stem for p in (PACKAGE / "reference").glob("[!_]*.py")}
-    assert ops, "no reference implementations"
-    for op in ops:
-        assert (PACKAGE / "ops" / f"{op}.py").exists(), f"{op}: no public function"
-        assert (ROOT / "tests" / "ops" / f"test_{op}.py").exists(), f"{op}: no test"
-    native = {
-        p.stem for p in [*(ROOT / "csrc/cpu").glob("*.cpp"), *(ROOT / "csrc/cuda").glob("*.cu")]
-    }
-    triton = {p.stem for p in (ROOT / "kernels").glob("[!_]*.py")}
-    assert {"pixel_contrast", "patch_consistency"} <= ops
-    assert native & ops, "the C++ files carry the names of their ops"
-    assert not {stem for stem in triton if stem not in ops and not stem.startswith("common")}
-
-
 # ---- commands ----
 
 

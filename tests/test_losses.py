@@ -202,6 +202,12 @@ def sure(labels, value):
     return torch.full(labels.shape, value)
 
 
+def arguments(**how):
+    """Two views of which the second is the surer in every cell."""
+    *maps, labels_a, labels_b, boxes, flips = views(**how)
+    return (*maps, labels_a, labels_b, sure(labels_a, 0.5), sure(labels_b, 0.95), boxes, flips)
+
+
 @pytest.mark.parametrize("scale", [1, 3])
 def test_patch_consistency_is_that_of_matching_cells(scale):
     """Written out with one direction, since only one view is the more confident."""
@@ -280,8 +286,7 @@ def test_pixels_without_a_label_take_no_part(none):
 
 
 def test_bank_stores_in_training_only():
-    *maps, labels_a, labels_b, boxes, flips = views()
-    args = (*maps, labels_a, labels_b, sure(labels_a, 0.5), sure(labels_b, 0.95), boxes, flips)
+    *_, boxes, flips = args = arguments()
     alone, bank = PatchConsistencyLoss(num_pairs=1000), FeatureBank(2000, 8)
     loss_fn = PatchConsistencyLoss(bank=bank, num_pairs=1000)
     first = loss_fn(*args)
@@ -310,8 +315,7 @@ def test_bank_takes_only_confident_keys():
 
 
 def test_calls_without_a_seed_draw_other_pairs_and_are_counted():
-    *maps, labels_a, labels_b, boxes, flips = views()
-    args = (*maps, labels_a, labels_b, sure(labels_a, 0.5), sure(labels_b, 0.95), boxes, flips)
+    args = arguments()
     loss_fn = PatchConsistencyLoss(num_pairs=8)
     values = {loss_fn(*args).item() for _ in range(3)}
     assert len(values) == 3 and loss_fn.step == 3
@@ -331,8 +335,7 @@ def test_rows_are_taken_as_they_are_where_nothing_normalizes_them():
 
 
 def test_weights_per_image():
-    *maps, labels_a, labels_b, boxes, flips = views(images=3)
-    args = [*maps, labels_a, labels_b, sure(labels_a, 0.5), sure(labels_b, 0.95), boxes, flips]
+    args = arguments(images=3)
     loss_fn = PatchConsistencyLoss(num_pairs=1000)
     bank = FeatureBank(99, 8)
     bank.push(F.normalize(torch.randn(99, 8), dim=1), torch.arange(99) % 3)
@@ -357,8 +360,7 @@ def test_patch_consistency_of_nothing():
 
 
 def test_patch_consistency_under_autocast_and_compile():
-    *maps, labels_a, labels_b, boxes, flips = views()
-    args = (*maps, labels_a, labels_b, sure(labels_a, 0.5), sure(labels_b, 0.95), boxes, flips)
+    args = arguments()
     loss_fn = PatchConsistencyLoss(bank=FeatureBank(500, 8), num_pairs=100)
     eager, low = copy.deepcopy(loss_fn), copy.deepcopy(loss_fn)
     compiled = torch.compile(loss_fn, fullgraph=True, backend="aot_eager")
@@ -376,8 +378,7 @@ def test_compile_leaves_the_size_of_views_open():
     eager = copy.deepcopy(loss_fn)
     compiled = torch.compile(loss_fn, fullgraph=True, backend="aot_eager")
     for size in ((6, 8), (5, 7), (8, 6)):
-        *maps, labels_a, labels_b, boxes, flips = views(size=size)
-        args = (*maps, labels_a, labels_b, sure(labels_a, 0.5), sure(labels_b, 0.95), boxes, flips)
+        args = arguments(size=size)
         torch.testing.assert_close(compiled(*args), eager(*args))
 
 
@@ -394,8 +395,7 @@ def test_patch_consistency_bad_arguments():
     ):
         with pytest.raises(ValueError, match=name):
             PatchConsistencyLoss(**settings)
-    a, b, la, lb, boxes, flips = views()
-    ca, cb = sure(la, 0.5), sure(lb, 0.95)
+    a, b, la, lb, ca, cb, boxes, flips = arguments()
     for name, args in (
         ("view_a", (a[0], b, la, lb, ca, cb, boxes, flips)),
         (

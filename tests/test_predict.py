@@ -1,21 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from pipa_fast import predict
 from pipa_fast.data.labels import PALETTE
 from pipa_fast.evaluation.pictures import Picture
 from pipa_fast.training import checkpoint
 from pipa_fast.training.config import Config
-
-
-class Outputs(NamedTuple):
-    logits: Tensor
 
 
 class Bright(nn.Module):
@@ -37,7 +32,7 @@ class Bright(nn.Module):
         cells = nn.functional.avg_pool2d(images.mean(1, keepdim=True), 4)
         logits = torch.full((images.shape[0], 19, *cells.shape[2:]), -9.0)
         logits[:, 10], logits[:, 0] = cells[:, 0] - 0.5, 0.5 - cells[:, 0]
-        return Outputs(logits)
+        return logits
 
 
 def half_bright(height: int, width: int) -> np.ndarray:

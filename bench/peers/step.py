@@ -108,14 +108,10 @@ def lineage() -> Iterator[None]:
             (ops, "sample_anchors", draw),
             (cross_entropy, "upsampled_cross_entropy", enlarged_cross_entropy),
             (step, "pseudo_labels", pseudo_labels),
-            (feature_distance, "downscale_labels", _planes),
+            (feature_distance, "downscale_labels", downscale_labels.planes),
             (Teacher, "update", average),
             (HRDANetwork, "_slide", one_by_one),
         ):
             stack.enter_context(mock.patch.object(owner, name, new))
         assert losses.ops is ops, "the losses call the ops that are replaced here"
         yield
-
-
-def _planes(labels: Tensor, **how: Any) -> Tensor:
-    return downscale_labels.planes(labels, **how)

@@ -6,28 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.equations import patch_consistency as truth
+from tests.equations import unit_rows
+
 # Anchors, keys, columns. Anchors go in blocks of 96, keys in blocks of 64 and slabs of 3/4 N.
 SIZES = [(0, 9, 8), (9, 0, 8), (1, 1, 1), (5, 7, 5), (6, 16, 64), (96, 64, 130), (97, 200, 33)]
 SIZES += [(20, 700, 16), (300, 500, 24), (64, 65, 512)]
-
-
-def unit_rows(n: int, d: int) -> Tensor:
-    return F.normalize(torch.randn(n, d), dim=1)
-
-
-def truth(anchors, positives, bank, anchor_labels, bank_labels, weights, temperature):
-    """Loss and its gradient by the anchors, by autograd in float64."""
-    anchors, positives, bank = (t.double() for t in (anchors, positives, bank))
-    anchors.requires_grad_()
-    weight = torch.ones(len(anchors)) if weights is None else weights
-    weight = weight.double() * (anchor_labels >= 0)
-    negative = (anchor_labels[:, None] != bank_labels) & (bank_labels >= 0)
-    z = (((anchors @ bank.T - 1) / temperature).exp() * negative).sum(1)
-    e = (((anchors * positives).sum(1) - 1) / temperature).exp()
-    share = weight / weight.sum() if weight.sum() > 0 else weight
-    loss = (share * torch.log1p(z / e)).sum()
-    (gradient,) = torch.autograd.grad(loss + 0 * anchors.sum(), anchors)
-    return loss.detach(), gradient
 
 
 def problem(n: int, m: int, d: int, classes: int = 4):

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.equations import upsampled_cross_entropy as truth
+
 # Images, classes, and the sizes of the map and of the labels. Vectors hold 4, 8 or 16 pixels.
 SIZES = [
     (2, 19, (8, 16), (32, 64)),  # whole vectors
@@ -23,18 +25,6 @@ SIZES = [
     (1, 6, (4, 4), (1, 1)),
     (70, 3, (3, 2), (5, 4)),  # more images than tasks are wanted
 ]
-
-
-def truth(logits, labels, weights, ignore_index, all_pixels):
-    """Loss and its gradient by the logits, by autograd in float64."""
-    exact = logits.double().requires_grad_()
-    full = F.interpolate(exact, labels.shape[1:], mode="bilinear", align_corners=False)
-    valid = labels != ignore_index
-    own = full.log_softmax(1).gather(1, (labels * valid)[:, None])[:, 0]
-    weight = valid.double() if weights is None else valid * weights.double()
-    count = labels.numel() if all_pixels else valid.sum().clamp(min=1)
-    loss = -(weight * own).sum() / count
-    return loss.detach(), torch.autograd.grad(loss, exact)[0]
 
 
 def problem(images, classes, small, full, dtype=torch.float32):

@@ -7,15 +7,14 @@ import pytest
 
 from bench import cuda_table
 
-needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+USUAL = [("patch_consistency_512", 80), ("pixel_contrast_hopper_256", 90)]
 
 
-@needs_nvcc
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
 @pytest.mark.parametrize(
     ("unit", "chip"),
-    [("patch_consistency_512", 80), ("pixel_contrast_hopper_256", 90)]
-    + [
-        pytest.param(unit, chip, marks=pytest.mark.slow)
+    [
+        pytest.param(unit, chip, marks=[] if (unit, chip) in USUAL else pytest.mark.slow)
         for chip in cuda_table.CHIPS
         for unit in cuda_table.units(chip)
     ],

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
-import math
 
 import numpy as np
 import pytest
 
 from pipa_fast.data.datasets import build_dataset
-from pipa_fast.data.rare_classes import RareClassSampler, class_probabilities
 from pipa_fast.data.statistics import PER_CLASS, PER_IMAGE, files_of, known_counts, read_counts
 from tests.data.published import make
 
@@ -23,25 +21,6 @@ def test_daformers_file_is_read_as_it_is(tmp_path):
     counts = known_counts(build_dataset("gta5", "train", root))
     assert counts.shape == (2, 255)
     assert counts[:, [0, 13, 16]].tolist() == [[6000, 2000, 0], [1000, 0, 1000]]
-
-
-def test_probabilities_are_daformers_by_hand():
-    """Shares 0.7, 0.2 and 0.1: weights exp(0.3/T), exp(0.8/T), exp(0.9/T) with T = 0.1."""
-    counts = np.zeros(255, np.int64)
-    counts[[0, 13, 16]] = 7000, 2000, 1000
-    weights = [math.exp(3), math.exp(8), math.exp(9)]
-    found = class_probabilities(counts, 0.1)[[0, 13, 16]]
-    np.testing.assert_allclose(found, np.array(weights) / sum(weights), rtol=1e-12)
-
-
-def test_an_image_shows_a_class_with_more_than_the_least_pixels(tmp_path):
-    root = make("gta5", tmp_path)
-    (root / PER_IMAGE).write_text(json.dumps(RECORDS))
-    counts = known_counts(build_dataset("gta5", "train", root))
-    sampler = RareClassSampler(counts, temperature=0.01, min_pixels=3000)
-    shown = dict(zip(sampler.classes.tolist(), sampler.images, strict=True))
-    assert shown[0].tolist() == [0]
-    assert shown[16].tolist() == [1]  # no image has more, so any that holds it serves
 
 
 def test_what_is_written_is_read_again(tmp_path):

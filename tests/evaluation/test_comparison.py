@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import io
 
-import pytest
 from rich.console import Console
 
 from pipa_fast.compare import main
@@ -58,10 +57,3 @@ def test_names_of_folders_are_text_and_told_for_the_present_one(make_run, monkey
     assert main([".", str(run)]) == 0
     out = capsys.readouterr().out
     assert out.count("lr[red]") == 3, "two columns, and the second run's report"
-
-
-def test_a_folder_without_results_is_named(tmp_path, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main([str(tmp_path / "nowhere")])
-    assert stop.value.code == 2
-    assert "nowhere" in capsys.readouterr().err

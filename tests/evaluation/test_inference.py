@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import nn
 
@@ -23,7 +24,6 @@ from pipa_fast.evaluation.inference import (
 )
 from pipa_fast.models import HRDAConfig, ModelConfig, build_network
 from pipa_fast.training import distributed
-from tests.forked import on_two_ranks
 
 
 class Positions(nn.Module):
@@ -344,7 +344,8 @@ def _score_on_rank(rank: int, folder: Path, network, dataset) -> None:
 
 def test_two_ranks_share_the_images_and_agree(network, dataset, tmp_path):
     alone: EvalResult = evaluate(network, dataset)
-    on_two_ranks(_score_on_rank, tmp_path, network, dataset)
+    arguments = (tmp_path, network, dataset)
+    mp.start_processes(_score_on_rank, arguments, nprocs=2, start_method="fork")
     for rank in range(2):
         miou, matrix, seen = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert miou == alone.miou and torch.equal(matrix, alone.confusion.matrix)

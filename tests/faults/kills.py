@@ -10,7 +10,6 @@ run has survived where its exported weights have the same bytes, and its last ch
 tensors, as those of the run in peace. Runs are forks of one process that has imported everything.
 """
 
-import argparse
 import itertools
 import os
 import random
@@ -26,9 +25,10 @@ from unittest import mock
 
 import torch
 
+from bench.program import make_parser
 from pipa_fast.data import loader
 from pipa_fast.training import checkpoint, distributed, trainer
-from pipa_fast.training.config import Config, load, merge, read_recipe
+from pipa_fast.training.config import load, merge, read_recipe
 from tests.few import Few
 
 TINY = {
@@ -36,20 +36,15 @@ TINY = {
     "data": {"crop": [32, 32], "patch_crop": [32, 32], "batch_size": 1, "num_workers": 0},
     "run": {"log_every": 1, "eval_every": 100, "checkpoint_every": 1, "report": False},
 }
+CONFIG = load(merge(read_recipe("streets_source"), TINY))  # here, as it takes as long as a run
 OPERATIONS = [(torch, "save"), (os, "fsync"), (os, "replace"), (os, "unlink")]
 
 
-def config_of(folder: Path) -> Config:
-    """Return the settings of the runs that are killed."""
-    config = load(merge(read_recipe("streets_source"), TINY))
-    config.run.dir, config.run.resume = str(folder), "auto"
-    return config
-
-
 def train(folder: Path) -> None:
-    """Run to the end, from wherever the folder's run is."""
+    """Run to the end, from wherever the folder's run is; of this process, the only one."""
+    CONFIG.run.dir, CONFIG.run.resume = str(folder), "auto"
     with mock.patch.object(loader, "build_dataset", Few):
-        trainer.Trainer(config_of(folder), distributed.start("cpu")).run()
+        trainer.Trainer(CONFIG, distributed.start("cpu")).run()
 
 
 def on_operations(act: Callable[[int], None]) -> None:
@@ -112,8 +107,8 @@ def tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the tensors of a state by name."""
     if isinstance(value, torch.Tensor):
         yield name, value
-    elif isinstance(value, dict):
-        for key, entry in value.items():
+    elif isinstance(value, dict | list | tuple):
+        for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
             yield from tensors(entry, f"{name}.{key}")
 
 
@@ -171,11 +166,7 @@ def run(count: int, seed: int) -> tuple[int, int]:
 
 def main() -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.faults.kills",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("tests.faults.kills", __doc__)
     parser.add_argument("--count", type=int, default=200, help="runs that are killed")
     parser.add_argument("--seed", type=int, default=1, help="of the moments")
     args = parser.parse_args()

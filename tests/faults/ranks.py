@@ -18,6 +18,7 @@ from pipa_fast.training.trainer import Trainer
 TINY = ["--config", "streets_source", "--iterations", "6", "--data.crop", "[32, 32]"]
 TINY += ["--data.patch_crop", "[32, 32]", "--run.report", "false", "--run.log_every", "1"]
 TINY += ["--run.checkpoint_every", "2", "--run.eval_every", "100", "--device", "cpu"]
+TINY += ["--data.rare_class", "false"]
 
 
 def misbehave(how: str, folder: Path) -> None:

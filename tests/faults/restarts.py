@@ -7,12 +7,12 @@ Rank and step are drawn. A run has recovered where torchrun, without help, ended
 exported weights have the bytes of a run that nobody disturbed.
 """
 
-import argparse
 import random
 import sys
 import tempfile
 from pathlib import Path
 
+from bench.program import make_parser
 from pipa_fast.training import checkpoint
 from tests.faults.test_ranks import run
 
@@ -34,11 +34,7 @@ def recovers(folder: Path, rank: int, step: int, expected: bytes) -> bool:
 
 def main() -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.faults.restarts",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("tests.faults.restarts", __doc__)
     parser.add_argument("--count", type=int, default=20, help="runs of which a rank is killed")
     parser.add_argument("--seed", type=int, default=1, help="of ranks and steps")
     args = parser.parse_args()

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images and labels that are damaged, of another kind, or turned; tests/data/test_folder.py has
-missing and empty ones."""
+missing ones."""
 
 import re
 import struct
-import sys
-import zlib
 
 import numpy as np
 import PIL
@@ -15,7 +13,7 @@ from PIL import Image, ImageOps
 from pipa_fast import train
 from pipa_fast.data.datasets import build_dataset
 from pipa_fast.data.files import read_ids, read_image
-from tests.data.published import label_file, make
+from tests.data.published import label_file, make, png_file
 
 NOISE = np.random.default_rng(0).integers(0, 255, (16, 24, 3), np.uint8)
 FORMATS = ["PNG", "JPEG", "TIFF", "BMP", "WEBP"]
@@ -137,14 +135,7 @@ def test_whatever_the_damage_it_is_an_image_or_one_error_that_names_the_file(tmp
 
 
 def test_an_image_of_too_many_pixels_is_refused_before_it_is_unpacked(tmp_path):
-    def chunk(kind, data):
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0))
-    path = tmp_path / "bomb.png"
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+    path = png_file(tmp_path / "bomb.png", (60_000, 60_000), 8, b"")
     with pytest.raises(ValueError, match=f"{path} cannot be read as an image: .*3600000000 pixels"):
         read_image(path)
 
@@ -178,35 +169,39 @@ def broken_pair(root, what):
     }[what]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+def train_on(tmp_path, *words):
+    """The words of a short training on GTA5 and Cityscapes' layouts below a folder."""
+    words = [*words, "--config", "streets_source", "--device", "cpu"]
+    words += ["--data.source", "gta5", "--data.source_root", str(tmp_path / "gta5")]
+    words += ["--data.target", "cityscapes", "--data.target_root", str(tmp_path / "city")]
+    words += ["--data.crop", "[8, 8]", "--data.patch_crop", "[8, 8]", "--data.rare_class", "false"]
+    return train.main([*words, "--run.dir", str(tmp_path / "runs"), "--run.report", "false"])
+
+
 @pytest.mark.parametrize(
-    "what", ["cut image", "empty label", "label of another size", "label id out of range"]
+    ("what", "workers"),
+    [
+        ("cut image", 0),
+        ("empty label", 0),
+        ("label of another size", 0),
+        ("label id out of range", 0),
+        ("empty label", 1),
+    ],
 )
-def test_training_ends_with_one_line_that_names_the_file(
-    tmp_path, monkeypatch, capfd, what, workers
-):
+def test_training_ends_with_one_line_that_names_the_file(tmp_path, capfd, what, workers):
     source, target = make("gta5", tmp_path / "gta5"), make("cityscapes", tmp_path / "city")
     make("cityscapes", target, "val")
     told = broken_pair(source, what)
-    words = ["train", "--config", "streets_source", "--iterations", "2", "--device", "cpu"]
-    words += ["--data.source", "gta5", "--data.source_root", str(source)]
-    words += ["--data.target", "cityscapes", "--data.target_root", str(target)]
-    words += ["--data.crop", "[8, 8]", "--data.patch_crop", "[8, 8]", "--data.rare_class", "false"]
-    words += ["--run.dir", str(tmp_path / "runs"), "--data.num_workers", str(workers)]
-    monkeypatch.setattr(sys, "argv", words)
-    assert train.main() == 2
+    assert train_on(tmp_path, "--iterations", "2", "--data.num_workers", str(workers)) == 2
     said = capfd.readouterr().err
     assert re.search(f"^error: .*{told}", said, re.MULTILINE), said
     assert "Traceback" not in said and said.count("\n") == 1, said
 
 
 def test_training_needs_no_label_of_the_targets_training_images(tmp_path):
-    source, target = make("gta5", tmp_path / "gta5"), make("cityscapes", tmp_path / "city")
+    make("gta5", tmp_path / "gta5")
+    target = make("cityscapes", tmp_path / "city")
     for label in target.glob("gtFine/train/*/*.png"):
         label.unlink()
     make("cityscapes", target, "val")
-    words = ["--config", "streets_source", "--iterations", "1", "--device", "cpu"]
-    words += ["--data.source", "gta5", "--data.source_root", str(source)]
-    words += ["--data.target", "cityscapes", "--data.target_root", str(target)]
-    words += ["--data.crop", "[8, 8]", "--data.patch_crop", "[8, 8]", "--data.rare_class", "false"]
-    assert train.main([*words, "--run.dir", str(tmp_path / "runs"), "--run.report", "false"]) == 0
+    assert train_on(tmp_path, "--iterations", "1") == 0

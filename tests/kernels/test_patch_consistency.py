@@ -9,6 +9,7 @@ pytest.importorskip("triton")
 from pipa_fast.kernels import _launch
 from pipa_fast.kernels import patch_consistency as kernels
 from pipa_fast.kernels._launch import Tile, TileRow
+from tests.equations import patch_consistency as truth
 
 SMALL = tuple(
     TileRow(chip, 512, w, Tile(16, 16, 4, 1), "") for chip in (80, 89, 90) for w in (2, 4)
@@ -21,21 +22,6 @@ TOLERANCE = {torch.float32: 1e-5, torch.float16: 3e-4, torch.bfloat16: 3e-3}
 def small_tiles(monkeypatch):
     """Many tiles of few rows, which the interpreter is quick with."""
     monkeypatch.setattr(kernels, "TILES", SMALL)
-
-
-def truth(anchors, positives, bank, anchor_labels, bank_labels, weights, temperature):
-    """Loss and its gradient by the anchors, by autograd in float64."""
-    anchors, positives, bank = (t.double() for t in (anchors, positives, bank))
-    anchors.requires_grad_()
-    weight = torch.ones_like(anchors[:, 0]) if weights is None else weights.double()
-    weight = weight.detach() * (anchor_labels >= 0)
-    negative = (anchor_labels[:, None] != bank_labels) & (bank_labels >= 0)
-    z = (((anchors @ bank.T - 1) / temperature).exp() * negative).sum(1)
-    e = (((anchors * positives).sum(1) - 1) / temperature).exp()
-    share = weight / weight.sum() if weight.sum() > 0 else weight
-    loss = (share * torch.log1p(z / e)).sum()
-    (gradient,) = torch.autograd.grad(loss + 0 * anchors.sum(), anchors)
-    return loss.detach(), gradient
 
 
 def problem(device, n, m, d, classes=4, dtype=torch.float32):

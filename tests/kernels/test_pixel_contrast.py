@@ -4,7 +4,6 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from torch.library import opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -14,8 +13,9 @@ from pipa_fast.kernels import _pixel_contrast_tiles as shipped
 from pipa_fast.kernels._launch import Tile, TileRow
 from pipa_fast.ops import pixel_contrast as op
 from pipa_fast.reference.pixel_contrast import Rows, Settings
+from tests.equations import IGNORE, assert_gradient_close, unit_rows
+from tests.equations import pixel_contrast as truth
 
-IGNORE = 255
 LAYOUTS = {
     "even": lambda n: torch.arange(n) % 4,
     "skewed": lambda n: (torch.rand(n) ** 3 * 19).long(),
@@ -30,10 +30,6 @@ LAYOUTS = {
 WEIGHTED = ("skewed", "a pair and singletons", "some ignored", "far apart")
 FORMS = pytest.mark.parametrize("form", ["negatives", "all"])
 PATHS = pytest.mark.parametrize("path", ["few", "many"])
-
-
-def unit_rows(n: int, d: int) -> Tensor:
-    return F.normalize(torch.randn(n, d), dim=1)
 
 
 @pytest.fixture(autouse=True)
@@ -74,25 +70,6 @@ def cut(monkeypatch):
     return set_tiles
 
 
-def truth(x, labels, weights, temperature, form, dtype=torch.float64):
-    """Loss, its gradient by autograd, and Z, with N x N matrices."""
-    x = x.detach().to(dtype).requires_grad_()
-    live = labels != IGNORE
-    pairs = live[:, None] & live & ~torch.eye(len(x), dtype=torch.bool)
-    same = labels[:, None] == labels
-    positive, summed = pairs & same, pairs if form == "all" else pairs & ~same
-    score = (x @ x.T - 1) / temperature
-    log_z = score.masked_fill(~summed, -torch.inf).logsumexp(1, keepdim=True)
-    loss = log_z - score if form == "all" else -F.logsigmoid(score - log_z)
-    loss = loss.masked_fill(~positive | ~summed.any(1, keepdim=True), 0)
-    count = positive.sum(1)
-    share = (torch.ones(len(x)) if weights is None else weights).to(dtype) * (count > 0)
-    share = share / share.sum() if share.any() else share
-    total = (share * loss.sum(1) / count.clamp(min=1)).sum()
-    (gradient,) = torch.autograd.grad(total + 0 * x.sum(), x)
-    return total.detach(), gradient, log_z.detach().exp().squeeze(1)
-
-
 def run(device, x, labels, weights, temperature, form, grad=1.0):
     """Loss, gradient, z and u of the kernels."""
     x, labels = x.to(device), labels.to(device)
@@ -102,19 +79,6 @@ def run(device, x, labels, weights, temperature, form, grad=1.0):
     grad = torch.tensor(grad, device=device)
     gradient = pixel_contrast.backward(grad, x, labels, weights, z, u, *settings)
     return loss.cpu(), gradient.cpu(), z.cpu(), u.cpu()
-
-
-def assert_gradient_close(gradient: Tensor, expected: Tensor, relative=2e-5, allowed=0.0):
-    """Element by element, and as one vector: length, direction and bias."""
-    if not expected.numel():
-        return
-    difference, size = gradient.double() - expected, expected.norm()
-    tolerance = relative * size + 1.1 * allowed
-    assert difference.norm() <= tolerance
-    assert difference.abs().amax() <= relative * expected.abs().amax() + 1.1 * allowed
-    assert abs(difference.sum()) <= tolerance * expected.numel() ** 0.5
-    if size > tolerance:
-        assert (gradient.double() * expected).sum() > 0.999 * gradient.double().norm() * size
 
 
 def check(device, n, d, layout, form, weights=None, temperature=0.1):

@@ -3,11 +3,11 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 pytest.importorskip("triton")
 from pipa_fast.kernels import upsampled_cross_entropy as kernels
 from pipa_fast.kernels._launch import Tile
+from tests.equations import upsampled_cross_entropy as truth
 
 # Images, classes, and the sizes of the map and of the labels.
 SIZES = [
@@ -28,18 +28,6 @@ def small_tiles(monkeypatch):
     """Several blocks of classes, pixels and cells even in small maps."""
     monkeypatch.setattr(kernels, "PIXELS", Tile(4, 16, 4, 1))
     monkeypatch.setattr(kernels, "CELLS", Tile(4, 4, 4, 1))
-
-
-def truth(logits, labels, weights, ignore_index, all_pixels):
-    """Loss and its gradient by the logits, by autograd in float64."""
-    exact = logits.double().requires_grad_()
-    full = F.interpolate(exact, labels.shape[1:], mode="bilinear", align_corners=False)
-    valid = labels != ignore_index
-    own = full.log_softmax(1).gather(1, (labels * valid)[:, None])[:, 0]
-    weight = valid.double() if weights is None else valid * weights.double()
-    count = labels.numel() if all_pixels else valid.sum().clamp(min=1)
-    loss = -(weight * own).sum() / count
-    return loss.detach(), torch.autograd.grad(loss, exact)[0]
 
 
 def problem(device, images, classes, small, full, dtype=torch.float32):

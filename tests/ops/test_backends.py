@@ -38,6 +38,8 @@ def test_every_op_has_its_files():
     assert public == set(table.OPS) == set(ops.__all__) - {
         "backends", "backends_explained", "has_triton"
     }  # fmt: skip
+    for room in ("pipa_fast/reference", "kernels"):
+        assert {path.stem for path in (ROOT / room).glob("[!_]*.py")} <= public
     for op in public:
         assert (ROOT / f"tests/ops/test_{op}.py").exists(), op
         for backend, reason in ops.backends_explained(op, "cpu").items():

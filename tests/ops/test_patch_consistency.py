@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every backend of patch consistency against the float64 reference, and what the op promises."""
 
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.library import opcheck
 
 from pipa_fast import ops
+from tests.ops import beside_reference
+from tests.ops.beside_reference import rows
 
 BACKENDS = ops.backends("patch_consistency", "cpu")
-TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1e-4, torch.float16: 1e-4}
-
-
-def rows(n, d, dtype=torch.float32):
-    return F.normalize(torch.randn(n, d, dtype=torch.float64), dim=1).to(dtype)
+run = functools.partial(beside_reference.run, ops.patch_consistency)
+check = functools.partial(beside_reference.check, ops.patch_consistency)
 
 
 def problem(n, m, d, dtype=torch.float32, classes=4):
@@ -22,45 +23,6 @@ def problem(n, m, d, dtype=torch.float32, classes=4):
     anchors = rows(n, d, dtype)
     positives = F.normalize(anchors.double() + 0.3 * rows(n, d).double(), dim=1).to(dtype)
     return anchors, positives, rows(m, d, dtype), labels, bank_labels
-
-
-def run(anchors, *rest, **settings):
-    """Loss and gradient, both in float64."""
-    anchors = anchors.detach().requires_grad_()
-    loss = ops.patch_consistency(anchors, *rest, **settings)
-    (gradient,) = torch.autograd.grad(loss, anchors)
-    assert gradient.dtype == anchors.dtype and gradient.shape == anchors.shape
-    wide = torch.float64 if anchors.dtype == torch.float64 else torch.float32
-    assert loss.dtype == wide and loss.shape == ()
-    return loss.detach().double(), gradient.double()
-
-
-def check(backend, args, **settings):
-    """At most a tenth worse than the reference is in this dtype, and the same direction."""
-    loss, gradient = run(*args, backend=backend, **settings)
-    same_loss, same_gradient = run(*args, backend="reference", **settings)
-    wide = [t.double() if t.is_floating_point() else t for t in args]
-    true_loss, truth = run(*wide, backend="reference", **settings)
-    allowed = TOLERANCE[args[0].dtype]
-    assert (loss - true_loss).abs() <= 1.1 * (same_loss - true_loss).abs() + allowed * (
-        1 + true_loss.abs()
-    )
-    size = truth.norm()
-    # what the parts of a gradient add up to before they cancel, as they do for a few rows
-    parts = 0.1 / (settings.get("temperature", 0.1) * max(1, len(args[0])) ** 0.5)
-    if size == 0:
-        assert gradient.abs().sum() == 0
-        return
-    assert (gradient - truth).norm() <= 1.1 * (same_gradient - truth).norm() + allowed * max(
-        size, parts
-    )
-    worst = max(truth.abs().max(), parts / len(args[0]) ** 0.5)
-    largest = (same_gradient - truth).abs().max()
-    assert (gradient - truth).abs().max() <= 1.1 * largest + 4 * allowed * worst
-    assert (
-        size < 1e-2 * parts
-        or F.cosine_similarity(gradient.flatten(), truth.flatten(), dim=0) > 1 - 1e-4
-    )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

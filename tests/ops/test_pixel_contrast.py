@@ -1,56 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every backend of pixel contrast against the float64 reference, and what the op promises."""
 
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.library import opcheck
 
 from pipa_fast import ops
+from tests.ops import beside_reference
+from tests.ops.beside_reference import rows
 
 BACKENDS = ops.backends("pixel_contrast", "cpu")
-TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1e-4, torch.float16: 1e-4}
-
-
-def rows(n, d, dtype=torch.float32):
-    return F.normalize(torch.randn(n, d, dtype=torch.float64), dim=1).to(dtype)
-
-
-def run(x, labels, **settings):
-    """Loss and gradient, both in float64."""
-    x = x.detach().requires_grad_()
-    loss = ops.pixel_contrast(x, labels, **settings)
-    (gradient,) = torch.autograd.grad(loss, x)
-    assert gradient.dtype == x.dtype and gradient.shape == x.shape
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    assert loss.dtype == wide and loss.shape == ()
-    return loss.detach().double(), gradient.double()
-
-
-def check(backend, x, labels, **settings):
-    """At most a tenth worse than the reference is in this dtype, and the same direction."""
-    loss, gradient = run(x, labels, backend=backend, **settings)
-    same_loss, same_gradient = run(x, labels, backend="reference", **settings)
-    true_loss, truth = run(x.double(), labels, backend="reference", **settings)
-    allowed = TOLERANCE[x.dtype]
-    assert (loss - true_loss).abs() <= 1.1 * (same_loss - true_loss).abs() + allowed * (
-        1 + true_loss.abs()
-    )
-    size = truth.norm()
-    # what the parts of a gradient add up to before they cancel, as they do for a few rows
-    parts = 0.1 / (settings.get("temperature", 0.1) * max(1, len(x)) ** 0.5)
-    if size == 0:
-        assert gradient.abs().sum() == 0
-        return
-    error = (gradient - truth).norm()
-    assert error <= 1.1 * (same_gradient - truth).norm() + allowed * max(size, parts)
-    worst = max(truth.abs().max(), parts / len(x) ** 0.5)
-    largest = (same_gradient - truth).abs().max()
-    assert (gradient - truth).abs().max() <= 1.1 * largest + 4 * allowed * worst
-    assert (
-        size < 1e-2 * parts
-        or F.cosine_similarity(gradient.flatten(), truth.flatten(), dim=0) > 1 - 1e-4
-    )
+run = functools.partial(beside_reference.run, ops.pixel_contrast)
+check = functools.partial(beside_reference.check, ops.pixel_contrast)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -72,8 +36,8 @@ def test_sizes_and_dtypes(backend, denominator, n, d, dtype):
     labels = torch.randint(0, 5, (n,))
     labels[3], labels[7] = 255, 77
     weights = torch.rand(n)
-    check(backend, rows(n, d, dtype), labels, denominator=denominator)
-    check(backend, rows(n, d, dtype), labels, denominator=denominator, weights=weights)
+    check(backend, (rows(n, d, dtype), labels), denominator=denominator)
+    check(backend, (rows(n, d, dtype), labels), denominator=denominator, weights=weights)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -85,7 +49,7 @@ def test_sizes_and_dtypes(backend, denominator, n, d, dtype):
 )
 def test_degenerate(backend, denominator, labels):
     x = rows(len(labels), 8)
-    check(backend, x, torch.tensor(labels, dtype=torch.int64), denominator=denominator)
+    check(backend, (x, torch.tensor(labels, dtype=torch.int64)), denominator=denominator)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -159,5 +159,5 @@ def work(rank, folder):
 
 
 def test_group_is_one_loss(tmp_path):
-    """Groups of two, three and four, in four processes: starting them is what takes time."""
-    mp.spawn(work, args=(str(tmp_path),), nprocs=4)
+    """Groups of two, three and four, in four processes."""
+    mp.start_processes(work, (str(tmp_path),), nprocs=4, start_method="fork")

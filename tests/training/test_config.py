@@ -37,12 +37,11 @@ def test_every_recipe_loads_and_survives_its_own_dump(name):
 
 
 def test_pipa_and_its_baselines_have_the_same_budget():
-    shared = {"iterations", "data", "optimizer", "precision"}
-    configs = {name: to_dict(load(read_recipe(name))) for name in recipes()}
-    streets = {n: c for n, c in configs.items() if n.startswith("streets")}
-    reference = streets["streets_source"]
-    for name, config in streets.items():
-        for key in shared:
+    streets = [name for name in recipes() if name.startswith("streets")]
+    configs = {name: to_dict(load(read_recipe(name))) for name in streets}
+    reference = configs["streets_source"]
+    for name, config in configs.items():
+        for key in ("iterations", "data", "optimizer", "precision"):
             mine, theirs = dict_without(config[key]), dict_without(reference[key])
             assert mine == theirs, f"{name}: {key}"
 

@@ -10,14 +10,14 @@ import torch
 from pipa_fast.training import distributed
 from pipa_fast.training.config import load, merge, read_recipe
 from pipa_fast.training.trainer import Trainer
+from tests.training.distributed_step import steps
 
 SLOW = [pytest.param(what, marks=pytest.mark.slow) for what in ("valid", "parts")]
-SCRIPT = Path(__file__).with_name("distributed_step.py")
 
 
-def run_step(out: Path, ranks: int, what: str):
+def run_on_two(out: Path, what: str):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(ranks), str(SCRIPT), str(out), what]
+    command += ["--nproc-per-node", "2", "-m", steps.__module__, str(out), what]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -26,8 +26,8 @@ def run_step(out: Path, ranks: int, what: str):
 
 @pytest.mark.parametrize("what", ["all", "hrda", *SLOW])
 def test_two_ranks_equal_one_with_twice_the_batch(tmp_path, what):
-    one = run_step(tmp_path / "one.pt", 1, "all" if what == "parts" else what)
-    two = run_step(tmp_path / "two.pt", 2, what)
+    one = steps(distributed.start("cpu"), "all" if what == "parts" else what)
+    two = run_on_two(tmp_path / "two.pt", what)
     assert two["reductions"] == 2, "gradients are to be reduced once a step"
     assert one["loss"].keys() == two["loss"].keys()
     terms = {"source", "features", "mixed", "masked", "pixel_source", "pixel_mixed", "patch"}
@@ -44,7 +44,7 @@ def test_two_ranks_equal_one_with_twice_the_batch(tmp_path, what):
 
 def test_two_ranks_resume_as_if_never_stopped(tmp_path):
     """What is saved is one rank's state, so that nothing may live on another rank alone."""
-    runs = run_step(tmp_path / "out.pt", 2, "resumed")
+    runs = run_on_two(tmp_path / "out.pt", "resumed")
     for name, value in runs["whole"].items():
         assert torch.equal(runs["broken"][name], value), name
 
@@ -61,7 +61,7 @@ def test_alone_there_is_no_group():
     assert (world.rank, world.size, world.group, world.is_main) == (0, 1, None, True)
 
 
-def test_statistics_of_several_cpus_cannot_be_synchronised():
+def test_statistics_of_several_cpus_cannot_be_synchronised(few_scenes):
     recipe = merge(read_recipe("streets_source"), {"model": {"batch_norm": "sync"}})
     world = distributed.World(0, 2, 0, torch.device("cpu"))
     with pytest.raises(ValueError, match=r"model\.batch_norm must be .*CPU.*; got 'sync'"):

@@ -14,6 +14,7 @@ from pipa_fast.training import checkpoint, distributed
 from pipa_fast.training import trainer as loop
 from pipa_fast.training.config import load, merge, read_recipe
 from pipa_fast.training.trainer import Interrupted, Trainer
+from tests.faults.kills import tensors
 
 TINY = {
     "iterations": 6,
@@ -41,17 +42,6 @@ def trainer_for(folder, recipe="streets_pipa", **changes):
     config = load(merge(merge(read_recipe(recipe), TINY), changes))
     config.run.dir = str(folder)
     return Trainer(config, distributed.start("cpu"))
-
-
-def tensors(value, prefix=""):
-    if isinstance(value, torch.Tensor):
-        yield prefix, value
-    elif isinstance(value, dict):
-        for key, entry in value.items():
-            yield from tensors(entry, f"{prefix}.{key}")
-    elif isinstance(value, list | tuple):
-        for i, entry in enumerate(value):
-            yield from tensors(entry, f"{prefix}.{i}")
 
 
 def test_a_run_leaves_what_it_promises(tmp_path):
@@ -225,23 +215,20 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
         trainer.run()
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_follows_float32(tmp_path, precision):
-    changes = {"iterations": 50, "data": {"crop": [16, 16], "patch_crop": [16, 16]}}
-    full = trainer_for(tmp_path / "fp32", precision="fp32", **changes)
-    half = trainer_for(tmp_path / precision, precision=precision, **changes)
-    losses = {}
-    for name, trainer in (("full", full), ("half", half)):
-        totals = []
+def test_half_precision_follows_float32(tmp_path):
+    changes = {"iterations": 20, "data": {"crop": [16, 16], "patch_crop": [16, 16]}}
+    means = {}
+    for precision in ("fp32", "bf16", "fp16"):
+        trainer = trainer_for(tmp_path / precision, precision=precision, **changes)
+        losses = []
         for batch in trainer._batches():
-            values = trainer._train_step(batch)
+            losses.append(torch.stack(list(trainer._train_step(batch).values())))
             trainer.iteration += 1
-            totals.append(torch.stack(list(values.values())))
-        losses[name] = torch.stack(totals)
-    assert torch.isfinite(losses["half"]).all()
-    assert half.scaler.is_enabled() == (precision == "fp16")
-    mean = {name: values[:, 0].mean() for name, values in losses.items()}  # the source's
-    torch.testing.assert_close(mean["half"], mean["full"], rtol=0.05, atol=0.05)
+        assert torch.stack(losses).isfinite().all()
+        assert trainer.scaler.is_enabled() == (precision == "fp16")
+        means[precision] = torch.stack(losses)[:, 0].mean()  # the source's
+    for precision, mean in means.items():  # 9 % more where nothing is learnt
+        torch.testing.assert_close(mean, means["fp32"], rtol=0.01, atol=0, msg=precision)
 
 
 def test_training_may_start_from_a_whole_network(tmp_path):
@@ -291,7 +278,7 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number, status):
     """Schedulers send it to all processes of a job: those that load images, too."""
     command = [sys.executable, "-u", "-m", "pipa_fast.train", "--config", "streets_source"]
     command += ["--run.dir", str(tmp_path), "--iterations", "100000", "--run.log_every", "1"]
-    command += ["--data.num_workers", "2"]
+    command += ["--data.num_workers", "2", "--data.rare_class", "false"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         command,
