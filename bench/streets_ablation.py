@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from bench.machine import machine
+from pipa_fast.program import cores
 
 ARMS = {
     "source": "streets_source",
@@ -108,7 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
+    parser.add_argument("--jobs", type=int, default=cores(), help="runs at a time")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "ablation")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument(

@@ -30,7 +30,7 @@ from pipa_fast.data.labels import CLASSES, GTA5_PALETTE, to_label_ids
 from pipa_fast.data.own import OWN, own_layout
 from pipa_fast.data.sample import Sample
 from pipa_fast.data.streets import SPLIT_SIZES
-from pipa_fast.program import make_parser
+from pipa_fast.program import cores, make_parser
 
 LAYOUTS = ("gta5", "cityscapes")
 _CITIES = {"train": ("aachen", "bremen", "zurich"), "val": ("frankfurt", "munster")}
@@ -166,9 +166,8 @@ def parser() -> argparse.ArgumentParser:
         dataset.add_argument(
             "--subset", action="store_true", help="accept other counts and sizes of images"
         )
-        cores = os.cpu_count() or 1
         dataset.add_argument(
-            "--jobs", type=int, default=cores, help="processes (default: one a core)"
+            "--jobs", type=int, default=cores(), help="processes (default: one a core)"
         )
     return made
 
