@@ -30,7 +30,7 @@ from pipa_fast.data.labels import CLASSES, GTA5_PALETTE, to_label_ids
 from pipa_fast.data.own import OWN, own_layout
 from pipa_fast.data.sample import Sample
 from pipa_fast.data.streets import SPLIT_SIZES
-from pipa_fast.program import cores, make_parser
+from pipa_fast.program import CTRL_C, cores, make_parser
 
 LAYOUTS = ("gta5", "cityscapes")
 _CITIES = {"train": ("aachen", "bremen", "zurich"), "val": ("frankfurt", "munster")}
@@ -175,8 +175,26 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     chosen = parser().parse_args(arguments)
-    if chosen.dataset in DATASETS:
-        return _prepare(chosen)
+    try:
+        return _prepare(chosen) if chosen.dataset in DATASETS else _streets(chosen)
+    except KeyboardInterrupt:
+        print(f"stopped; {_kept(chosen)}", file=sys.stderr)
+        return CTRL_C
+
+
+def _kept(chosen: argparse.Namespace) -> str:
+    """Tell what a run that was interrupted leaves, and what the same command makes of it."""
+    if chosen.dataset not in DATASETS:
+        does = "writes them anew" if chosen.overwrite else "goes on"
+        return f"the files written below {chosen.out} are kept, and the same command {does}"
+    journal = Path(chosen.root, preparation.JOURNAL)
+    if chosen.check or not journal.is_file():
+        return "nothing is kept, and the same command begins anew"
+    return f"what was found sound is in {journal}, and the same command goes on"
+
+
+def _streets(chosen: argparse.Namespace) -> int:
+    """Write the embedded pair; return the exit status."""
     try:
         done = prepare_streets(
             chosen.layout, chosen.out, count=chosen.count, overwrite=chosen.overwrite

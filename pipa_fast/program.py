@@ -10,6 +10,9 @@ from typing import NoReturn
 
 SCRIPT = "pipa-fast"
 
+CTRL_C = 130
+"""Exit status after Ctrl-C, which ends the script that a command is part of, too."""
+
 
 def cores() -> int:
     """Return how many cores this process may use: a job or a container may have a part of them."""
