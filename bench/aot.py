@@ -14,7 +14,6 @@ compiled (~/.triton), so that a second call has only the machine code to read.
 
 import argparse
 import json
-import os
 import re
 import subprocess
 import sys
@@ -34,6 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.program import make_parser
+from pipa_fast.program import cores
 from pipa_fast.reference.pixel_contrast import Rows, Settings
 
 CHIPS = (80, 89, 90)
@@ -317,7 +317,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--dims", type=int, nargs="+", default=DIMS)
     add("--dtypes", nargs="+", default=list(FORMATS), choices=list(FORMATS))
     add("--kernels", nargs="+", metavar="NAME", help="only these")
-    add("--jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
+    add("--jobs", type=int, default=cores(), help="processes (default: one a core)")
     add("--markdown", type=Path, help="write the table there")
     return parser
 

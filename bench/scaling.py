@@ -42,6 +42,7 @@ from bench.rows import keep, load, results_folder, write
 from pipa_fast import ops
 from pipa_fast.ops._checks import group_name
 from pipa_fast.ops._ranks import gather_padded
+from pipa_fast.program import cores
 
 CLASSES = 16
 CALLS = 9  # collectives of a forward and backward: 2 of counts, 2 each of labels and x, z, u, loss
@@ -306,7 +307,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     where = machine(torch.device("cpu"))
     measured = run(args)
-    model = fit(measured, os.cpu_count() or 1)
+    model = fit(measured, cores())
     rows = [where | row for row in explain(measured, model)]
     console.print(table(rows))
     console.print(

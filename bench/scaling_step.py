@@ -15,7 +15,6 @@ The last two are measured alone, on as many ranks. Batch-norm layers are frozen 
 several ranks need on a CPU.
 """
 
-import os
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -34,6 +33,7 @@ from bench.program import make_parser
 from bench.rows import keep, load, results_folder, write
 from bench.scaling import draw, seconds_of
 from pipa_fast import ops
+from pipa_fast.program import cores
 from pipa_fast.training import distributed
 from pipa_fast.training.config import load as load_config
 from pipa_fast.training.config import merge, read_recipe
@@ -143,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             arguments = (ranks, folder, args.recipe, args.steps, out)
             mp.spawn(work, args=arguments, nprocs=ranks, daemon=False)
             measured += load([Path(out)])
-    rows = [where | row for row in explain(measured, os.cpu_count() or 1)]
+    rows = [where | row for row in explain(measured, cores())]
     Console().print(table(rows))
     saved = results_folder(where, gpu=False) / "scaling_step.json" if args.save else None
     keep(rows, args.json, saved)

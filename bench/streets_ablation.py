@@ -10,7 +10,6 @@ again. Settings are chosen on seeds 100-102; 0-4 are only reported.
 """
 
 import json
-import os
 import statistics
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +21,7 @@ from matplotlib.figure import Figure
 from bench.layouts import ROOT, call
 from bench.machine import machine
 from bench.program import make_parser
+from pipa_fast.program import cores
 
 ARMS = {
     "source": "streets_source",
@@ -97,7 +97,7 @@ def main() -> None:
     parser = make_parser("bench.streets_ablation", __doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
+    parser.add_argument("--jobs", type=int, default=cores(), help="runs at a time")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "ablation")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument(

@@ -8,7 +8,7 @@ python -m pipa_fast.predict leftImg8bit/test --recursive --format cityscapes --r
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,13 @@ from pipa_fast.evaluation.command_line import (
     run_command,
     window_of,
 )
-from pipa_fast.evaluation.inference import SlidingWindow, evaluating, predict_logits, to_batch
+from pipa_fast.evaluation.inference import (
+    SlidingWindow,
+    evaluating,
+    predict_logits,
+    read_ahead,
+    to_batch,
+)
 from pipa_fast.evaluation.panels import colorize, overlay, with_legend
 from pipa_fast.evaluation.pictures import Picture, find_pictures, is_video, read_frames
 from pipa_fast.evaluation.server import check_names, write_label_ids
@@ -158,6 +164,14 @@ def write(
         Image.fromarray(labels).save(options.out / f"{name}_labels.png")
 
 
+def _read(picture: Picture) -> tuple[str, np.ndarray | ValueError]:
+    """Return a picture's name and its pixels, or why it has none: that must not cost the others."""
+    try:
+        return picture.name, picture.read()
+    except ValueError as error:
+        return picture.name, error
+
+
 def run(options: argparse.Namespace, console: Console) -> None:
     """Segment and write what the command line asks for.
 
@@ -168,7 +182,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
 
     check_options(options)
     video = is_video(options.source)
-    pictures: Iterable[Picture] = (
+    pictures: Iterator[Picture] | list[Picture] = (
         read_frames(options.source)
         if video
         else find_pictures(options.source, recursive=options.recursive)
@@ -186,11 +200,12 @@ def run(options: argparse.Namespace, console: Console) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     unreadable: list[str] = []
     count = 0
-    for picture in track(pictures, "segmenting", console=console, transient=True):
-        try:
-            image = picture.read()
-        except ValueError as error:  # one bad file must not cost the others
-            unreadable.append(str(error))
+    # A video's frames are decoded already, and those before a torn one are to be kept.
+    seen = map(_read, pictures) if video else read_ahead(_read, pictures)
+    total = None if isinstance(pictures, Iterator) else len(pictures)
+    for name, image in track(seen, "segmenting", total, console=console, transient=True):
+        if isinstance(image, ValueError):
+            unreadable.append(str(image))
             continue
         labels = segment(
             network,
@@ -201,9 +216,9 @@ def run(options: argparse.Namespace, console: Console) -> None:
             flip=options.flip or config.evaluation.flip,
         )
         if served:
-            write_label_ids(served[picture.name], labels)
+            write_label_ids(served[name], labels)
         else:
-            write(picture.name, image, labels, config.class_names, options)
+            write(name, image, labels, config.class_names, options)
         count += 1
     what = "frames" if video else "images"
     did = "labelled" if served else "painted"

@@ -12,7 +12,6 @@ Pixels without a label are label id 0 (unlabelled) in both.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -31,7 +30,7 @@ from pipa_fast.data.files import write_whole
 from pipa_fast.data.labels import CLASSES, GTA5_PALETTE, to_label_ids
 from pipa_fast.data.own import OWN, own_layout
 from pipa_fast.data.streets import SPLIT_SIZES, Split, Streets
-from pipa_fast.program import make_parser
+from pipa_fast.program import CTRL_C, cores, make_parser
 
 _OF_STREETS = ("gta5", "cityscapes")
 _CITIES: dict[Split, tuple[str, ...]] = {
@@ -162,9 +161,8 @@ def parser() -> argparse.ArgumentParser:
         dataset.add_argument(
             "--subset", action="store_true", help="accept other counts and sizes of images"
         )
-        cores = os.cpu_count() or 1
         dataset.add_argument(
-            "--jobs", type=int, default=cores, help="processes (default: one a core)"
+            "--jobs", type=int, default=cores(), help="processes (default: one a core)"
         )
     return made
 
@@ -177,6 +175,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"stopped; {_kept(chosen)}", file=sys.stderr)
+        return CTRL_C
+
+
+def _kept(chosen: argparse.Namespace) -> str:
+    """Tell what a run that was interrupted leaves, and what the same command makes of it."""
+    if chosen.dataset not in LAYOUTS:
+        does = "writes them anew" if chosen.overwrite else "goes on"
+        return f"the files written below {chosen.out} are kept, and the same command {does}"
+    journal = Path(chosen.root, preparation.JOURNAL)
+    if chosen.check or not journal.is_file():
+        return "nothing is kept, and the same command begins anew"
+    return f"what was found sound is in {journal}, and the same command goes on"
 
 
 def _write_streets(chosen: argparse.Namespace) -> int:

@@ -1,13 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all commands' parsers have in common."""
+"""What all commands have in common."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 SCRIPT = "pipa-fast"
+
+CTRL_C = 130
+"""Exit status after Ctrl-C, which ends the script that a command is part of, too."""
+
+
+def cores() -> int:
+    """Return how many cores this process may use: a job or a container may have a part of them."""
+    if sys.version_info >= (3, 13):
+        return os.process_cpu_count() or 1
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def program(command: str) -> str:

@@ -19,15 +19,14 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from pipa_fast.evaluation.report import write_report
 from pipa_fast.evaluation.runs import read_run
+from pipa_fast.program import CTRL_C
 from pipa_fast.training import checkpoint, distributed
 from pipa_fast.training.config import Config, parse, parser
 from pipa_fast.training.heartbeat import LOST
 from pipa_fast.training.trainer import Interrupted, RankLost, Trainer
 
 __all__ = ["main", "parser", "run"]
-# How the process ends. Asked to stop, with its state saved, it has done as told: 0; but Ctrl-C ends
-# the script that it is part of, too.
-CTRL_C = 130
+# How the process ends. Asked to stop, with its state saved, it has done as told: 0, but for CTRL_C.
 STATUSES: dict[type[Exception], int] = {
     ValueError: 2,
     FloatingPointError: 3,

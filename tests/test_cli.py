@@ -50,6 +50,14 @@ def test_help_names_the_command_and_ends_with_an_example_that_parses(name, monke
         module.parser().parse_args(words)
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinity")
+def test_a_job_has_the_cores_that_it_was_given():
+    """`taskset` and Slurm leave a process a part of the machine's."""
+    one = "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})"
+    code = f"import os, pipa_fast.program as program; {one}; print(program.cores())"
+    assert run("-c", code).stdout == "1\n"
+
+
 def option_helps(parser):
     for action in parser._actions:
         if isinstance(getattr(action, "choices", None), dict) and not action.option_strings:

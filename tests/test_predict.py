@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import functools
+import threading
 
 import numpy as np
 import pytest
@@ -192,6 +194,24 @@ def test_an_unreadable_image_costs_the_others_nothing(folder, network, capsys):
         assert f"{folder / name} cannot be read as an image" in said.err
     out = folder.parent / "out"
     assert sorted(p.name for p in out.iterdir()) == ["a_overlay.png", "c_overlay.png"]
+
+
+def test_the_next_image_is_read_while_the_network_is_at_one(folder, network, monkeypatch):
+    read = [threading.Event() for _ in range(6)]
+
+    def one(i):
+        read[i].set()
+        return half_bright(8, 8 + 4 * i)
+
+    def forward(images):
+        i = (images.shape[3] - 8) // 4
+        assert all(event.wait(10) for event in read[i + 1 : i + 2])
+        return plain(images)
+
+    plain, network.forward = network.forward, forward
+    pictures = [Picture(f"{i}", functools.partial(one, i)) for i in range(len(read))]
+    monkeypatch.setattr(predict, "find_pictures", lambda *_, **__: pictures)
+    assert len(list(predict_folder(folder).iterdir())) == len(read)
 
 
 def test_folders_without_images_are_refused(folder, network, capsys):

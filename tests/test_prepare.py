@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipa_fast import prepare
 from pipa_fast.data import Streets
 from pipa_fast.data.cityscapes import CITYSCAPES
 from pipa_fast.data.labels import GTA5_PALETTE
@@ -107,3 +108,17 @@ def test_a_wrong_option_points_to_the_datasets_own_help(capsys: pytest.CaptureFi
         said = capsys.readouterr().err
         assert said.startswith("error: unrecognized arguments: --wrong. `")
         assert said.endswith(f"prepare {words[0]} --help` lists the options.\n")
+
+
+def test_ctrl_c_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare, "_tracked", stopped)
+    words = ["streets", "--layout", "gta5", "--out", str(tmp_path)]
+    for more, does in (([], "goes on"), (["--overwrite"], "writes them anew")):
+        assert main([*words, *more]) == 130
+        kept = f"the files written below {tmp_path} are kept, and the same command {does}"
+        assert capsys.readouterr().err == f"stopped; {kept}\n"

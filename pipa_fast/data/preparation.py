@@ -3,6 +3,7 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -89,7 +90,7 @@ def prepare(
     counts: dict[Pair, np.ndarray] = {}
     terms = [__version__, layout.name, list(layout.eval_classes), subset]
     journal = Journal(None if check else root / JOURNAL, terms)
-    with journal, ProcessPoolExecutor(jobs, initializer=_end_with_parent) as pool:
+    with journal, ProcessPoolExecutor(jobs, initializer=_leave_to_parent) as pool:
         for split, pairs in found.items():
             problems += [
                 f"{pair.label} is missing, the label of {pair.image}"
@@ -117,8 +118,12 @@ def prepare(
     return Summary(sizes, written, statistics, problems, absent, bare, resumed)
 
 
-def _end_with_parent() -> None:
-    """Let a worker end when the process that started it was killed: it would wait forever."""
+def _leave_to_parent() -> None:
+    """Let a worker end with the process that started it, and leave Ctrl-C, sent to both, to that.
+
+    Were that one killed, the worker would wait forever.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def wait() -> None:
         if (parent := multiprocessing.parent_process()) is not None:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -22,11 +22,14 @@ from pipa_fast.data.labels import CLASSES
 from pipa_fast.evaluation.metrics import ConfusionMatrix
 from pipa_fast.models.window import starts
 
+Item = TypeVar("Item")
+Read = TypeVar("Read")
+
 PIXELS = 1024 * 2048
 """Of an image of Cityscapes, which batches are meant for."""
 
 AHEAD = 4
-"""Samples that are read while a network is at earlier ones."""
+"""Images that are read while a network is at earlier ones."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -272,7 +275,7 @@ def _batches(dataset: Dataset, indices: Iterable[int], batch_size: int) -> Itera
     or a single image: logits at the labels' size are what takes memory.
     """
     batch: list[Sample] = []
-    for sample in read_ahead(dataset, indices):
+    for sample in read_ahead(dataset.__getitem__, indices):
         shapes = (sample.image.shape, sample.label.shape)
         same = not batch or shapes == (batch[0].image.shape, batch[0].label.shape)
         most = min(batch_size, batch_size * PIXELS // sample.label.size)
@@ -284,15 +287,15 @@ def _batches(dataset: Dataset, indices: Iterable[int], batch_size: int) -> Itera
         yield batch
 
 
-def read_ahead(dataset: Dataset, indices: Iterable[int]) -> Iterator[Sample]:
-    """Yield samples in order, of which the next AHEAD are read meanwhile.
+def read_ahead(read: Callable[[Item], Read], items: Iterable[Item]) -> Iterator[Read]:
+    """Yield what `read` makes of each item, in order; the next AHEAD are read meanwhile.
 
     By threads, since decoding a PNG or JPEG file lets go of the interpreter.
     """
-    waiting: deque[Future[Sample]] = deque()
+    waiting: deque[Future[Read]] = deque()
     with ThreadPoolExecutor(AHEAD) as pool:
-        for index in indices:
-            waiting.append(pool.submit(dataset.__getitem__, index))
+        for item in items:
+            waiting.append(pool.submit(read, item))
             if len(waiting) > AHEAD:
                 yield waiting.popleft().result()
         while waiting:

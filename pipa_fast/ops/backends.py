@@ -47,7 +47,7 @@ except ImportError as error:
 class Problem(NamedTuple):
     """What a backend's predicate looks at. Known on the host: no value of a tensor is."""
 
-    device: str = "cpu"
+    device: torch.device = torch.device("cpu")
     dtype: torch.dtype = torch.float32
     dim: int = 64
     temperature: float = 0.1
@@ -74,40 +74,40 @@ def reference_why_not(problem: Problem) -> str:
 
 def cpu_why_not(problem: Problem) -> str:
     """Return why csrc/cpu cannot run a problem, "" where it can."""
-    if problem.device != "cpu":
-        return f"it runs on CPU tensors, and these are on {problem.device}"
+    if problem.device.type != "cpu":
+        return f"it runs on CPU tensors, and these are on {problem.device.type}"
     return _EXTENSION or _kernel_why_not(problem)
 
 
 def triton_why_not(problem: Problem) -> str:
     """Return why kernels/ cannot run a problem, "" where it can."""
-    if problem.device != "cuda":
-        return f"it runs on CUDA tensors, and these are on {problem.device}"
-    return _triton_missing() or _kernel_why_not(problem)
+    if problem.device.type != "cuda":
+        return f"it runs on CUDA tensors, and these are on {problem.device.type}"
+    return _triton_missing(problem.device) or _kernel_why_not(problem)
 
 
 def cuda_why_not(problem: Problem) -> str:
     """Return why csrc/cuda cannot run a problem, "" where it can."""
-    if problem.device != "cuda":
-        return f"it runs on CUDA tensors, and these are on {problem.device}"
-    return _cuda_missing() or _kernel_why_not(problem)
+    if problem.device.type != "cuda":
+        return f"it runs on CUDA tensors, and these are on {problem.device.type}"
+    return _cuda_missing(problem.device) or _kernel_why_not(problem)
 
 
 @torch.compiler.assume_constant_result
-def _cuda_missing() -> str:
-    """Return why no CUDA C++ kernel can be launched in this process, "" where one can."""
+def _cuda_missing(device: torch.device) -> str:
+    """Return why no CUDA C++ kernel can be launched on a GPU, "" where one can."""
     try:
         extension = importlib.import_module("pipa_fast._CUDA")
     except ImportError as error:
         return f"its extension is not there ({error}); build it with PIPA_FAST_CUDA=1, see setup.py"
-    if reason := _gpu_missing():
+    if reason := _gpu_missing(device):
         return reason
     compiled = extension.compiled()
     # The extension brings a CUDA runtime of its own, for which torch's driver may be too old.
     if reason := extension.why_not():
         runtime, driver = (cuda_version(compiled[key]) for key in ("runtime", "driver"))
         return f"{_OLD_DRIVER} (it is of CUDA {runtime}, the driver of {driver}): {reason}"
-    return _code_missing(compiled["archs"].split(), compiled["ptx"])
+    return _code_missing(device, compiled["archs"].split(), compiled["ptx"])
 
 
 def cuda_version(number: int) -> str:
@@ -115,12 +115,12 @@ def cuda_version(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}" if number else "none"
 
 
-def _code_missing(archs: list[str], ptx: str) -> str:
-    """Return why no code that was compiled runs on this process's GPU, "" where some does.
+def _code_missing(device: torch.device, archs: list[str], ptx: str) -> str:
+    """Return why no code that was compiled runs on a GPU, "" where some does.
 
     Code for 80 runs on 8.0 and up to 8.9, for 90a on 9.0 alone; PTX on that and everything newer.
     """
-    here = torch.cuda.get_device_capability()
+    here = torch.cuda.get_device_capability(device)
     for arch in archs:
         made = divmod(int(arch.rstrip("a")), 10)
         if here == made or (not arch.endswith("a") and made[0] == here[0] and made <= here):
@@ -135,22 +135,22 @@ def _code_missing(archs: list[str], ptx: str) -> str:
 
 
 @torch.compiler.assume_constant_result
-def _triton_missing() -> str:
-    """Return why no Triton kernel can be launched in this process, "" where one can."""
+def _triton_missing(device: torch.device) -> str:
+    """Return why no Triton kernel can be launched on a GPU, "" where one can."""
     if not torch.utils._triton.has_triton_package():
         return "the package triton is not installed"
-    if reason := _gpu_missing():
+    if reason := _gpu_missing(device):
         return reason
     return "" if has_triton() else "triton finds no driver for this GPU"
 
 
-def _gpu_missing() -> str:
-    """Return why no kernel of ours runs on this process's GPU, "" where some do."""
+def _gpu_missing(device: torch.device) -> str:
+    """Return why no kernel of ours runs on a GPU, "" where some do."""
     if not torch.cuda.is_available():
         return "torch sees no GPU that it can use"
     if torch.version.hip:
         return "it is made for NVIDIA's GPUs, and this torch is for AMD's"
-    major, minor = torch.cuda.get_device_capability()
+    major, minor = torch.cuda.get_device_capability(device)
     if major < 8:
         return f"it needs compute capability 8.0 or more, and this GPU has {major}.{minor}"
     return ""
@@ -243,17 +243,22 @@ def choose(op: str, table: tuple[Backend, ...], problem: Problem, requested: str
 
 def _known(op: str, problem: Problem) -> str:
     """Return the backend that is known to be the fastest for a problem, "" for none."""
-    if problem.device != "cuda":
+    if problem.device.type != "cuda":
         return ""
-    for above, to, low, high, backend in _measured(op, str(problem.dtype).removeprefix("torch.")):
+    dtype = str(problem.dtype).removeprefix("torch.")
+    for above, to, low, high, backend in _measured(op, problem.device, dtype):
         if above < problem.dim <= to and low <= problem.rows < high:
             return backend
     return ""
 
 
 @torch.compiler.assume_constant_result
-def _measured(op: str, dtype: str) -> tuple[tuple[int, int, int, int, str], ...]:
-    return _fastest.measured(op, torch.cuda.get_device_name(), dtype) if _fastest.rows() else ()
+def _measured(
+    op: str, device: torch.device, dtype: str
+) -> tuple[tuple[int, int, int, int, str], ...]:
+    if not _fastest.rows():
+        return ()
+    return _fastest.measured(op, torch.cuda.get_device_name(device), dtype)
 
 
 def _table(op: str) -> tuple[Backend, ...]:
@@ -271,10 +276,9 @@ def backends_explained(op: str, device: str | torch.device) -> dict[str, str]:
     no op's, or no device's.
     """
     try:
-        kind = torch.device(device).type
+        problem = Problem(torch.device(device))
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"device must be a device or its name; got {device!r}: {error}") from error
-    problem = Problem(device=kind)
     return {row.name: row.why_not(problem) for row in _table(op)}
 
 

@@ -91,7 +91,7 @@ def patch_consistency(
     temperature, ranks = check_temperature(temperature), group_name(group)
     anchors, positives, bank = (autocast_features(t) for t in (anchors, positives, bank))
     refuse_forward_mode("patch_consistency", anchors, positives, bank, weights)
-    problem = Problem(anchors.device.type, anchors.dtype, dim, temperature, count)
+    problem = Problem(anchors.device, anchors.dtype, dim, temperature, count)
     backend = choose("patch_consistency", BACKENDS, problem, backend)
     loss, _ = torch.ops.pipa_fast.patch_consistency(
         anchors, positives, bank, anchor_labels, bank_labels, weights, temperature, ranks, backend

@@ -82,7 +82,7 @@ def pixel_contrast(
     features, name = autocast_features(features), group_name(group)
     n, d = features.shape
     refuse_forward_mode("pixel_contrast", features, weights)
-    problem = Problem(features.device.type, features.dtype, d, temperature, n)
+    problem = Problem(features.device, features.dtype, d, temperature, n)
     backend = choose("pixel_contrast", BACKENDS, problem, backend)
     loss, _, _ = torch.ops.pipa_fast.pixel_contrast(
         features, labels, weights, temperature, denominator, ignore_index, name, backend

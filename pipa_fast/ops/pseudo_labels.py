@@ -50,7 +50,7 @@ def pseudo_labels(
     pair = len(sides) == 2 and all(is_count(side, 1) for side in sides)
     require(pair, "size", size, "two positive lengths (H, W)")
     check_share("threshold", threshold)
-    problem = Problem(logits.device.type, logits.dtype)
+    problem = Problem(logits.device, logits.dtype)
     backend = choose("pseudo_labels", BACKENDS, problem, None)
     return torch.ops.pipa_fast.pseudo_labels(logits.detach(), *size, float(threshold), backend)
 

@@ -64,7 +64,7 @@ def upsampled_cross_entropy(
     check_label("ignore_index", ignore_index)
     require(average in ("valid", "all"), "average", average, '"valid" or "all"')
     refuse_forward_mode("upsampled_cross_entropy", logits, weights)
-    problem = Problem(logits.device.type, logits.dtype)
+    problem = Problem(logits.device, logits.dtype)
     backend = choose("upsampled_cross_entropy", BACKENDS, problem, None)
     gradient = logits.requires_grad and torch.is_grad_enabled()
     loss, _ = torch.ops.pipa_fast.upsampled_cross_entropy(

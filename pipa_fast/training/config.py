@@ -177,6 +177,7 @@ class Config:
             )
         self._check_detail()
         self._check_cells()
+        self._check_statistics()
         self._check_blur()
         if self.data.micro_batch is not None:
             expected = "frozen with data.micro_batch: others would count a part's statistics, twice"
@@ -230,6 +231,22 @@ class Config:
         fits = self.adaptation.features.weight == 0 or not any(s % whole for s in self.data.crop)
         expected = f"multiples of {whole}, where adaptation.features.weight is above 0"
         require(fits, "data.crop", self.data.crop, expected)
+
+    def _check_statistics(self) -> None:
+        """Raise ValueError where batch norm would have a single value of a channel."""
+        model, data = self.model, self.data
+        if model.batch_norm != "batch" or data.batch_size > 1:
+            return
+        if model.encoder == "resnet101":
+            cell = coarsest_stride(model) * (2 if model.hrda.enabled else 1)
+        elif model.head in ("daformer", "segformer") or self.adaptation.pixel.weight > 0:
+            cell = network_stride(model)
+        else:
+            return
+        expected = f"above {cell} high or wide with data.batch_size 1 and model.batch_norm batch"
+        require(
+            max(data.crop) > cell, "data.crop", data.crop, f"{expected}, or it is a single cell"
+        )
 
     def _check_blur(self) -> None:
         """Raise ValueError unless crops hold what the blur reflects at their borders, if needed."""

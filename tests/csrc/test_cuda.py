@@ -295,8 +295,8 @@ def test_float16_of_any_temperature(temperature):
 
 
 def test_why_cuda_cannot_run():
-    problem = Problem("cpu")
+    problem = Problem(torch.device("cpu"))
     assert "CUDA tensors" in cuda_why_not(problem)
     if not torch.cuda.is_available():
-        reason = cuda_why_not(problem._replace(device="cuda"))
+        reason = cuda_why_not(problem._replace(device=torch.device("cuda")))
         assert "PIPA_FAST_CUDA=1" in reason or "no GPU" in reason

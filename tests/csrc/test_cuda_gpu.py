@@ -11,7 +11,7 @@ from pipa_fast.ops.backends import Problem, cuda_why_not
 from pipa_fast.reference.pixel_contrast import Settings
 from tests.csrc.two_ranks import errors, two_ranks
 
-REASON = cuda_why_not(Problem("cuda"))
+REASON = cuda_why_not(Problem(torch.device("cuda")))
 pytestmark = pytest.mark.skipif(bool(REASON), reason=f"the cuda backend cannot run: {REASON}")
 
 # dtype: relative errors of loss and gradient, given the same rounded rows

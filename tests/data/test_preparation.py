@@ -98,6 +98,29 @@ prepare(LAYOUTS["gta5"], {str(root)!r}, subset=True, jobs=2, progress=kill)
     assert killed.returncode == -signal.SIGKILL
 
 
+def test_ctrl_c_is_told_in_one_line_and_the_same_command_goes_on(tmp_path, capsys):
+    """A terminal sends it to the workers too, which must say nothing."""
+    root = make("gta5", tmp_path)
+    code = f"""
+import os, signal, sys
+from pipa_fast import prepare
+def stop(seen, *_):
+    yield next(seen)
+    os.killpg(0, signal.SIGINT)
+    yield from seen
+prepare._tracked = stop
+sys.exit(prepare.main(["gta5", "--root", {str(root)!r}, "--subset", "--jobs", "2", *sys.argv[1:]]))
+"""
+    nothing = "nothing is kept, and the same command begins anew"
+    sound = f"what was found sound is in {root / JOURNAL}, and the same command goes on"
+    for said, *words in ((nothing, "--check"), (sound,)):
+        whole = [sys.executable, "-c", code, *words]
+        done = subprocess.run(whole, start_new_session=True, capture_output=True, timeout=60)
+        assert (done.returncode, done.stderr.decode()) == (130, f"stopped; {said}\n")
+    assert run("gta5", root, "--subset") == 0
+    assert "1 images had been read before" in capsys.readouterr().out
+
+
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
     root = make("gta5", tmp_path)
     layout, read = LAYOUTS["gta5"], []

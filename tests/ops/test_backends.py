@@ -121,7 +121,7 @@ def test_without_the_extension(monkeypatch):
 
 
 def test_reasons_against_triton(monkeypatch):
-    on_gpu = table.Problem("cuda", temperature=0.1)
+    on_gpu = table.Problem(torch.device("cuda"), temperature=0.1)
 
     def reasons(package=True, gpu=True, hip=None, capability=(9, 0), driver=True, problem=on_gpu):
         module = torch.utils._triton
@@ -133,7 +133,7 @@ def test_reasons_against_triton(monkeypatch):
         return table.triton_why_not(problem)
 
     assert reasons() == ""
-    assert "on cpu" in reasons(problem=table.Problem("cpu"))
+    assert "on cpu" in reasons(problem=table.Problem(torch.device("cpu")))
     assert "not installed" in reasons(package=False)
     assert "no GPU" in reasons(gpu=False)
     assert "this torch is for AMD's" in reasons(hip="6.4", capability=(9, 4))
@@ -148,13 +148,13 @@ def stand_in_for_cuda(monkeypatch, capability=(9, 0), why_not="", **compiled):
     compiled = {"archs": "80 90", "ptx": "90", "runtime": 13000, "driver": 12040} | compiled
     module = SimpleNamespace(why_not=lambda: why_not, compiled=lambda: compiled)
     monkeypatch.setitem(sys.modules, "pipa_fast._CUDA", module)
-    monkeypatch.setattr(table, "_gpu_missing", lambda: "")
+    monkeypatch.setattr(table, "_gpu_missing", lambda _: "")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "GPU 1")
 
 
 def test_reasons_against_cuda(monkeypatch):
-    on_gpu = table.Problem("cuda")
+    on_gpu = table.Problem(torch.device("cuda"))
 
     def reason(problem=on_gpu, **stand_in):
         stand_in_for_cuda(monkeypatch, **stand_in)
@@ -173,6 +173,28 @@ def test_reasons_against_cuda(monkeypatch):
     assert "PIPA_FAST_CUDA=1" in table.cuda_why_not(on_gpu)
 
 
+def test_the_gpu_that_holds_the_tensors_is_asked_not_the_current_one(monkeypatch):
+    gpu_missing, capabilities = table._gpu_missing, [(8, 0), (7, 5), (9, 0)]
+    stand_in_for_cuda(monkeypatch, archs="80", ptx="")
+    monkeypatch.setattr(table, "_gpu_missing", gpu_missing)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(table, "has_triton", lambda: True)
+    current = torch.device("cuda", 0)
+    monkeypatch.setattr(
+        torch.cuda,
+        "get_device_capability",
+        lambda device=current: capabilities[device.index or 0],
+    )
+    for name, reason in (
+        ("cuda", ""),
+        ("cuda:0", ""),
+        ("cuda:1", "has 7.5"),
+        ("cuda:2", "has 9.0"),
+    ):
+        found = ops.backends_explained("pixel_contrast", name)["cuda"]
+        assert reason in found and bool(reason) == bool(found)
+
+
 def two(cuda):
     """A table whose first line says why it cannot run."""
     lines = (("cuda", cuda), ("reference", lambda _: ""))
@@ -183,7 +205,7 @@ def two(cuda):
 def test_a_driver_that_is_too_old_is_told_once(monkeypatch, caplog, compiles):
     stand_in_for_cuda(monkeypatch, why_not="driver is insufficient")
     monkeypatch.setattr(table, "_warn_once", functools.cache(table._warn_once.__wrapped__))
-    lines, problem = two(table.cuda_why_not), table.Problem("cuda")
+    lines, problem = two(table.cuda_why_not), table.Problem(torch.device("cuda"))
 
     def choose(x):
         return x if table.choose("pixel_contrast", lines, problem, None) == "reference" else -x
@@ -218,7 +240,7 @@ def measured(monkeypatch, tmp_path):
 def test_the_faster_backend_of_a_size_goes_first(monkeypatch, measured):
     stand_in_for_cuda(monkeypatch)
     can, cannot = (lambda _: ""), (lambda _: "no")
-    bf16 = table.Problem("cuda", torch.bfloat16, 256)
+    bf16 = table.Problem(torch.device("cuda"), torch.bfloat16, 256)
 
     def choice(problem, requested=None, cuda=can):
         lines = tuple(
@@ -236,7 +258,7 @@ def test_the_faster_backend_of_a_size_goes_first(monkeypatch, measured):
     here = bf16._replace(rows=1000)
     assert choice(here, "triton") == choice(here, cuda=cannot) == "triton"
     assert choice(here._replace(dtype=torch.float16)) == "triton"
-    assert choice(here._replace(device="cpu")) == "triton"
+    assert choice(here._replace(device=torch.device("cpu"))) == "triton"
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "GPU 2")
     assert choice(here) == "triton"
 
@@ -247,7 +269,7 @@ def test_the_faster_backend_is_chosen_in_compiled_code(monkeypatch, measured):
 
     @functools.partial(torch.compile, fullgraph=True, backend="eager", dynamic=True)
     def choose(x):
-        problem = table.Problem("cuda", torch.bfloat16, 256, 0.1, x.shape[0])
+        problem = table.Problem(torch.device("cuda"), torch.bfloat16, 256, 0.1, x.shape[0])
         return x.sum() * (table.choose("pixel_contrast", lines, problem, None) == "cuda")
 
     assert [int(choose(torch.ones(n))) for n in (1000, 1100, 2000, 9000)] == [1000, 1100, 0, 9000]

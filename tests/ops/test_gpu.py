@@ -14,7 +14,7 @@ from pipa_fast.reference.pixel_contrast import Settings
 from tests.csrc.two_ranks import errors, two_ranks
 
 DEVICE = torch.device("cuda")
-NO_TRITON = triton_why_not(Problem("cuda"))
+NO_TRITON = triton_why_not(Problem(torch.device("cuda")))
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 # dtype: relative errors of value and gradient, given the same rounded inputs

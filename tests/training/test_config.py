@@ -329,6 +329,31 @@ def test_crops_hold_the_coarsest_cells(recipe, words, message):
 
 
 @pytest.mark.parametrize(
+    ("model", "cell"),
+    [
+        ({"encoder": "resnet101", "head": "deeplabv2"}, 8),
+        ({"encoder": "resnet101", "head": "daformer", "hrda": {"enabled": True}}, 16),
+        ({"head": "segformer"}, 4),
+        ({"pixel": 1.0}, 4),
+    ],
+)
+def test_batch_norm_has_more_than_one_value(model, cell):
+    pixel = {"weight": model.pop("pixel", 0.0)}
+    model.setdefault("hrda", {})["detail"] = [cell, cell]
+
+    def of(*crop, batch=1, norm="batch"):
+        data = {"crop": crop, "batch_size": batch}
+        parts = {"data": data, "model": model | {"batch_norm": norm}}
+        return load({"recipe": "r", "adaptation": {"pixel": pixel}, **parts})
+
+    for crop in ((cell, 2 * cell), (2 * cell, cell)):
+        assert of(*crop)
+    assert of(cell, cell, batch=2) and of(cell, cell, norm="frozen")
+    with pytest.raises(ValueError, match=rf"data\.crop must be above {cell} high or wide"):
+        of(cell, cell)
+
+
+@pytest.mark.parametrize(
     ("base", "said"),
     [
         ("nosuch", "base of .*mine.yaml must be a YAML file or one of .*; got 'nosuch'"),
