@@ -50,6 +50,18 @@ def test_help_names_the_command_and_ends_with_an_example_that_parses(name, monke
         module.parser().parse_args(words)
 
 
+@pytest.mark.parametrize("name", ["evaluate", "predict", "export", "convert", "compare"])
+def test_ctrl_c_ends_a_command_with_one_line(name, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    module = importlib.import_module(f"pipa_fast.{name}")
+    monkeypatch.setattr(module, "run", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        module.main(module.parser().epilog.split(f"{name} ", 1)[1].split(" > ")[0].split())
+    assert stop.value.code == 130 and capsys.readouterr().err == "stopped\n"
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinity")
 def test_a_job_has_the_cores_that_it_was_given():
     """`taskset` and Slurm leave a process a part of the machine's."""

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from pipa_fast.checks import first_line
 from pipa_fast.evaluation.inference import SlidingWindow
+from pipa_fast.program import CTRL_C
 
 
 def add_inference_arguments(made: argparse.ArgumentParser) -> None:
@@ -77,4 +78,6 @@ def run_command(
         run(options, Console(markup=False))  # names of folders may hold brackets
     except (ValueError, OSError) as error:
         cli.exit(2, f"error: {error}\n")
+    except KeyboardInterrupt:
+        cli.exit(CTRL_C, "stopped\n")
     return 0
