@@ -65,5 +65,5 @@ def build_network(config: ModelConfig) -> SegmentationNetwork:
     if config.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.compile:
-        network.compile_parts()
+        network.compile_encoder()
     return network

@@ -98,7 +98,7 @@ class ModelConfig:
     channels_last: bool = False
     """Whether convolutions see the channels as innermost dimension, as tensor cores like them."""
     compile: bool = False
-    """Whether encoder and decode head go through torch.compile: minutes at the start."""
+    """Whether the encoder goes through torch.compile: minutes at the start."""
     hrda: HRDAConfig = field(default_factory=HRDAConfig)
 
     def __post_init__(self) -> None:

@@ -158,10 +158,14 @@ class SegmentationNetwork(nn.Module):
         parameters = [p for m in modules for p in m.parameters() if p.requires_grad]
         return 0 * torch.stack([p.sum() for p in parameters]).sum()
 
-    def compile_parts(self) -> None:
-        """Let encoder and decode head go through torch.compile; names in the state dict stay."""
-        self.encoder.compile()
-        self.head.compile()
+    def compile_encoder(self) -> None:
+        """Let the encoder go through torch.compile; names in the state dict stay.
+
+        Each size of images has programs of its own: torch 2.13 has none for a MiT's gradient at
+        any size. The decode head stays as it is: that torch's gradients through its enlarged maps
+        and batch norm are wrong, and nothing tells.
+        """
+        self.encoder.compile(dynamic=False)
         self.compiled = True
 
     def export(self) -> "SegmentationNetwork":
@@ -172,7 +176,7 @@ class SegmentationNetwork(nn.Module):
         finally:
             self.projections = heads
         if self.compiled:  # which modules do not hand on to their copies
-            made.compile_parts()
+            made.compile_encoder()
         return made
 
     def parameter_groups(

@@ -368,17 +368,21 @@ class Trainer:
     def _evaluate(self, log: RunLog) -> EvalResult:
         self.heartbeat.at("evaluation", self.iteration)
         start = time.perf_counter()
-        result = evaluate(
-            self.network,
-            self.validation,
-            device=self.world.device,
-            dtype=self.dtype,
-            **self.config.evaluation.view,
-            classes=scored_classes(self.config.evaluation.classes, self.validation.eval_classes),
-            names=self.config.class_names,
-            group=self.world.group,
-            progress=lambda _: self.heartbeat.at("evaluation", self.iteration),
-        )
+        # Programs are compiled for the crops: whole images of other sizes would take minutes each.
+        with torch.compiler.set_stance("force_eager"):
+            result = evaluate(
+                self.network,
+                self.validation,
+                device=self.world.device,
+                dtype=self.dtype,
+                **self.config.evaluation.view,
+                classes=scored_classes(
+                    self.config.evaluation.classes, self.validation.eval_classes
+                ),
+                names=self.config.class_names,
+                group=self.world.group,
+                progress=lambda _: self.heartbeat.at("evaluation", self.iteration),
+            )
         log.evaluated(self.iteration, result)
         self.clock += time.perf_counter() - start  # it is no part of the steps' time
         return result

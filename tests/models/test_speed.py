@@ -4,17 +4,19 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipa_fast.models import ModelConfig, build_network
+from pipa_fast.models import HRDAConfig, ModelConfig, Window, build_network
 from pipa_fast.models.encoders import MitEncoder
 from pipa_fast.models.resnet import ResNetEncoder
 
 IMAGES = (2, 3, 64, 64)
 
 
-def gradients(network, images):
+def gradients(network, images, **how):
     torch.manual_seed(3)
-    out = network(images)
-    out.logits.square().mean().backward()
+    network.zero_grad()
+    out = network(images, **how)
+    embeddings = [e[:, 0].mean() for e in (out.pixel, out.patch) if e is not None]
+    (out.logits.square().mean() + sum(embeddings)).backward()
     return out.logits.detach(), {n: p.grad for n, p in network.named_parameters()}
 
 
@@ -107,22 +109,32 @@ def test_attention_of_mit_is_torchs_fused_one_and_the_textbooks():
 def test_copies_for_a_teacher_and_for_inference_are_compiled_too():
     network = build_network(ModelConfig(compile=True))
     for made in (network, network.export()):
-        assert made.encoder._compiled_call_impl and made.head._compiled_call_impl
+        assert made.encoder._compiled_call_impl
     plain = build_network(ModelConfig()).export()
     assert plain.encoder._compiled_call_impl is None
 
 
 @pytest.mark.slow
-def test_compiled_network_is_the_same_network():
-    plain = build_network(ModelConfig(projections=False))
-    other = build_network(ModelConfig(projections=False, compile=True))
+@pytest.mark.parametrize(
+    ("encoder", "head", "hrda"), [("streets_s", "light", False), ("mit_b0", "daformer", True)]
+)
+def test_a_compiled_network_is_the_same_network(encoder, head, hrda):
+    """Its gradients too, and for crops of a second and third size, as the patch term has them."""
+    settings = {"encoder": encoder, "head": head, "dropout": 0.0, "drop_path": 0.0}
+    settings["hrda"] = HRDAConfig(enabled=hrda, detail=(64, 64))
+    plain = build_network(ModelConfig(**settings))
+    other = build_network(ModelConfig(**settings, compile=True))
     other.load_state_dict(plain.state_dict())
     assert plain.state_dict().keys() == other.state_dict().keys()
-    images = torch.rand(IMAGES)
-    with torch.no_grad():
-        for network in (plain, other):
-            network.eval()
-        torch.testing.assert_close(other(images).logits, plain(images).logits, rtol=1e-4, atol=1e-5)
+    how = {"embed": ("pixel", "patch"), "window": Window(0, 64, 64, 128) if hrda else None}
+    for size in ((128, 128), (128, 192), (192, 128)):
+        images = torch.rand(2, 3, *size)
+        (logits, expected), (found, same) = (gradients(n, images, **how) for n in (plain, other))
+        torch.testing.assert_close(found, logits, rtol=1e-4, atol=1e-5)
+        largest = max(gradient.norm() for gradient in expected.values())
+        for name, gradient in expected.items():
+            error = (same[name] - gradient).norm()
+            assert error <= 1e-3 * gradient.norm() + 1e-6 * largest, name
 
 
 @pytest.mark.parametrize(

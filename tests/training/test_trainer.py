@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import functools
 import json
 import os
 import signal
@@ -158,6 +159,23 @@ def test_too_few_anchors_for_the_classes_of_a_step_are_told(tmp_path, capsys):
         trainer.run()
         expected = "pixel draws no anchors in steps whose 2 images show more than 37 classes in sum"
         assert (expected in " ".join(capsys.readouterr().out.split())) == told
+
+
+def test_a_compiled_run_compiles_for_its_crops_alone(tmp_path, monkeypatch):
+    """Not for any size, which inductor cannot with every encoder, nor for validation images."""
+    seen = set()
+
+    def noting(program, inputs):
+        images = [x for x in inputs if x.dim() == 4 and x.shape[1] == 3 and x.shape[2] > 7]
+        seen.update(tuple(x.shape[2:]) for x in images)
+        return program
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=noting))
+    trainer = trainer_for(
+        tmp_path, iterations=2, model={"compile": True}, data={"patch_crop": [48, 48]}
+    )
+    trainer.run()
+    assert seen == {(32, 32), (48, 48)}
 
 
 def test_other_settings_do_not_resume(tmp_path):
