@@ -79,10 +79,10 @@ def next_step(run: Path) -> Step:
 
 def outputs(trainer: Trainer, step: Step, group: str) -> StepOutputs:
     """Return what a group's objectives read, of the run's own forward pass."""
-    mine = [o for o in trainer.step.objectives if o.group == group]
+    read = {name for o in trainer.step.objectives if o.group == group for name in o.embed}
     trainer.step.taught = None
     with torch.no_grad():
-        return trainer.step.make[group](step.batch, step.iteration, mine, last=False)
+        return trainer.step.make[group](step.batch, step.iteration, embed=tuple(read), touch=False)
 
 
 def picture(image: Tensor) -> np.ndarray:

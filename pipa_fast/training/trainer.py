@@ -143,7 +143,9 @@ class Trainer:
         Raises:
             ValueError: the checkpoint is of other settings; their differences are named.
         """
-        old, new = flatten(state["config"]), flatten(to_dict(self.config))
+        defaults = Config(recipe=self.config.recipe)
+        new, old = (flatten(to_dict(c)) for c in (self.config, defaults))
+        old |= flatten(state["config"])  # of a version that may have had fewer settings
         ranks = state.get("ranks", self.world.size)  # not in those of 0.1
         old["data.batch_size"] *= ranks
         new["data.batch_size"] *= self.world.size

@@ -185,6 +185,17 @@ def test_other_settings_do_not_resume(tmp_path):
         other.run()
 
 
+def test_a_run_of_a_version_without_a_setting_goes_on_with_its_default(tmp_path):
+    trainer = trainer_for(tmp_path, iterations=1)
+    trainer.run()
+    state = checkpoint.load_newest(trainer.run_dir)
+    del state["config"]["model"]["pixel_features"]
+    trainer_for(tmp_path, iterations=1).restore(state)
+    other = trainer_for(tmp_path, iterations=1, model={"pixel_features": "encoder"})
+    with pytest.raises(ValueError, match="model.pixel_features: 'fused', now 'encoder'"):
+        other.restore(state)
+
+
 def test_what_changes_no_result_may_change_when_a_run_goes_on(tmp_path):
     """Where memory ends at the step at which a term starts, say."""
     whole = trainer_for(tmp_path / "whole", "streets_source")
