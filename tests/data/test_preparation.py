@@ -104,6 +104,7 @@ def test_ctrl_c_is_told_in_one_line_and_the_same_command_goes_on(tmp_path, capsy
     code = f"""
 import os, signal, sys
 from pipa_fast import prepare
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a script in the background ignores it
 def stop(seen, *_):
     yield next(seen)
     os.killpg(0, signal.SIGINT)
