@@ -18,7 +18,6 @@ from tests.training.test_trainer import trainer_for
 pytestmark = pytest.mark.usefixtures("few_scenes")
 HOLD = """
 import sys
-import threading
 from pathlib import Path
 from pipa_fast.training.lock import lock_run
 with lock_run(Path(sys.argv[1])):

@@ -257,7 +257,8 @@ def test_half_precision_follows_float32(tmp_path):
         assert trainer.scaler.is_enabled() == (precision == "fp16")
         means[precision] = torch.stack(losses)[:, 0].mean()  # the source's
     for precision, mean in means.items():  # 9 % more where nothing is learnt
-        torch.testing.assert_close(mean, means["fp32"], rtol=0.01, atol=0, msg=precision)
+        named = f"{precision}: {{}}".format  # what assert_close says, behind it
+        torch.testing.assert_close(mean, means["fp32"], rtol=0.01, atol=0, msg=named)
 
 
 def test_training_may_start_from_a_whole_network(tmp_path):
