@@ -24,7 +24,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 
 NATIVE := $(shell find csrc -type f 2>/dev/null)
 DRIVER := tests/csrc/sanitize_driver.cpp
-CPP := $(filter %.cpp %.h %.cu %.cuh,$(NATIVE)) $(wildcard tests/csrc/*.cpp tests/csrc/*.h)
+CPP := $(filter %.cpp %.h %.cu %.cuh,$(NATIVE)) $(wildcard tests/csrc/*.cpp tests/csrc/*.h tests/pretend/*.cpp)
 PINS := $(VENV)/constraints.txt
 RUN := $(BIN)/python -m
 TEST := OMP_NUM_THREADS=1 $(RUN) pytest -n 2

@@ -166,7 +166,7 @@ part build 150 env PIPA_FAST_CUDA=$cuda PIPA_FAST_CUDA_ARCHS="${arch:-90a}" \
     "$PYTHON" setup.py --quiet build_ext --inplace
 part info 15 "$PYTHON" -m pipa_fast.info
 tests tests 130 tests/csrc/test_cuda_gpu.py tests/ops/test_gpu.py tests/kernels \
-    tests/ops/test_waits.py
+    tests/ops/test_waits.py tests/training/test_gpu.py
 if [ "$arch" = 90a ]; then # the kernels for other chips, on this one
     PIPA_FAST_HOPPER=0 tests tests_mma 40 tests/csrc/test_cuda_gpu.py
 fi

@@ -103,7 +103,9 @@ def test_value_and_gradient(monkeypatch, make, backend, dtype):
     assert loss.dtype == torch.float32 and gradient.dtype == dtype
     bound, gradient_bound = BOUNDS[dtype]
     torch.testing.assert_close(loss.double(), expected, rtol=bound, atol=1e-7)
-    assert (gradient.double() - truth).norm() <= gradient_bound * truth.norm()
+    # Of many rows the gradient's elements are so small that float16 holds only some bits of them.
+    rounding = (truth.to(dtype).double() - truth).norm()
+    assert (gradient.double() - truth).norm() <= rounding + gradient_bound * truth.norm()
 
 
 @EACH

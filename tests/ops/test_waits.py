@@ -152,8 +152,8 @@ EVERYTHING = {
 }
 
 
-def a_trainer(device):
-    config = load(merge(read_recipe("streets_pipa"), EVERYTHING), ["--device", device])
+def a_trainer(device, *words):
+    config = load(merge(read_recipe("streets_pipa"), EVERYTHING), ["--device", device, *words])
     return Trainer(config, distributed.start(device))
 
 
@@ -167,8 +167,9 @@ def test_training_step_waits_for_nothing():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_training_step_waits_for_nothing_on_a_gpu():
-    trainer = a_trainer("cuda")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_training_step_waits_for_nothing_on_a_gpu(precision):
+    trainer = a_trainer("cuda", "--precision", precision)
     batch = next(trainer._batches()).to("cuda")
     trainer._train_step(batch)  # compiles and autotunes
     torch.cuda.set_sync_debug_mode("error")

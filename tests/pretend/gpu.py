@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A GPU where there is none: `start` has to come before anything imports torch.
+
+What runs on it shows where tensors lie, what mixed precision casts and where the host would wait;
+it shows nothing of a GPU's kernels, times or memory. Triton finds no driver for it, so that the
+reference computes the ops.
+"""
+
+import contextlib
+import ctypes
+import hashlib
+import importlib.util
+import os
+import subprocess
+import types
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+NAME = "a pretended GPU"
+CAPABILITY = (9, 0)
+
+
+def torch_folder() -> Path:
+    """Return where torch lies, without importing it."""
+    found = importlib.util.find_spec("torch")
+    assert found is not None and found.origin is not None
+    return Path(found.origin).parent
+
+
+def build() -> Path:
+    """Return the library of device.cpp, compiled once for this torch and what the source says."""
+    source, torch = ROOT / "tests/pretend/device.cpp", torch_folder()
+    content = source.read_bytes() + (torch / "version.py").read_bytes()
+    made = ROOT / "build" / f"pretended_gpu.{hashlib.sha256(content).hexdigest()[:16]}.so"
+    if not made.exists():
+        made.parent.mkdir(exist_ok=True)
+        partial = made.with_suffix(f".{os.getpid()}.so")
+        compiler = os.environ.get("CXX", "c++").split()
+        flags = ["-O1", "-std=c++20", "-shared", "-fPIC"]
+        headers = [torch / "include", torch / "include/torch/csrc/api/include"]
+        flags += [f"-isystem{header}" for header in headers]
+        libraries = [f"-L{torch / 'lib'}", "-lc10", "-ltorch_cpu"]
+        subprocess.run([*compiler, *flags, source, *libraries, "-o", partial], check=True)
+        os.replace(partial, made)
+    return made
+
+
+class Nothing(contextlib.nullcontext[None]):
+    """A context that takes any arguments and does nothing."""
+
+    def __init__(self, *_: Any) -> None:
+        super().__init__()
+
+
+class Stream:
+    """The only stream there is; whoever waits for it has waited already."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.device = "cuda:0"
+
+    def wait_stream(self, _: Any) -> None:
+        """Do nothing."""
+
+    synchronize = wait_event = wait_stream
+
+
+def start(library: Path) -> None:
+    """Load what `build` made, and let torch.cuda tell of one GPU.
+
+    Raises:
+        RuntimeError: something has asked for CUDA's hooks before.
+    """
+    for name in ("libc10.so", "libtorch_cpu.so"):
+        ctypes.CDLL(str(torch_folder() / "lib" / name), ctypes.RTLD_GLOBAL)
+    device = ctypes.CDLL(str(library))
+
+    import torch
+    import torch._dynamo  # it makes a table of the functions of torch.cuda, as they were
+    import torch.utils._triton
+
+    properties = types.SimpleNamespace(
+        name=NAME, major=CAPABILITY[0], minor=CAPABILITY[1], L2_cache_size=1 << 20
+    )
+
+    def answer(value: Any) -> Any:
+        return lambda *_, **__: value
+
+    def refuse_waits(mode: str) -> None:
+        device.pretend_refuse_waits({"default": False, "error": True}[mode])
+
+    answers = {
+        "_is_compiled": True,
+        "_lazy_init": None,
+        "is_available": True,
+        "is_initialized": True,
+        "is_bf16_supported": True,
+        "device_count": 1,
+        "current_device": 0,
+        "set_device": None,
+        "synchronize": None,
+        "get_device_name": NAME,
+        "get_device_capability": CAPABILITY,
+        "get_device_properties": properties,
+        "manual_seed_all": None,
+        "memory_allocated": 0,
+        "max_memory_allocated": 0,
+        "reset_peak_memory_stats": None,
+        "current_stream": Stream(),
+    }
+    for name, value in answers.items():
+        setattr(torch.cuda, name, answer(value))
+    torch.cuda.set_sync_debug_mode = refuse_waits  # type: ignore[assignment]
+    torch.cuda.Stream = Stream  # type: ignore[assignment,misc]
+    torch.cuda.stream = torch.cuda.device = torch.cuda.device_of = Nothing  # type: ignore
+    torch._C._cuda_getDevice, torch._C._cuda_isInBadFork = answer(0), answer(False)
+    torch.utils._triton.has_triton = answer(False)
+
+    kept = torch.UntypedStorage.clone
+
+    def clone(self: Any) -> Any:  # torch makes storages of its own devices alone
+        if self.device.type != "cuda":
+            return kept(self)
+        there = torch.empty(0, dtype=torch.uint8, device="cuda").set_(self)
+        return there.clone().untyped_storage()
+
+    torch.UntypedStorage.clone = clone  # type: ignore[method-assign]
+    if not torch.accelerator.is_available():
+        raise RuntimeError("the pretended GPU came too late: torch has its hooks of CUDA already")
