@@ -8,7 +8,7 @@ Each rank is a gloo process with one thread and steps on as many images whatever
 ranks. Where there are more ranks than cores, they take turns. The model of W ranks' step:
 
     turns (step(1) - contrast(1))    what a rank does on its own images but for the contrasts
-    + contrast(W)                    the pixel contrasts of its anchors with all ranks' anchors
+    + contrast(W)                    the pixel contrasts of all ranks' anchors, on each of them
     + reduce(W)                      all_reduce of as many bytes as the gradients have
 
 The last two are measured alone, on as many ranks. Batch-norm layers are frozen everywhere, as
@@ -33,6 +33,8 @@ from bench.program import make_parser
 from bench.rows import keep, load, results_folder, write
 from bench.scaling import draw, seconds_of
 from pipa_fast import ops
+from pipa_fast.ops._checks import group_name
+from pipa_fast.ops._ranks import join_rows
 from pipa_fast.program import cores
 from pipa_fast.training import distributed
 from pipa_fast.training.config import load as load_config
@@ -48,8 +50,8 @@ def contrasts(trainer: Trainer) -> None:
         count = getattr(term.loss, "num_anchors", None) if isinstance(term, PixelContrast) else None
         if isinstance(count, int):
             x, labels = draw(count, trainer.config.model.pixel_dim)
-            x.requires_grad_()
-            ops.pixel_contrast(x, labels, group=trainer.world.group).backward()
+            anchors = join_rows(x.requires_grad_(), group_name(trainer.world.group))
+            ops.pixel_contrast(anchors, labels).backward()
 
 
 def measure(world: World, folder: str, recipe: str, steps: int) -> dict[str, Any]:

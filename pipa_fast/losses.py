@@ -26,7 +26,7 @@ from pipa_fast.ops._checks import (
     is_count,
     pixel_weights,
 )
-from pipa_fast.ops._ranks import gather_rows, place, sum_over_ranks
+from pipa_fast.ops._ranks import gather_rows, join_rows, place, sum_over_ranks
 from pipa_fast.ops.gather_pixels import unit_rows
 
 
@@ -146,7 +146,7 @@ class PixelContrastLoss(nn.Module):
                 so that a resumed run draws as one never interrupted.
             group: process group over whose ranks this is one loss, see `ops.pixel_contrast`. The
                 anchors are those that one rank with all the images would draw, so that seeds and
-                the maps' sizes must agree.
+                the maps' sizes must agree; every rank contrasts all of them.
 
         Raises:
             ValueError: a shape, dtype or device that does not fit.
@@ -166,9 +166,12 @@ class PixelContrastLoss(nn.Module):
             if predictions is not None:
                 _check_map("predictions", predictions, embeddings, integer=True)
                 predictions = resize_nearest(predictions, size)
-            index, anchor_labels = self._draw(labels, predictions, seed, group)
+            # So few that every rank contrasts them all: then none has to know how many are whose.
+            ranks, group = group_name(group), None
+            index, anchor_labels = self._draw(labels, predictions, seed, ranks)
             anchors = ops.gather_pixels(embeddings, index, normalize=self.normalize)
-            weights = None if weights is None else _take(weights, index, 0)
+            anchors = join_rows(anchors, ranks)
+            weights = None if weights is None else join_rows(_take(weights, index, 0), ranks)
         loss = ops.pixel_contrast(
             anchors,
             anchor_labels,
@@ -186,15 +189,15 @@ class PixelContrastLoss(nn.Module):
         labels: Tensor,
         predictions: Tensor | None,
         seed: int | Tensor | None,
-        group: dist.ProcessGroup | str | None,
+        group: str,
     ) -> tuple[Tensor, Tensor]:
-        """Return the cells of anchors and their labels; over a group, this rank's share of them."""
+        """Return the cells of anchors, -1 where they are another rank's, and all their labels."""
         assert isinstance(self.num_anchors, int)
         if seed is None:
             seed = self.step.clone()
             self.step += 1
         (every_label, every_prediction), first = gather_rows(
-            group_name(group), labels, labels if predictions is None else predictions
+            group, labels, labels if predictions is None else predictions
         )
         index, anchor_labels = ops.sample_anchors(
             every_label,
@@ -206,12 +209,9 @@ class PixelContrastLoss(nn.Module):
             hard_fraction=self.hard_fraction,
             ignore_index=self.ignore_index,
         )
-        if group is None:
-            return index, anchor_labels
-        # How many are this rank's is read on the host, as the op does to gather their rows.
-        index = _of_rank(index, first * labels[0].numel(), labels.numel())
-        own = (index >= 0) & (anchor_labels != self.ignore_index)
-        return index[own], anchor_labels[own]
+        if group:
+            index = _of_rank(index, first * labels.shape[1] * labels.shape[2], labels.numel())
+        return index, anchor_labels
 
 
 class PatchConsistencyLoss(nn.Module):

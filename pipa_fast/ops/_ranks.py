@@ -22,13 +22,14 @@ def place(group: str) -> tuple[int, int]:
 
 
 def counts_of_ranks(group: str, tensor: Tensor) -> list[int]:
-    """Return how many rows each rank holds.
+    """Return how many rows each rank holds: a collective wants to know its sizes.
 
-    Reading them is the one time that an op waits for the device: a collective wants to know its
-    sizes.
+    Hosts tell each other where the group has a backend for that, as one of "cpu:gloo,cuda:nccl"
+    has. In a group of NCCL alone it is the one time that an op waits for the device.
     """
     ranks = _ranks(group)
-    count = torch.tensor([tensor.shape[0]], device=tensor.device)
+    by_hosts = "cpu:" in dist.get_backend_config(ranks)
+    count = torch.tensor([tensor.shape[0]], device="cpu" if by_hosts else tensor.device)
     counts = [torch.empty_like(count) for _ in range(ranks.size())]
     dist.all_gather(counts, count, group=ranks)
     return [int(n) for n in torch.cat(counts).tolist()]
@@ -57,6 +58,18 @@ def gather_rows(group: str, *tensors: Tensor) -> tuple[list[Tensor], int]:
         parts = gather_padded(group, tensor, counts)
         gathered.append(torch.cat([part[:n] for part, n in zip(parts, counts, strict=True)]))
     return gathered, sum(counts[: place(group)[0]])
+
+
+def join_rows(rows: Tensor, group: str) -> Tensor:
+    """Return the rows of all ranks at once: each is one rank's, and 0 on the others.
+
+    Every rank is to compute the same of them. Their gradient is multiplied by the number of ranks,
+    so that DDP's mean of the parameters' gradients is exact.
+    """
+    if not group:
+        return rows
+    own = rows.detach()
+    return sum_over_ranks(own, group) + place(group)[1] * (rows - own)
 
 
 def exchange_rows(group: str, rows: Tensor, counts: list[int]) -> Iterator[tuple[int, Tensor]]:

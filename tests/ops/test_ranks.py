@@ -126,18 +126,29 @@ def check_wire(rank, world, group):
 
 
 def check_modules(rank, world, group):
-    """Dense contrast of a batch split by images is that of the whole batch; DDP's mean is exact."""
+    """Contrast of a batch split by images is that of the whole batch, and DDP's mean is exact.
+
+    Dense, and sampled: with slots that no pixel fills, and a rank that owns no anchors.
+    """
     torch.manual_seed(1)
     images, labels = torch.randn(2 * world, 4, 3, 5), torch.randint(0, 3, (2 * world, 6, 10))
+    labels[:2] = 255
+    weights = torch.rand(2 * world, 6, 10)
     part = slice(2 * rank, 2 * rank + 2)
-    torch.manual_seed(2)
-    whole_net, net = (torch.nn.Conv2d(4, 6, 1) for _ in range(2))
-    net.load_state_dict(whole_net.state_dict())
-    loss_fn = losses.PixelContrastLoss(num_anchors="all")
-    loss_fn(whole_net(images), labels).backward()
-    ddp = torch.nn.parallel.DistributedDataParallel(net, process_group=group)
-    loss_fn(ddp(images[part]), labels[part], group=group.group_name).backward()
-    torch.testing.assert_close(net.weight.grad, whole_net.weight.grad, rtol=1e-5, atol=1e-6)
+    for num_anchors in ("all", 20 * world, 20 * world + 1):
+        torch.manual_seed(2)
+        whole_net, net = (torch.nn.Conv2d(4, 6, 1) for _ in range(2))
+        net.load_state_dict(whole_net.state_dict())
+        loss_fn = losses.PixelContrastLoss(num_anchors=num_anchors)
+        whole = loss_fn(whole_net(images), labels, weights=weights, seed=3)
+        whole.backward()
+        ddp = torch.nn.parallel.DistributedDataParallel(net, process_group=group)
+        given = {"weights": weights[part], "seed": 3, "group": group.group_name}
+        loss = loss_fn(ddp(images[part]), labels[part], **given)
+        loss.backward()
+        assert whole > 0
+        torch.testing.assert_close(loss, whole, rtol=1e-6, atol=0)
+        torch.testing.assert_close(net.weight.grad, whole_net.weight.grad, rtol=1e-5, atol=1e-6)
 
 
 def check(rank, world):
