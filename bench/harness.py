@@ -101,7 +101,7 @@ def examine(
     try:
         function = contender.make()
         if device.type == "cuda":
-            step(problem, function)  # loads and compiles, so that the next call shows the memory
+            check(problem, function, true)  # loads and compiles: the next call shows the memory
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats(device)
             before = torch.cuda.memory_allocated(device)

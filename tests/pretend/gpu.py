@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import os
 import subprocess
+import time
 import types
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,21 @@ class Stream:
     synchronize = wait_event = wait_stream
 
 
+class Event:
+    """The time at which it was recorded, on the host's clock."""
+
+    def __init__(self, **_: Any) -> None:
+        self.time = 0.0
+
+    def record(self, _: Any = None) -> None:
+        """Take the time."""
+        self.time = time.perf_counter()
+
+    def elapsed_time(self, end: "Event") -> float:
+        """Return the time until another event [ms]."""
+        return 1e3 * (end.time - self.time)
+
+
 def start(library: Path) -> None:
     """Load what `build` made, and let torch.cuda tell of one GPU.
 
@@ -89,6 +105,9 @@ def start(library: Path) -> None:
     def refuse_waits(mode: str) -> None:
         device.pretend_refuse_waits({"default": False, "error": True}[mode])
 
+    def graph(_: Any) -> Any:
+        raise RuntimeError("a pretended GPU has no graphs")
+
     answers = {
         "_is_compiled": True,
         "_lazy_init": None,
@@ -105,13 +124,16 @@ def start(library: Path) -> None:
         "manual_seed_all": None,
         "memory_allocated": 0,
         "max_memory_allocated": 0,
+        "memory_reserved": 0,
+        "mem_get_info": (1 << 33, 1 << 33),
         "reset_peak_memory_stats": None,
         "current_stream": Stream(),
     }
     for name, value in answers.items():
         setattr(torch.cuda, name, answer(value))
     torch.cuda.set_sync_debug_mode = refuse_waits  # type: ignore[assignment]
-    torch.cuda.Stream = Stream  # type: ignore[assignment,misc]
+    torch.cuda.Stream, torch.cuda.Event = Stream, Event  # type: ignore[assignment,misc]
+    torch.cuda.CUDAGraph, torch.cuda.graph = object, graph  # type: ignore[assignment,misc]
     torch.cuda.stream = torch.cuda.device = torch.cuda.device_of = Nothing  # type: ignore
     torch._C._cuda_getDevice, torch._C._cuda_isInBadFork = answer(0), answer(False)
     torch.utils._triton.has_triton = answer(False)
