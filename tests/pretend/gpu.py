@@ -81,6 +81,11 @@ class Event:
         return 1e3 * (end.time - self.time)
 
 
+def answer(value: Any) -> Any:
+    """Return a function that returns a value, whatever it is asked."""
+    return lambda *_, **__: value
+
+
 def start(library: Path) -> None:
     """Load what `build` made, and let torch.cuda tell of one GPU.
 
@@ -95,12 +100,28 @@ def start(library: Path) -> None:
     import torch._dynamo  # it makes a table of the functions of torch.cuda, as they were
     import torch.utils._triton
 
+    _tell_of_a_gpu(torch.cuda, device)
+    torch._C._cuda_getDevice = torch._C._cuda_isInBadFork = answer(0)
+    torch.utils._triton.has_triton = answer(False)
+
+    kept = torch.UntypedStorage.clone
+
+    def clone(self: Any) -> Any:  # torch makes storages of its own devices alone
+        if self.device.type != "cuda":
+            return kept(self)
+        there = torch.empty(0, dtype=torch.uint8, device="cuda").set_(self)
+        return there.clone().untyped_storage()
+
+    torch.UntypedStorage.clone = clone  # type: ignore[method-assign]
+    if not torch.accelerator.is_available():
+        raise RuntimeError("the pretended GPU came too late: torch has its hooks of CUDA already")
+
+
+def _tell_of_a_gpu(cuda: Any, device: Any) -> None:
+    """Let torch.cuda say what it would where there is one."""
     properties = types.SimpleNamespace(
         name=NAME, major=CAPABILITY[0], minor=CAPABILITY[1], L2_cache_size=1 << 20
     )
-
-    def answer(value: Any) -> Any:
-        return lambda *_, **__: value
 
     def refuse_waits(mode: str) -> None:
         device.pretend_refuse_waits({"default": False, "error": True}[mode])
@@ -130,22 +151,8 @@ def start(library: Path) -> None:
         "current_stream": Stream(),
     }
     for name, value in answers.items():
-        setattr(torch.cuda, name, answer(value))
-    torch.cuda.set_sync_debug_mode = refuse_waits  # type: ignore[assignment]
-    torch.cuda.Stream, torch.cuda.Event = Stream, Event  # type: ignore[assignment,misc]
-    torch.cuda.CUDAGraph, torch.cuda.graph = object, graph  # type: ignore[assignment,misc]
-    torch.cuda.stream = torch.cuda.device = torch.cuda.device_of = Nothing  # type: ignore
-    torch._C._cuda_getDevice, torch._C._cuda_isInBadFork = answer(0), answer(False)
-    torch.utils._triton.has_triton = answer(False)
-
-    kept = torch.UntypedStorage.clone
-
-    def clone(self: Any) -> Any:  # torch makes storages of its own devices alone
-        if self.device.type != "cuda":
-            return kept(self)
-        there = torch.empty(0, dtype=torch.uint8, device="cuda").set_(self)
-        return there.clone().untyped_storage()
-
-    torch.UntypedStorage.clone = clone  # type: ignore[method-assign]
-    if not torch.accelerator.is_available():
-        raise RuntimeError("the pretended GPU came too late: torch has its hooks of CUDA already")
+        setattr(cuda, name, answer(value))
+    cuda.set_sync_debug_mode = refuse_waits
+    cuda.Stream, cuda.Event = Stream, Event
+    cuda.CUDAGraph, cuda.graph = object, graph
+    cuda.stream = cuda.device = cuda.device_of = Nothing
