@@ -90,8 +90,10 @@ def start(library: Path) -> None:
     """Load what `build` made, and let torch.cuda tell of one GPU.
 
     Raises:
-        RuntimeError: something has asked for CUDA's hooks before.
+        RuntimeError: torch is one for GPUs, or something has asked for CUDA's hooks before.
     """
+    if (torch_folder() / "lib/libtorch_cuda.so").exists():
+        raise RuntimeError("a GPU can be pretended to a torch without CUDA alone")
     for name in ("libc10.so", "libtorch_cpu.so"):
         ctypes.CDLL(str(torch_folder() / "lib" / name), ctypes.RTLD_GLOBAL)
     device = ctypes.CDLL(str(library))
