@@ -2,40 +2,14 @@
 """A network from its settings."""
 
 import torch
-from torch import nn
 
-from pipa_fast.models.config import BatchNorm, ModelConfig
+from pipa_fast.models.batch_norm import convert_batch_norm
+from pipa_fast.models.config import ModelConfig
 from pipa_fast.models.encoders import build_encoder, network_stride, patch_stride
 from pipa_fast.models.heads import build_head
 from pipa_fast.models.hrda import HRDANetwork, build_attention
 from pipa_fast.models.network import SegmentationNetwork
 from pipa_fast.models.projection import ProjectionHead
-
-
-class FrozenBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm by stored statistics also in training; scale and shift still learn."""
-
-    def train(self, mode: bool = True) -> "FrozenBatchNorm2d":
-        """Stay in evaluation mode."""
-        super().train(False)
-        return self
-
-
-def convert_batch_norm(network: nn.Module, kind: BatchNorm) -> None:
-    """Give the batch norm layers inside `network` the statistics that `kind` names, in place."""
-    if kind == "batch":
-        return
-    for parent in list(network.modules()):
-        for name, child in parent.named_children():
-            if type(child) is not nn.BatchNorm2d:
-                continue
-            if kind == "frozen":
-                made = FrozenBatchNorm2d(child.num_features, eps=child.eps)
-                made.load_state_dict(child.state_dict())
-                made.train()
-            else:
-                made = nn.SyncBatchNorm.convert_sync_batchnorm(child)
-            setattr(parent, name, made)
 
 
 def build_network(config: ModelConfig) -> SegmentationNetwork:

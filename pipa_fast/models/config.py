@@ -79,7 +79,7 @@ class ModelConfig:
     made of features averaged over it. None is the network's own."""
     batch_norm: BatchNorm = "batch"
     """"batch": statistics of the rank's batch. "frozen": stored statistics, also in training, so
-    that ranks agree. "sync": of all ranks' batches (GPU only). ResNets, the DAFormer and SegFormer
+    that ranks agree. "sync": of all ranks' batches. ResNets, the DAFormer and SegFormer
     heads and the projection heads have such layers."""
     head_channels: int | None = None
     """Width of the SegFormer head; None is the published one, 256 for MiT-B0 and B1, else 768."""

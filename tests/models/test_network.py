@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from pipa_fast.models import ModelConfig, build_network, network_stride
+from pipa_fast.models.batch_norm import SyncBatchNorm2d
 
 SIZE = (32, 32)
 
@@ -180,7 +181,7 @@ def test_pixels_of_the_encoder_are_its_maps_corner_on_corner(encoder):
 
 def test_sync_batch_norm_is_in_its_place():
     kinds = {type(m) for m in build(batch_norm="sync").modules()}
-    assert nn.SyncBatchNorm in kinds and nn.BatchNorm2d not in kinds
+    assert SyncBatchNorm2d in kinds and nn.BatchNorm2d not in kinds
 
 
 def test_streets_s_has_no_batch_statistics():

@@ -47,8 +47,7 @@ def pair(monkeypatch):
 @pytest.mark.usefixtures("pair", "few_scenes")
 @pytest.mark.parametrize("num_anchors", ["40", "all"])
 def test_steps_of_two_ranks_wait_for_nothing(num_anchors):
-    # SyncBatchNorm has kernels for GPUs alone.
-    words = ["--device", "cuda", "--precision", "bf16", "--model.batch_norm", "frozen"]
+    words = ["--device", "cuda", "--precision", "bf16"]
     words += ["--adaptation.pixel.num_anchors", num_anchors]
     made = trainer.Trainer(
         load(merge(read_recipe("streets_pipa"), EVERYTHING), words), distributed.start("cuda")

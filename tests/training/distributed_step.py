@@ -64,6 +64,8 @@ def steps(world: distributed.World, what: str) -> dict[str, Any]:
     config.data.batch_size //= world.size
     if what == "parts":
         config.data.micro_batch = 1
+    if what == "sync":
+        config.model.batch_norm = "sync"
     if what == "valid":
         for term in (config.adaptation.source, config.adaptation.mixed, config.adaptation.masked):
             term.average = "valid"

@@ -8,8 +8,6 @@ import pytest
 import torch
 
 from pipa_fast.training import distributed
-from pipa_fast.training.config import load, merge, read_recipe
-from pipa_fast.training.trainer import Trainer
 from tests.training.distributed_step import steps
 
 SLOW = [pytest.param(what, marks=pytest.mark.slow) for what in ("valid", "parts")]
@@ -24,7 +22,7 @@ def run_on_two(out: Path, what: str):
     return torch.load(out, weights_only=True)
 
 
-@pytest.mark.parametrize("what", ["all", "hrda", *SLOW])
+@pytest.mark.parametrize("what", ["all", "hrda", "sync", *SLOW])
 def test_two_ranks_equal_one_with_twice_the_batch(tmp_path, what):
     one = steps(distributed.start("cpu"), "all" if what == "parts" else what)
     two = run_on_two(tmp_path / "two.pt", what)
@@ -59,13 +57,6 @@ def test_cuda_asked_for_without_a_gpu_is_an_error():
 def test_alone_there_is_no_group():
     world = distributed.start("cpu")
     assert (world.rank, world.size, world.group, world.is_main) == (0, 1, None, True)
-
-
-def test_statistics_of_several_cpus_cannot_be_synchronised(few_scenes):
-    recipe = merge(read_recipe("streets_source"), {"model": {"batch_norm": "sync"}})
-    world = distributed.World(0, 2, 0, torch.device("cpu"))
-    with pytest.raises(ValueError, match=r"model\.batch_norm must be .*CPU.*; got 'sync'"):
-        Trainer(load(recipe), world)
 
 
 def test_more_processes_than_gpus_are_told(monkeypatch):
