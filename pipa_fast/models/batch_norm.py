@@ -38,11 +38,12 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         self._check_input_dim(x)
         mean, var, count = statistics_of_ranks(x.detach(), ranks)
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None and self.momentum is not None
         with torch.no_grad():
-            self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
-            self.running_mean.lerp_(mean, self.momentum)  # type: ignore[union-attr,arg-type]
-            unbiased = var * (count / (count - 1))
-            self.running_var.lerp_(unbiased, self.momentum)  # type: ignore[union-attr,arg-type]
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * (count / (count - 1)), self.momentum)
         return _Normalize.apply(x, self.weight, self.bias, mean, var, count, self.eps)
 
 
@@ -58,10 +59,11 @@ def statistics_of_ranks(x: Tensor, ranks: int) -> tuple[Tensor, Tensor, Tensor]:
     every = own.new_empty(ranks, own.shape[0])
     dist.all_gather(list(every.unbind()), own)
     means, variances, counts = every.split((x.shape[1], x.shape[1], 1), dim=1)
-    share = counts / counts.sum()
+    count = counts.sum()
+    share = counts / count
     mean = (share * means).sum(0)
     var = (share * (variances + (means - mean).square())).sum(0)
-    return mean, var, counts.sum()
+    return mean, var, count
 
 
 class _Normalize(torch.autograd.Function):
@@ -107,8 +109,6 @@ def convert_batch_norm(network: nn.Module, kind: BatchNorm) -> None:
         for name, child in parent.named_children():
             if type(child) is not nn.BatchNorm2d:
                 continue
-            made = made_by(child.num_features, eps=child.eps, momentum=child.momentum).to(
-                child.weight
-            )
+            made = made_by(child.num_features, child.eps, child.momentum).to(child.weight)
             made.load_state_dict(child.state_dict())
             setattr(parent, name, made.train())

@@ -2,13 +2,12 @@
 """The operators of csrc/cuda/bindings.cpp by kernels that run on a CPU, see cuda_emulator.h."""
 
 import ctypes
-import hashlib
-import os
-import subprocess
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from tests.compiled import library
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = 8  # kParts of csrc/cuda/limits.h
@@ -18,17 +17,9 @@ def build(folder: Path) -> Path:
     """Return the library, compiled once for what the sources say."""
     sources = sorted([*(ROOT / "csrc/cuda").iterdir(), *(ROOT / "tests/csrc").glob("cuda_*")])
     content = b"".join(path.read_bytes() for path in sources if path.is_file())
-    made = folder / f"cuda_driver.{hashlib.sha256(content).hexdigest()[:16]}.so"
-    if not made.exists():
-        partial = made.with_suffix(f".{os.getpid()}.so")
-        compiler = os.environ.get("CXX", "c++").split()
-        flags = ["-O1", "-std=c++17", "-Wall", "-Werror", "-Wno-unknown-pragmas", "-shared"]
-        flags += ["-Wno-psabi"]
-        flags += ["-fPIC", f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests/csrc'}"]
-        source = ROOT / "tests/csrc/cuda_driver.cpp"
-        subprocess.run([*compiler, *flags, str(source), "-o", str(partial)], check=True)
-        os.replace(partial, made)
-    return made
+    flags = ["-std=c++17", "-Wall", "-Werror", "-Wno-unknown-pragmas", "-Wno-psabi"]
+    flags += [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests/csrc'}"]
+    return library(folder, ROOT / "tests/csrc/cuda_driver.cpp", content, flags)
 
 
 class PixelContrast(ctypes.Structure):

@@ -10,7 +10,11 @@ from torch import nn
 from pipa_fast.models.batch_norm import SyncBatchNorm2d, convert_batch_norm
 
 SPLIT = (1, 3, 2)  # images of each rank
-DTYPES = (torch.float64, torch.float32, torch.bfloat16)
+NEAR = {
+    torch.float64: {"rtol": 1e-9, "atol": 1e-10},
+    torch.float32: {"rtol": 1e-4, "atol": 1e-4},
+    torch.bfloat16: {"rtol": 2e-2, "atol": 2e-2},
+}
 
 
 def layer(dtype):
@@ -36,7 +40,7 @@ def work(rank, folder):
     )
     first = sum(SPLIT[:rank])
     part = slice(first, first + SPLIT[rank])
-    for dtype in DTYPES:
+    for dtype, near in NEAR.items():
         torch.manual_seed(1)
         # far from 0, where a difference of squares would cancel
         x, weights = torch.randn(6, 5, 3, 4) + 30, torch.randn(6, 5, 3, 4)
@@ -48,8 +52,6 @@ def work(rank, folder):
         assert type(ours[0]) is SyncBatchNorm2d
         y, grad = passes(ours, x[part], weights[part])
         assert y.dtype == grad.dtype == dtype
-        near = {"rtol": 2e-2, "atol": 2e-2} if dtype == torch.bfloat16 else {}
-        near = near or {"rtol": 1e-4, "atol": 1e-4 if dtype == torch.float32 else 1e-10}
         torch.testing.assert_close(y, expected[part], **near)
         torch.testing.assert_close(grad, slope[part], **near)
         for name, value in whole.state_dict().items():

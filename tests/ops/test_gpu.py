@@ -12,6 +12,7 @@ from pipa_fast import ops
 from pipa_fast.ops.backends import Problem, triton_why_not
 from pipa_fast.reference.pixel_contrast import Settings
 from tests.csrc.two_ranks import errors, two_ranks
+from tests.ops.test_waits import waits_refused
 
 DEVICE = torch.device("cuda")
 NO_TRITON = triton_why_not(Problem(torch.device("cuda")))
@@ -176,11 +177,8 @@ def test_nothing_waits_for_the_device(monkeypatch, make, backend):
     monkeypatch.setenv("PIPA_FAST_BACKEND", backend)
     x, run = make(torch.bfloat16)
     step(run, x.requires_grad_())  # compiles
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waits_refused():
         step(run, x)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @EACH

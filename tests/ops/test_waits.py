@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """No op, loss or step waits for the device: none reads a value, none makes a shape of values."""
 
+import contextlib
 from importlib import import_module
 
 import pytest
@@ -152,6 +153,16 @@ EVERYTHING = {
 }
 
 
+@contextlib.contextmanager
+def waits_refused():
+    """Whatever makes the host wait for a GPU is an error in here."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def a_trainer(device, *words):
     config = load(merge(read_recipe("streets_pipa"), EVERYTHING), ["--device", device, *words])
     return Trainer(config, distributed.start(device))
@@ -172,11 +183,8 @@ def test_training_step_waits_for_nothing_on_a_gpu(precision):
     trainer = a_trainer("cuda", "--precision", precision)
     batch = next(trainer._batches()).to("cuda")
     trainer._train_step(batch)  # compiles and autotunes
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waits_refused():
         trainer._train_step(batch)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ bool waits(const std::string& name, const IValue* arguments) {
     const auto &to = arguments[0].toTensor(), &from = arguments[1].toTensor();
     return to.is_cuda() != from.is_cuda() && !arguments[2].toBool();
   }
-  if (name == "aten::index" || name == "aten::index_put_" || name == "aten::_index_put_impl_")
+  if (kMayMix.count(name))
     for (const std::optional<at::Tensor>& index : arguments[1].toOptionalTensorVector())
       if (index && index->defined() && (index->scalar_type() == kBool || !index->is_cuda()))
         return true;

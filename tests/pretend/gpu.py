@@ -8,14 +8,13 @@ reference computes the ops.
 
 import contextlib
 import ctypes
-import hashlib
 import importlib.util
-import os
-import subprocess
 import time
 import types
 from pathlib import Path
 from typing import Any
+
+from tests.compiled import library
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "a pretended GPU"
@@ -33,18 +32,12 @@ def build() -> Path:
     """Return the library of device.cpp, compiled once for this torch and what the source says."""
     source, torch = ROOT / "tests/pretend/device.cpp", torch_folder()
     content = source.read_bytes() + (torch / "version.py").read_bytes()
-    made = ROOT / "build" / f"pretended_gpu.{hashlib.sha256(content).hexdigest()[:16]}.so"
-    if not made.exists():
-        made.parent.mkdir(exist_ok=True)
-        partial = made.with_suffix(f".{os.getpid()}.so")
-        compiler = os.environ.get("CXX", "c++").split()
-        flags = ["-O1", "-std=c++20", "-shared", "-fPIC"]
-        headers = [torch / "include", torch / "include/torch/csrc/api/include"]
-        flags += [f"-isystem{header}" for header in headers]
-        libraries = [f"-L{torch / 'lib'}", "-lc10", "-ltorch_cpu"]
-        subprocess.run([*compiler, *flags, source, *libraries, "-o", partial], check=True)
-        os.replace(partial, made)
-    return made
+    headers = [torch / "include", torch / "include/torch/csrc/api/include"]
+    words = ["-std=c++20", *(f"-isystem{header}" for header in headers)]
+    words += [f"-L{torch / 'lib'}", "-lc10", "-ltorch_cpu"]
+    folder = ROOT / "build"
+    folder.mkdir(exist_ok=True)
+    return library(folder, source, content, words)
 
 
 class Nothing(contextlib.nullcontext[None]):
@@ -86,7 +79,7 @@ def answer(value: Any) -> Any:
     return lambda *_, **__: value
 
 
-def start(library: Path) -> None:
+def start(built: Path) -> None:
     """Load what `build` made, and let torch.cuda tell of one GPU.
 
     Raises:
@@ -96,7 +89,7 @@ def start(library: Path) -> None:
         raise RuntimeError("a GPU can be pretended to a torch without CUDA alone")
     for name in ("libc10.so", "libtorch_cpu.so"):
         ctypes.CDLL(str(torch_folder() / "lib" / name), ctypes.RTLD_GLOBAL)
-    device = ctypes.CDLL(str(library))
+    device = ctypes.CDLL(str(built))
 
     import torch
     import torch._dynamo  # it makes a table of the functions of torch.cuda, as they were
@@ -114,7 +107,7 @@ def start(library: Path) -> None:
         there = torch.empty(0, dtype=torch.uint8, device="cuda").set_(self)
         return there.clone().untyped_storage()
 
-    torch.UntypedStorage.clone = clone  # type: ignore[method-assign]
+    torch.UntypedStorage.clone = clone
     if not torch.accelerator.is_available():
         raise RuntimeError("the pretended GPU came too late: torch has its hooks of CUDA already")
 

@@ -7,10 +7,12 @@ import io
 import pytest
 import torch
 
+from tests.ops.test_waits import waits_refused
 from tests.pretend.gpu import NAME
 
 PRETENDED = torch.cuda.is_available() and torch.cuda.get_device_name() == NAME
-pytestmark = pytest.mark.skipif(not PRETENDED, reason="needs the pretended GPU")
+NEEDS_IT = pytest.mark.skipif(not PRETENDED, reason="needs the pretended GPU")
+pytestmark = NEEDS_IT
 
 
 def on_gpu(*shape):
@@ -43,9 +45,8 @@ def test_numbers_may_come_from_the_host():
 
 @pytest.fixture
 def no_waits():
-    torch.cuda.set_sync_debug_mode("error")
-    yield
-    torch.cuda.set_sync_debug_mode("default")
+    with waits_refused():
+        yield
 
 
 @pytest.mark.usefixtures("no_waits")

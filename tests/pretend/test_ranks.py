@@ -9,9 +9,10 @@ import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from pipa_fast.training import distributed, trainer
-from pipa_fast.training.config import load, merge, read_recipe
-from tests.ops.test_waits import EVERYTHING
-from tests.pretend.test_device import pytestmark  # noqa: F401
+from tests.ops.test_waits import a_trainer, waits_refused
+from tests.pretend.test_device import NEEDS_IT
+
+pytestmark = NEEDS_IT
 
 
 @pytest.fixture
@@ -47,17 +48,11 @@ def pair(monkeypatch):
 @pytest.mark.usefixtures("pair", "few_scenes")
 @pytest.mark.parametrize("num_anchors", ["40", "all"])
 def test_steps_of_two_ranks_wait_for_nothing(num_anchors):
-    words = ["--device", "cuda", "--precision", "bf16"]
-    words += ["--adaptation.pixel.num_anchors", num_anchors]
-    made = trainer.Trainer(
-        load(merge(read_recipe("streets_pipa"), EVERYTHING), words), distributed.start("cuda")
-    )
+    words = ["--precision", "bf16", "--adaptation.pixel.num_anchors", num_anchors]
+    made = a_trainer("cuda", *words)
     batch = next(made._batches())
     made._train_step(batch)
     made._train_step(batch)  # DDP sorts its buckets anew
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waits_refused():
         losses = made._train_step(batch)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert len(losses) == 7 and all(loss.isfinite() for loss in losses.values())
