@@ -30,7 +30,7 @@ from pipa_fast.training.distributed import World, batch_norm_of, data_parallel, 
 from pipa_fast.training.guard import StepGuard
 from pipa_fast.training.heartbeat import Heartbeat
 from pipa_fast.training.lock import lock_run
-from pipa_fast.training.logging import RunLog
+from pipa_fast.training.logging import Pace, RunLog
 from pipa_fast.training.optimizer import build_optimizer, clip_gradients, find_apex
 from pipa_fast.training.schedule import learning_rate_factor
 from pipa_fast.uda.accumulation import InParts
@@ -119,6 +119,7 @@ class Trainer:
         self.heartbeat = Heartbeat(world.rank, world.size, config.run.timeout, self._tell_hung)
         self.iteration = 0
         self.clock, self.logged = 0.0, 0  # when, and at which step, losses were last logged
+        self.waited = 0.0  # for images since then [s]
         self.stop_asked = ""  # by which signal
         self.dropped = 0  # steps, when losses were last logged
         self.resumed_from = world.size  # ranks
@@ -233,7 +234,7 @@ class Trainer:
             self.clock, self.logged = time.perf_counter(), self.iteration
             self._tell("running")
             self.heartbeat.at("loading", self.iteration + 1)
-            for batch in self._batches():
+            for batch in self._awaited(self._batches()):
                 self.heartbeat.at("training", self.iteration + 1)
                 losses = self._train_step(batch)
                 self.iteration += 1
@@ -295,6 +296,16 @@ class Trainer:
             device=self.world.device,
         )
 
+    def _awaited(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield batches, and add up the time that they are waited for."""
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - asked
+            if batch is None:
+                return
+            yield batch
+
     def _train_step(self, batch: Batch) -> dict[str, Tensor]:
         """Step the student once and let the teacher follow."""
         config = self.config
@@ -342,8 +353,13 @@ class Trainer:
         named = dict(zip(losses, values.tolist(), strict=True))
         self._check_steps(log, named, batch)
         steps, self.logged = self.iteration - self.logged, self.iteration
-        images = steps * self.config.data.batch_size * self.world.size
-        log.train(self.iteration, named, self.optimizer.param_groups[0]["lr"], images / seconds)
+        waited, self.waited = self.waited, 0.0
+        device, memory = self.world.device, None
+        if device.type == "cuda":
+            memory = torch.cuda.max_memory_allocated(device)
+        images = self.config.data.batch_size * self.world.size
+        pace = Pace(seconds / steps, images, waited / seconds, memory)
+        log.train(self.iteration, named, self.optimizer.param_groups[0]["lr"], pace)
 
     def _check_steps(self, log: RunLog, losses: dict[str, float], batch: Batch) -> None:
         """Tell of steps that were left out; raise FloatingPointError where no other ones come."""

@@ -1,6 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-from importlib import metadata
-
 import pytest
 
 from bench import pins

@@ -64,14 +64,19 @@ def test_a_run_leaves_what_it_promises(tmp_path):
     assert torch.equal(network(image).logits, trainer.network(image).logits)
 
 
-def test_the_time_of_an_evaluation_is_not_the_steps(tmp_path, monkeypatch):
+def test_the_time_of_an_evaluation_is_not_the_steps_and_waiting_is_told(tmp_path, monkeypatch):
     now, evaluate = [0.0], loop.evaluate
     trainer = trainer_for(tmp_path, "streets_source", run={"eval_every": 2})
-    step = trainer._train_step
+    step, draw = trainer._train_step, trainer._batches
 
     def take_a_second(batch):
         now[0] += 1
         return step(batch)
+
+    def wait_for_three(batches):
+        for batch in batches:
+            now[0] += 3
+            yield batch
 
     def take_a_minute(*args, **kwargs):
         now[0] += 60
@@ -80,9 +85,13 @@ def test_the_time_of_an_evaluation_is_not_the_steps(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     monkeypatch.setattr(loop, "evaluate", take_a_minute)
     monkeypatch.setattr(trainer, "_train_step", take_a_second)
+    monkeypatch.setattr(trainer, "_batches", lambda: wait_for_three(draw()))
     trainer.run()
     records = map(json.loads, (trainer.run_dir / "history.jsonl").open())
-    assert [r["images_per_second"] for r in records if r["kind"] == "train"] == [2.0] * 3
+    logged = [record for record in records if record["kind"] == "train"]
+    assert [r["seconds_per_step"] for r in logged] == [4.0] * 3
+    assert [r["images_per_second"] for r in logged] == [0.5] * 3
+    assert [r["waiting"] for r in logged] == [0.75] * 3
 
 
 def test_a_stopped_run_ends_with_the_bytes_of_the_unbroken_one(tmp_path):
