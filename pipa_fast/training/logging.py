@@ -87,6 +87,7 @@ class RunLog:
             transient=True,
         )
         self.writer: SummaryWriter | None = None
+        self.unscored = False  # whether there is no evaluation of the step it starts after
         if active:
             self._keep_history_before(start)
             # it hides what was written of that step and later ones
@@ -97,12 +98,16 @@ class RunLog:
 
     def _keep_history_before(self, start: int) -> None:
         """Drop records that the resumed run is about to write again."""
-        kept: list[str] = []
+        kept: dict[str, Any] = {}
         if start and self.path.is_file():
             # What follows the last newline is a record that a killed run has not finished.
             lines = self.path.read_text().split("\n")[:-1]
-            kept = [f"{line}\n" for line in lines if json.loads(line)["iteration"] <= start]
-        write_atomically(self.path, "".join(kept).encode())
+            kept = {
+                line: record for line in lines if (record := json.loads(line))["iteration"] <= start
+            }
+        scored = [record["iteration"] for record in kept.values() if record["kind"] == "eval"]
+        self.unscored = start > 0 and start not in scored
+        write_atomically(self.path, "".join(f"{line}\n" for line in kept).encode())
 
     def __enter__(self) -> "RunLog":
         self.progress.start()

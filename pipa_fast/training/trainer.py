@@ -233,6 +233,8 @@ class Trainer:
             self._announce(log, kept)
             self.clock, self.logged = time.perf_counter(), self.iteration
             self._tell("running")
+            if self.iteration % config.run.eval_every == 0 and self._any(log.unscored):
+                result = self._evaluate(log)
             self.heartbeat.at("loading", self.iteration + 1)
             for batch in self._awaited(self._batches()):
                 self.heartbeat.at("training", self.iteration + 1)
@@ -241,18 +243,21 @@ class Trainer:
                 log.advance()
                 self._log(log, losses, batch)
                 done = self.iteration == config.iterations
+                saved = done or self.iteration % config.run.checkpoint_every == 0
+                if saved:  # first: who is killed in the evaluation has lost only that
+                    self._save()
                 if done or self.iteration % config.run.eval_every == 0:
                     result = self._evaluate(log)
                 slot_over = not done and self.iteration == config.run.stop_after
                 if self._must_stop() or slot_over:
                     self._tell_dropped(log, self.guard.counts()[0])
-                    self._save()
+                    if not saved:
+                        self._save()
                     self.writer.wait()
+                    self._any(False)  # srun ends all machines with the first that leaves
                     why = self.stop_asked or ("run.stop_after" if slot_over else "another rank")
                     self._tell("stopped", f"asked by {why}; --run.resume auto goes on")
                     raise Interrupted(f"stopped after step {self.iteration}", why)
-                if done or self.iteration % config.run.checkpoint_every == 0:
-                    self._save()
                 self.heartbeat.at("loading", self.iteration + 1)
             self.writer.wait()
             if result is None:  # resumed at the last step
@@ -451,11 +456,15 @@ class Trainer:
 
     def _must_stop(self) -> bool:
         """Whether some rank was asked to stop; all ranks answer alike at the same step."""
-        if self.world.size == 1:
-            return bool(self.stop_asked)
-        if self.iteration % STOP_EVERY:
+        if self.world.size > 1 and self.iteration % STOP_EVERY:
             return False
-        flag = torch.tensor(float(bool(self.stop_asked)))  # on the host: no GPU is waited for
+        return self._any(bool(self.stop_asked))
+
+    def _any(self, here: bool) -> bool:
+        """Whether it is so on some rank; returns once all have asked."""
+        if self.world.size == 1:
+            return here
+        flag = torch.tensor(float(here))  # on the host: no GPU is waited for
         dist.all_reduce(flag, dist.ReduceOp.MAX)
         return bool(flag.item())
 

@@ -125,6 +125,24 @@ def test_a_stopped_run_ends_with_the_bytes_of_the_unbroken_one(tmp_path):
     assert histories[0] == histories[1]
 
 
+def test_a_run_killed_in_an_evaluation_repeats_no_step_and_makes_up_for_it(tmp_path, monkeypatch):
+    changes = {"iterations": 4, "run": {"eval_every": 2, "checkpoint_every": 2}}
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "evaluate", lambda *_, **__: (_ for _ in ()).throw(SystemExit))
+        with pytest.raises(SystemExit):
+            trainer_for(tmp_path, "streets_source", **changes).run()
+    steps = []
+    for iteration in (2, 4):  # what goes on where all is there evaluates once more, at the end
+        changes["run"]["resume"] = "auto"
+        again = trainer_for(tmp_path, "streets_source", **changes)
+        take = again._train_step
+        again._train_step = lambda batch, take=take: steps.append(1) or take(batch)
+        again.run()
+        assert len(steps) == 2, iteration
+    records = map(json.loads, (again.run_dir / "history.jsonl").open())
+    assert [r["iteration"] for r in records if r["kind"] == "eval"] == [2, 4, 4]
+
+
 def test_a_run_started_anew_keeps_the_old_one_and_resumes_from_itself(tmp_path, capsys):
     trainer_for(tmp_path, "streets_source").run()
     before = (tmp_path / "streets_source" / "model.safetensors").read_bytes()
