@@ -72,7 +72,7 @@ while kill -0 "$step" 2>/dev/null; do # a signal has ended the wait, not the ste
     status=0
     wait "$step" || status=$?
 done
-if [ "$folder/status.json" -nt "$began" ] \
+if [ ! "$folder/status.json" -ot "$began" ] \
     && grep -qE '"reason": "asked by (SIG|another)' "$folder/status.json"; then
     scontrol requeue "$SLURM_JOB_ID"
 fi
