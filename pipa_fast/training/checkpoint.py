@@ -309,12 +309,16 @@ def before_training(config: Config) -> SegmentationNetwork | None:
     """Return the network that a run's training began with, made again from its settings.
 
     None where that was a whole network: the folder of `model.start` may be gone by now, or be this
-    run's.
+    run's. None, with a warning, where the encoder's weights are gone.
     """
     if config.model.start is not None:
         return None
     torch.manual_seed(config.seed)
-    return build_network(config.model)
+    try:
+        return build_network(config.model)
+    except ValueError as error:
+        logger.warning("%s; the network before training is not shown", error)
+        return None
 
 
 def _sha256(path: Path) -> str:

@@ -64,6 +64,9 @@ class RunConfig:
     resume: Literal["auto", "never"] = "never"
     """"auto" continues from the newest sound checkpoint of the run's folder, if there is one.
     "never" starts anew; a folder that holds a run is renamed to NAME.1, NAME.2, … before."""
+    other_images: bool = False
+    """Whether a run may go on with training images of other names, number or class counts than the
+    checkpoint's, as after one was taken out: from then on, other ones are drawn."""
     stop_after: int | None = None
     """Save and leave after this step [iteration], as a time slot's end would; null goes on to the
     end. The exit status is 0, as where a signal asked."""
