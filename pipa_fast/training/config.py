@@ -76,7 +76,9 @@ class RunConfig:
     eval_every: int = 4000
     checkpoint_every: int = 1000
     keep: int = 2
-    """Checkpoints kept."""
+    """Checkpoints kept, the newest."""
+    keep_every: int | None = None
+    """Besides these, each of a multiple of so many iterations is kept; null: none is."""
     bad_steps: int = 20
     """Steps in a row without a finite gradient after which the run ends, when losses are logged.
     Each is left out, and nothing of it stays."""
@@ -91,6 +93,10 @@ class RunConfig:
             require(value > 0, f"run.{name}", value, "a positive count")
         fine = 0 < self.timeout <= 1e9  # torch counts it in a timedelta
         require(fine, "run.timeout", self.timeout, "a positive time of at most 1e9 [s]")
+        often, kept = self.checkpoint_every, self.keep_every
+        fine = kept is None or (kept > 0 and kept % often == 0)
+        expected = f"a positive multiple of run.checkpoint_every ({often}), or null"
+        require(fine, "run.keep_every", kept, expected)
         fine = self.name is None or is_below(self.name)
         require(fine, "run.name", self.name, "a folder's name below run.dir, or null")
         fine = self.stop_after is None or self.stop_after > 0

@@ -375,8 +375,9 @@ class Trainer:
     def _save(self) -> None:
         self.heartbeat.at("saving", self.iteration)
         if self.world.is_main:
-            keep = self.config.run.keep
-            self.writer.save(self.run_dir, self.state(), self.iteration, keep=keep)
+            run = self.config.run
+            kept = {"keep": run.keep, "keep_every": run.keep_every}
+            self.writer.save(self.run_dir, self.state(), self.iteration, **kept)
 
     def _finish(self, result: EvalResult) -> None:
         """Write the exported network and `results.json`."""
