@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipa_fast.checks import require
-from pipa_fast.evaluation.runs import Run, classes_of, flatten
+from pipa_fast.evaluation.runs import HARMLESS, Run, classes_of, flatten
 
 
 def comparison_table(runs: Sequence[Run]) -> Table:
@@ -87,5 +87,5 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
 def _what(run: Run) -> object:
     """Return what a run computes, but for its seed; a run without settings is like no other."""
     settings = {k: v for k, v in flatten(run.config).items() if k != "seed"}
-    settings = {k: v for k, v in settings.items() if not k.startswith("run.")}
+    settings = {k: v for k, v in settings.items() if not k.startswith(HARMLESS)}
     return repr(sorted(settings.items())) if settings else run.path

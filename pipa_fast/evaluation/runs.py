@@ -13,6 +13,19 @@ import yaml
 from pipa_fast.checks import require
 from pipa_fast.data.labels import CLASSES
 
+# Settings that change no step's result but by rounding, or, as micro_batch and compile, by which
+# numbers dropout and drop-path draw: where things are, and how the machine does its work.
+HARMLESS = (
+    "run.",
+    "device",
+    "data.source_root",
+    "data.target_root",
+    "data.num_workers",
+    "data.micro_batch",
+    "model.checkpoint_activations",
+    "model.compile",
+)
+
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Run:

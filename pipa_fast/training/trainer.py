@@ -21,10 +21,9 @@ from pipa_fast.data.batch import Batch
 from pipa_fast.data.loader import TrainingSet, batches, images_of
 from pipa_fast.evaluation.classes import scored_classes
 from pipa_fast.evaluation.inference import EvalResult, evaluate
-from pipa_fast.evaluation.runs import flatten
 from pipa_fast.models import build_network
 from pipa_fast.trace import trace_range, traced
-from pipa_fast.training import checkpoint
+from pipa_fast.training import checkpoint, resume
 from pipa_fast.training.config import Config, to_dict
 from pipa_fast.training.distributed import World, batch_norm_of, data_parallel, waited_in_vain
 from pipa_fast.training.guard import StepGuard
@@ -41,16 +40,6 @@ from pipa_fast.uda.teacher import Teacher
 
 # Ranks ask each other whether to stop so often [steps]: torchrun kills 30 s after it has asked.
 STOP_EVERY = 5
-# Settings that may differ when a run goes on: they change no step's result but by rounding, or, as
-# micro_batch and compile, by which numbers dropout and drop-path draw.
-HARMLESS = (
-    "run.",
-    "device",
-    "data.num_workers",
-    "data.micro_batch",
-    "model.checkpoint_activations",
-    "model.compile",
-)
 
 
 class Interrupted(Exception):
@@ -83,6 +72,7 @@ class Trainer:
             expected = f"the folder of a run, with its {checkpoint.EXPORTED}"
             require(path.is_file(), "model.start", model.start, expected)
             checkpoint.fit(self.network, checkpoint.read_weights(path), path)
+        self.inputs = resume.inputs_of(config, self.training_set, self.validation, self.network)
         self.teacher: Teacher | None = None
         if config.adaptation.needs_teacher:
             self.teacher = Teacher(self.network, ceiling=config.adaptation.ema_alpha)
@@ -123,6 +113,7 @@ class Trainer:
         self.stop_asked = ""  # by which signal
         self.dropped = 0  # steps, when losses were last logged
         self.resumed_from = world.size  # ranks
+        self.differences: list[str] = []  # from the run that this one goes on
 
     def state(self) -> dict[str, Any]:
         """Return everything that the next step depends on, besides the settings."""
@@ -136,31 +127,20 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "config": to_dict(self.config),
             "ranks": self.world.size,
+            "inputs": self.inputs,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over a checkpoint's state, of as many ranks or of another number of them.
 
         Raises:
-            ValueError: the checkpoint is of other settings; their differences are named.
+            ValueError: the checkpoint is of other settings, images or first weights; `resume.check`
+                names the differences.
         """
-        defaults = Config(recipe=self.config.recipe)
-        new, old = (flatten(to_dict(c)) for c in (self.config, defaults))
-        old |= flatten(state["config"])  # of a version that may have had fewer settings
-        ranks = state.get("ranks", self.world.size)  # not in those of 0.1
-        old["data.batch_size"] *= ranks
-        new["data.batch_size"] *= self.world.size
-        differences = [
-            f"{key}: {old.get(key)!r}, now {new.get(key)!r}"
-            for key in sorted(old.keys() | new.keys())
-            if old.get(key) != new.get(key) and not key.startswith(HARMLESS)
-        ]
-        if differences:
-            raise ValueError(
-                f"{self.run_dir} holds a run of other settings ({'; '.join(differences)}); give "
-                "the same, another --run.name, or --run.resume never. data.batch_size is of all "
-                "ranks here"
-            )
+        self.differences = resume.check(
+            self.config, state, ranks=self.world.size, inputs=self.inputs
+        )
+        resume.keep_first(self.config, state, self.inputs)
         self.network.load_state_dict(state["student"])
         if self.teacher is not None:
             self.teacher.load_state_dict(state["teacher"])
@@ -168,7 +148,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.iteration = state["iteration"]
-        self.resumed_from = ranks
+        self.resumed_from = state.get("ranks", self.world.size)  # not in those of 0.1
 
     def _resume(self) -> None:
         """Go on from the newest sound checkpoint, if there is one, and keep nothing else of it."""
@@ -281,6 +261,8 @@ class Trainer:
             )
         if self.iteration:
             log.say(f"resumed {self.run_dir} at step {self.iteration}{others}")
+            for line in self.differences:
+                log.say(line)
         elif kept is not None:
             log.say(f"starting anew in {self.run_dir}; the earlier run is now {kept}")
         for objective in self.step.objectives:
@@ -414,8 +396,9 @@ class Trainer:
     def _save(self) -> None:
         self.heartbeat.at("saving", self.iteration)
         if self.world.is_main:
-            keep = self.config.run.keep
-            self.writer.save(self.run_dir, self.state(), self.iteration, keep=keep)
+            run = self.config.run
+            kept = {"keep": run.keep, "keep_every": run.keep_every}
+            self.writer.save(self.run_dir, self.state(), self.iteration, **kept)
 
     def _finish(self, result: EvalResult) -> None:
         """Write the exported network and `results.json`."""

@@ -4,7 +4,7 @@ import io
 from rich.console import Console
 
 from pipa_fast.compare import main
-from pipa_fast.evaluation.comparison import comparison_table
+from pipa_fast.evaluation.comparison import comparison_table, grouped
 from pipa_fast.evaluation.runs import read_run
 
 
@@ -40,6 +40,18 @@ def test_a_class_that_one_run_lacks_has_no_difference(make_run):
         if "│" in line
     }
     assert rows["car"][-2] == "-" and rows["bus"][3] == "-"
+
+
+def test_seeds_are_one_group_wherever_their_data_lay(make_run):
+    places = {"source_root": "/node/gta5", "target_root": "/node/cs", "num_workers": 4}
+    runs = [
+        make_run("a", recipe="r", seed=1, data={"batch_size": 2}),
+        make_run("b", recipe="r", seed=2, data={"batch_size": 2, **places}, device="cuda"),
+        make_run("c", recipe="r", seed=3, data={"batch_size": 4}),
+        make_run("d", recipe="r", seed=3, data={"batch_size": 2}, evaluation={"flip": True}),
+    ]
+    groups = grouped([read_run(run) for run in runs])
+    assert [[run.path.name for run in group.runs] for group in groups] == [["a", "b"], ["c"], ["d"]]
 
 
 def test_the_command_prints_the_table_and_the_reports(make_run, capsys):

@@ -165,6 +165,15 @@ def test_a_run_started_anew_keeps_the_old_one_and_resumes_from_itself(tmp_path, 
     assert checkpoint.load_newest(kept)["config"]["seed"] == 0
 
 
+def test_checkpoints_of_a_multiple_are_kept_for_a_look_back(tmp_path):
+    often = {"checkpoint_every": 1, "keep": 1, "keep_every": 2}
+    run = trainer_for(tmp_path, "streets_source", run=often)
+    run.run()
+    assert [p.name for p in checkpoint.found(run.run_dir)] == [
+        f"step-000000{i}.pt" for i in (6, 4, 2)
+    ]
+
+
 def test_a_term_that_a_short_run_never_reaches_is_told(tmp_path, capsys):
     late = {"adaptation": {"patch": {"start": 2}}}
     trainer_for(tmp_path, iterations=2, **late).run()
@@ -302,8 +311,6 @@ def test_training_may_start_from_a_whole_network(tmp_path):
     ):
         assert torch.equal(mine, own)
     second.run()
-    with pytest.raises(ValueError, match="holds a run of other settings .model.start"):
-        trainer_for(tmp_path, run={"resume": "auto"}).run()
     network, _ = checkpoint.load_run(second.run_dir)  # needs the first run no more
     first.run_dir.rename(tmp_path / "gone")
     assert checkpoint.load_run(second.run_dir)[0].state_dict().keys() == network.state_dict().keys()
