@@ -61,4 +61,5 @@ def in_words(protocol: Mapping[str, Any], sizes: str = "") -> str:
         parts.append(f"in windows of {pair('crop')}, {pair('stride')} apart")
     if protocol.get("flip"):
         parts.append("mirrored too")
-    return ", ".join([*parts, protocol.get("precision") or "fp32"])
+    precision = protocol.get("precision", "fp32")
+    return ", ".join([*parts, "the device's precision" if precision == "auto" else precision])
