@@ -14,10 +14,16 @@ from rich.console import Console
 
 from pipa_fast.data.loader import images_of
 from pipa_fast.evaluation.command_line import add_device_argument, device_of, run_command
-from pipa_fast.evaluation.comparison import Group, comparison_table, grouped
+from pipa_fast.evaluation.comparison import (
+    Group,
+    comparison_table,
+    group_table,
+    grouped,
+    notes,
+)
 from pipa_fast.evaluation.comparison_page import MOST, Pictures, page
 from pipa_fast.evaluation.panels import predict_sample, spread_indices
-from pipa_fast.evaluation.runs import read_run
+from pipa_fast.evaluation.runs import read_runs
 from pipa_fast.program import make_parser, refuse_given
 
 
@@ -27,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
         "compare",
         "Print mIoU and IoU per class [percent] of runs, with differences to the first, and write "
         "a page that shows them side by side. Runs that differ in their seed alone are one group, "
-        "with its standard deviation.",
+        "with its standard deviation. A converted run has the scores that evaluate wrote of it.",
         "runs/streets_source runs/streets_pipa --out comparison.html",
     )
     made.add_argument("runs", nargs="+", type=Path, help="run folders: runs/streets_source ...")
@@ -73,14 +79,18 @@ def run(options: argparse.Namespace, console: Console) -> None:
         raise ValueError(f"--images must be a count, 0 for none; got {options.images}")
     if options.out is None:
         refuse_given(options, parser(), ("images", "device"), "without --out there is no page")
-    runs = [read_run(folder) for folder in options.runs]
+    runs = read_runs(options.runs)
+    groups = grouped(runs)
     console.print(comparison_table(runs))
+    if any(len(group.runs) > 1 for group in groups):
+        console.print(group_table(groups))
+    for line in notes(runs):
+        console.print(line, highlight=False, soft_wrap=True)
     for folder in options.runs:
         if (folder / "report.html").is_file():
             console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
     if options.out is None:
         return
-    groups = grouped(runs)
     if len(groups) > MOST:
         raise ValueError(f"--out shows up to {MOST} groups of runs; got {len(groups)}")
     names = [group.name for group in groups]

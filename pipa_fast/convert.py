@@ -65,7 +65,9 @@ def settings(recipe: str, words: Sequence[str]) -> Config:
         read = read_recipe(recipe)
     except ValueError as error:
         raise ValueError(f"--recipe: {error}") from error
-    config = load(merge(read, {"model": {"weights": None}}), words)
+    # the releases compute in float32, and so do the scores that theirs are compared with
+    read = merge({"precision": "fp32"}, merge(read, {"model": {"weights": None}}))
+    config = load(read, words)
     weights = config.model.weights
     require(weights is None, "model.weights", weights, "left out, as FILE brings the weights")
     return config

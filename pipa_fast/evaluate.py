@@ -27,11 +27,12 @@ from pipa_fast.data.loader import images_of
 from pipa_fast.evaluation.classes import conventions, scored_classes
 from pipa_fast.evaluation.command_line import (
     add_inference_arguments,
+    as_asked,
     device_of,
     run_command,
-    window_of,
 )
 from pipa_fast.evaluation.inference import EvalResult, evaluate
+from pipa_fast.evaluation.protocol import DTYPES, in_words, precision_on, protocol_of
 from pipa_fast.evaluation.report import write_report
 from pipa_fast.program import make_parser, refuse_given
 
@@ -62,8 +63,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--batch-size",
         type=int,
-        default=4,
-        help="images that are read at once; fewer of those above 2048 x 1024 (default: 4)",
+        help="images that are read at once; fewer of those above 2048 x 1024 (default: the run's)",
     )
     add_inference_arguments(made)
     made.add_argument(
@@ -126,7 +126,8 @@ def rebuild_report(options: argparse.Namespace, network: nn.Module, config: Any)
     Raises:
         ValueError: the options ask to score something else than the run's own end result.
     """
-    others = ("dataset", "root", "split", "classes", "checkpoint", "output", "batch_size", "flip")
+    others = ("dataset", "root", "split", "classes", "checkpoint", "output")
+    others += ("batch_size", "flip", "precision")
     refuse_given(options, parser(), others, "--report shows the run's own results")
     from pipa_fast.training.checkpoint import before_training, load_run
 
@@ -140,7 +141,7 @@ def rebuild_report(options: argparse.Namespace, network: nn.Module, config: Any)
         baseline=None if options.baseline is None else load_run(options.baseline)[0],
         initial=before_training(config) if options.baseline is None else None,
         device=device,
-        **config.evaluation.view | {"window": window_of(options) or config.evaluation.window},
+        **as_asked(options, config.evaluation).view,
     )
 
 
@@ -190,16 +191,17 @@ def run(options: argparse.Namespace, console: Console) -> None:
         if own is not None and given != only:
             raise ValueError(f"{option} must be {only} for a run with data.classes; got {given}")
     dataset = build_dataset(name, options.split, root, classes=own)
-    window = window_of(options) or config.evaluation.window
-    flip = options.flip or config.evaluation.flip
+    seen = as_asked(options, config.evaluation)
+    precision = precision_on(options.precision or config.precision, device)
+    protocol = protocol_of(seen.view, precision)
+    console.print(in_words(protocol), highlight=False, soft_wrap=True)
     result = evaluate(
         network,
         dataset,
-        batch_size=options.batch_size,
+        batch_size=seen.batch_size,
         device=device,
-        window=window,
-        flip=flip,
-        image_size=config.evaluation.size,
+        dtype=DTYPES[precision],
+        **seen.view,
         classes=scored_classes(classes, dataset.eval_classes),
         names=config.class_names,
     )
@@ -218,10 +220,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
         "classes": classes,
         "conventions": {way: round(value, 4) for way, value in ways.items()},
         "checkpoint": weights,
-        "image_size": config.evaluation.size,
-        "crop": None if window is None else window.crop,
-        "stride": None if window is None else window.stride,
-        "flip": flip,
+        **protocol,
     }
     if first:
         output.parent.mkdir(parents=True, exist_ok=True)

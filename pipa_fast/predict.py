@@ -22,9 +22,9 @@ from pipa_fast.checks import is_below, require
 from pipa_fast.data.files import fitted, resize_label
 from pipa_fast.evaluation.command_line import (
     add_inference_arguments,
+    as_asked,
     device_of,
     run_command,
-    window_of,
 )
 from pipa_fast.evaluation.inference import (
     SlidingWindow,
@@ -35,6 +35,7 @@ from pipa_fast.evaluation.inference import (
 )
 from pipa_fast.evaluation.panels import colorize, overlay, with_legend
 from pipa_fast.evaluation.pictures import Picture, find_pictures, is_video, read_frames
+from pipa_fast.evaluation.protocol import DTYPES, in_words, precision_on, protocol_of
 from pipa_fast.evaluation.server import check_names, write_label_ids
 from pipa_fast.program import make_parser, refuse_given
 
@@ -83,6 +84,7 @@ def segment(
     image: np.ndarray,  # [H, W, 3] uint8
     *,
     device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
     max_side: int = 2048,
     window: SlidingWindow | None = None,
     flip: bool = False,
@@ -91,12 +93,13 @@ def segment(
 
     Images with a side above `max_side` [pixels] are reduced for the network. Its logits are
     enlarged again, as in an evaluation; above MAX_PIXELS, where they alone take gigabytes, its
-    classes are.
+    classes are. `dtype` is autocast's (None: no autocast).
     """
     height, width = image.shape[:2]
     limit = (max_side, max_side) if max(height, width) > max_side else None
     size = (height, width) if height * width <= MAX_PIXELS else fitted(image.shape, limit)
-    with evaluating(network):
+    kind = torch.device(device).type
+    with evaluating(network), torch.autocast(kind, dtype=dtype, enabled=dtype is not None):
         logits = predict_logits(
             network,
             to_batch([image], device),
@@ -194,9 +197,12 @@ def run(options: argparse.Namespace, console: Console) -> None:
     network, config = load_run(options.run)
     if served and config.data.classes is not None:
         raise ValueError("--format cityscapes needs a run on Cityscapes' classes; this has its own")
-    window = window_of(options) or config.evaluation.window
+    seen_as = as_asked(options, config.evaluation)
+    precision = precision_on(options.precision or config.precision, device)
     max_side = options.max_side or max(config.evaluation.size or (2048,))
     network.to(device)
+    how = in_words(protocol_of(seen_as.view, precision), f"images of sides up to {max_side}")
+    console.print(how, highlight=False, soft_wrap=True)
     options.out.mkdir(parents=True, exist_ok=True)
     unreadable: list[str] = []
     count = 0
@@ -211,9 +217,10 @@ def run(options: argparse.Namespace, console: Console) -> None:
             network,
             image,
             device=device,
+            dtype=DTYPES[precision],
             max_side=max_side,
-            window=window,
-            flip=options.flip or config.evaluation.flip,
+            window=seen_as.window,
+            flip=seen_as.flip,
         )
         if served:
             write_label_ids(served[name], labels)

@@ -69,6 +69,7 @@ def test_evaluate_and_predict_take_what_was_converted(
     network, config = checkpoint.load_run(out)
     assert torch.equal(network.state_dict()[OURS], state[KEY])
     assert config.recipe == "gta2cs_daformer" and config.model.weights is None
+    assert config.precision == "fp32", "as the releases compute"
     note = f"# weights: those of the {words[-1] if words else 'student'} in 'latest.pth'\n"
     assert (out / "config.yaml").read_text().startswith(note)
 
@@ -196,6 +197,11 @@ def test_settings_without_a_meaning_are_named(tmp_path, release, capsys, setting
     _, message = refuse(capsys, release, tmp_path / "out", settings=settings)
     assert said in message.split("error: ")[1]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_converted_run_may_have_another_precision():
+    words = ("--model.encoder", "mit_b0", "--precision", "bf16")
+    assert convert.settings("gta2cs_hrda", words).precision == "bf16"
 
 
 def test_settings_need_two_dashes_before_them(tmp_path, release, capsys):

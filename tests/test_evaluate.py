@@ -17,6 +17,7 @@ from pipa_fast.data.sample import Sample
 from pipa_fast.evaluation import inference
 from pipa_fast.training import checkpoint
 from pipa_fast.training.config import Config, EvaluationConfig
+from tests.training.test_trainer import trainer_for
 
 
 class Constant(nn.Module):
@@ -182,6 +183,96 @@ def test_flipping_and_the_batch_of_windows_are_passed_on(run, monkeypatch):
     assert seen == {"image_size": None, "crop": [4, 8], "stride": [2, 5], "flip": True}
 
 
+@pytest.fixture
+def how(run, monkeypatch):
+    """Evaluates a run that has windows of its own; returns how, what was written and printed."""
+    _, config = checkpoint.load_run(run.folder)
+    config.evaluation = EvaluationConfig(
+        size=(8, 8), crop=(4, 8), stride=(1, 3), window_batch=2, batch_size=3, flip=True
+    )
+    asked = {}
+
+    def evaluating(*_, **options):
+        asked.update(options)
+        return inference.evaluate(Constant(0), Halves())
+
+    monkeypatch.setattr(evaluate, "evaluate", evaluating)
+
+    def scored(capsys, *words):
+        record = score(run, "--device", "cpu", *words)
+        return asked, record, capsys.readouterr().out
+
+    scored.config = config
+    return scored
+
+
+@pytest.mark.parametrize(
+    ("words", "changed", "printed"),
+    [
+        ([], {}, "images fitted into 8 x 8, in windows of 4 x 8, 1 x 3 apart, mirrored too, fp32"),
+        (["--window-batch", "1"], {"batch": 1}, "of 4 x 8, 1 x 3 apart, mirrored too"),
+        (["--crop", "5", "6"], {"crop": (5, 6)}, "of 5 x 6, 1 x 3 apart, mirrored too"),
+        (["--stride", "4", "4"], {"stride": (4, 4)}, "of 4 x 8, 4 x 4 apart, mirrored too"),
+        (["--no-flip"], {"flip": False}, "1 x 3 apart, fp32"),
+        (["--batch-size", "9"], {"batch_size": 9}, "1 x 3 apart, mirrored too, fp32"),
+    ],
+)
+def test_an_option_changes_its_own_field_of_how_the_run_sees_images(
+    how, capsys, words, changed, printed
+):
+    how.config.precision = "fp32"
+    asked, record, out = how(capsys, *words)
+    window = asked["window"]
+    seen = {"crop": window.crop, "stride": window.stride, "batch": window.batch}
+    seen |= {"flip": asked["flip"], "batch_size": asked["batch_size"]}
+    own = {"crop": (4, 8), "stride": (1, 3), "batch": 2, "flip": True, "batch_size": 3}
+    assert seen == own | changed and asked["image_size"] == (8, 8)
+    assert (tuple(record["crop"]), record["flip"]) == (seen["crop"], seen["flip"])
+    assert printed in out
+
+
+def test_a_crop_below_the_runs_own_stride_says_whose_that_is(run, how, capsys):
+    message = refuse(run, capsys, "--crop", "4", "2")
+    assert "--stride must be" in message and "got (1, 3), the run's own: give --stride" in message
+
+
+@pytest.mark.parametrize(
+    ("own", "words", "name"),
+    [
+        ("bf16", [], "bf16"),
+        ("auto", [], "bf16"),  # of a CPU that computes in it
+        ("fp32", [], "fp32"),
+        ("bf16", ["--precision", "fp32"], "fp32"),
+        ("fp32", ["--precision", "auto"], "bf16"),
+        ("fp32", ["--precision", "fp16"], "fp16"),
+    ],
+)
+def test_a_run_is_scored_in_the_precision_that_it_was_trained_in(
+    how, capsys, monkeypatch, own, words, name
+):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    how.config.precision = own
+    asked, record, out = how(capsys, *words)
+    dtypes = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+    assert asked["dtype"] is dtypes[name] and record["precision"] == name
+    assert f"mirrored too, {name}" in out
+
+
+def test_the_last_score_of_training_is_repeated(tmp_path, few_scenes, monkeypatch):
+    """In bfloat16, where pixels fall to other classes than in float32."""
+    monkeypatch.setattr(evaluate, "build_dataset", loader.build_dataset)
+    trainer = trainer_for(tmp_path, "streets_source", precision="bf16")
+    trainer.run()
+    results = json.loads((trainer.run_dir / "results.json").read_text())
+    words = ["--run", str(trainer.run_dir), "--device", "cpu"]
+    assert evaluate.main(words) == 0
+    record = json.loads((trainer.run_dir / "evaluation_streets_real_val.json").read_text())
+    assert (record["miou"], record["iou"]) == (results["miou"], results["iou"])
+    assert evaluate.main([*words, "--precision", "fp32"]) == 0
+    other = json.loads((trainer.run_dir / "evaluation_streets_real_val.json").read_text())
+    assert other["iou"] != results["iou"] and other["precision"] == "fp32"
+
+
 @pytest.mark.parametrize("kind", ["checkpoint", "safetensors"])
 def test_other_weights_are_scored(run, tmp_path, kind):
     state = Constant(13).state_dict() | {"projections.pixel.weight": torch.zeros(3)}
@@ -268,13 +359,15 @@ def test_the_report_sees_images_as_the_run_was_evaluated(run, monkeypatch):
         (["--report", "--output", "scores.json"], "leave out --output"),
         (["--report", "--batch-size", "1"], "leave out --batch-size"),
         (["--classes", "14"], "invalid choice: '14'"),
-        (["--stride", "4", "4"], "--stride needs --crop"),
-        (["--window-batch", "3"], "--window-batch needs --crop"),
-        (["--crop", "4", "4", "--window-batch", "0"], "window_batch must be a positive count"),
-        (["--crop", "4", "4", "--stride", "8", "4"], "stride must be"),
+        (["--stride", "4", "4"], "--stride needs --crop, as the run sees images whole"),
+        (["--window-batch", "3"], "--window-batch needs --crop, as the run sees images whole"),
+        (["--crop", "4", "4", "--window-batch", "0"], "--window-batch must be a positive count"),
+        (["--crop", "4", "4", "--stride", "8", "4"], "--stride must be"),
+        (["--report", "--precision", "fp32"], "leave out --precision"),
+        (["--precision", "fp8"], "invalid choice: 'fp8'"),
         (["--device", "abacus"], "--device must be one that works here"),
         (["--checkpoint", "nowhere.pt"], "checkpoint must be a file of weights"),
-        (["--batch-size", "0"], "batch_size must be a positive count"),
+        (["--batch-size", "0"], "--batch-size must be a positive count"),
     ],
 )
 def test_bad_options_end_with_2_and_say_why(run, capsys, words, message):

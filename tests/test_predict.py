@@ -12,7 +12,7 @@ from pipa_fast import predict
 from pipa_fast.data.labels import PALETTE
 from pipa_fast.evaluation.pictures import Picture
 from pipa_fast.training import checkpoint
-from pipa_fast.training.config import Config
+from pipa_fast.training.config import Config, EvaluationConfig
 
 
 class Bright(nn.Module):
@@ -146,6 +146,33 @@ def test_sliding_windows_are_passed_on(folder, network):
     assert network.sizes == [(16, 16)] and network.batches == [3]
     predict_folder(folder, *words, "--window-batch", "2")
     assert network.batches == [3, 2, 1]
+
+
+def test_windows_are_the_runs_but_for_what_is_given(folder, network, capsys):
+    network.config.evaluation = EvaluationConfig(crop=(16, 16), stride=(8, 8), window_batch=2)
+    Image.fromarray(half_bright(16, 32)).save(folder / "a.png")
+    predict_folder(folder)
+    predict_folder(folder, "--window-batch", "3")
+    predict_folder(folder, "--stride", "16", "16", "--precision", "fp32")
+    assert network.batches == [2, 1, 3, 2] and set(network.sizes) == {(16, 16)}
+    said = capsys.readouterr().out
+    assert "images of sides up to 2048, in windows of 16 x 16, 16 x 16 apart, fp32" in said
+
+
+@pytest.mark.parametrize("words", [[], ["--precision", "fp32"]])
+def test_the_network_computes_in_the_runs_precision(folder, network, monkeypatch, words):
+    network.config.precision = "bf16"
+    forward, seen = network.forward, []
+
+    def watched(images):
+        on = torch.is_autocast_enabled("cpu")
+        seen.append(torch.get_autocast_dtype("cpu") if on else None)
+        return forward(images)
+
+    monkeypatch.setattr(network, "forward", watched)
+    Image.fromarray(half_bright(16, 32)).save(folder / "a.png")
+    predict_folder(folder, "--device", "cpu", *words)
+    assert seen == [None if words else torch.bfloat16]
 
 
 def test_flipping_shows_the_network_the_mirror_image(folder, network):

@@ -2,6 +2,8 @@
 """Options that evaluate and predict have in common."""
 
 import argparse
+import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,20 +11,29 @@ import torch
 from rich.console import Console
 
 from pipa_fast.checks import first_line
-from pipa_fast.evaluation.inference import SlidingWindow
+from pipa_fast.evaluation.protocol import DTYPES
 from pipa_fast.program import CTRL_C
 
 
 def add_inference_arguments(made: argparse.ArgumentParser) -> None:
-    """Add the options of sliding-window prediction and the device."""
+    """Add the options of how images are seen, each in place of the run's own, and the device."""
     pair: dict[str, Any] = {"type": int, "nargs": 2, "metavar": ("H", "W")}
-    made.add_argument("--crop", **pair, help="predict in sliding windows of this size [pixels]")
-    made.add_argument("--stride", **pair, help="distance of the windows (default: 2/3 of the crop)")
+    made.add_argument("--crop", **pair, help="see sliding windows of this size [pixels]")
     made.add_argument(
-        "--window-batch", type=int, metavar="N", help="windows in one forward pass (default: 4)"
+        "--stride",
+        **pair,
+        help="distance of the windows (default: the run's; 2/3 of --crop if it has none)",
+    )
+    made.add_argument("--window-batch", type=int, metavar="N", help="windows in one forward pass")
+    made.add_argument(
+        "--flip",
+        action=argparse.BooleanOptionalAction,
+        help="average the probabilities of image and mirror image",
     )
     made.add_argument(
-        "--flip", action="store_true", help="average the probabilities of image and mirror image"
+        "--precision",
+        choices=("auto", *DTYPES),
+        help="what the network computes in; auto: bf16 on a GPU and on a CPU that computes in it",
     )
     add_device_argument(made)
 
@@ -32,22 +43,36 @@ def add_device_argument(made: argparse.ArgumentParser) -> None:
     made.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: a GPU if any)")
 
 
-def window_of(options: argparse.Namespace) -> SlidingWindow | None:
-    """Return the sliding window that the options ask for.
+def as_asked(options: argparse.Namespace, own: Any) -> Any:
+    """Return how a run sees images, with the fields that the options give in place of its own.
+
+    Args:
+        own: the run's `training.config.EvaluationConfig`, which is left as it is.
 
     Raises:
-        ValueError: a stride or a batch without a crop, or sizes that leave pixels out.
+        ValueError: windows' stride or batch for a run without windows, or sizes that leave pixels
+            out.
     """
-    if options.crop is None:
+    fields = ("crop", "stride", "window_batch", "flip", "batch_size")
+    given = {name: getattr(options, name, None) for name in fields}
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if v is not None}
+    if "crop" not in given and own.crop is None:
         for name in ("stride", "window_batch"):
-            if (value := getattr(options, name)) is not None:
+            if name in given:
                 option = f"--{name.replace('_', '-')}"
-                raise ValueError(f"{option} needs --crop; got {option} {value} alone")
-        return None
-    height, width = options.crop
-    stride = None if options.stride is None else (options.stride[0], options.stride[1])
-    batch = {} if options.window_batch is None else {"batch": options.window_batch}
-    return SlidingWindow.of((height, width), stride, **batch)
+                raise ValueError(
+                    f"{option} needs --crop, as the run sees images whole; "
+                    f"got {option} {getattr(options, name)} alone"
+                )
+    try:
+        return dataclasses.replace(own, **given)
+    except ValueError as error:
+        message = re.sub(
+            r"evaluation\.(\w+)", lambda found: f"--{found[1].replace('_', '-')}", str(error)
+        )
+        if "stride" not in given and message.startswith("--stride"):
+            message += ", the run's own: give --stride too"
+        raise ValueError(message) from error
 
 
 def device_of(name: str) -> torch.device:

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipa_fast.checks import require
-from pipa_fast.evaluation.runs import HARMLESS, Run, classes_of, flatten
+from pipa_fast.evaluation.runs import HARMLESS, RESULTS, Run, classes_of, flatten
 
 
 def comparison_table(runs: Sequence[Run]) -> Table:
@@ -33,7 +33,8 @@ def comparison_table(runs: Sequence[Run]) -> Table:
 
 
 def _heading(run: Run) -> str:
-    return f"{run.path.resolve().name}\nstep {run.iteration}, seed {run.seed}"
+    when = "by evaluate" if run.iteration is None else f"step {run.iteration}"
+    return f"{run.path.resolve().name}\n{when}, seed {run.seed}"
 
 
 def _cells(values: Sequence[float | None]) -> list[Text]:
@@ -69,6 +70,37 @@ class Group:
         return _mean_and_spread(values) if len(values) == len(self.runs) else None
 
 
+def spread_text(found: tuple[float, float] | None) -> str:
+    """Return mean and standard deviation as text; the latter only where there is one."""
+    if found is None:
+        return "-"
+    mean, spread = found
+    return f"{mean:.1f}" + (f" ± {spread:.1f}" if spread else "")
+
+
+def group_table(groups: Sequence[Group]) -> Table:
+    """Return mean and standard deviation over seeds of mIoU and IoU per class [percent]."""
+    table = Table(title="Mean ± standard deviation over seeds [%]", title_justify="left")
+    table.add_column("class")
+    for group in groups:
+        table.add_column(Text(f"{group.name}\nn = {len(group.runs)}"), justify="right")
+    for name in classes_of([run for group in groups for run in group.runs]):
+        table.add_row(name, *(spread_text(group.iou(name)) for group in groups))
+    table.add_section()
+    table.add_row("mIoU", *(spread_text(group.miou()) for group in groups), style="bold")
+    return table
+
+
+def notes(runs: Sequence[Run]) -> list[str]:
+    """Return a line for each run on how its scores were taken; none where all are training's own,
+    taken alike.
+    """
+    ways = {run.how() for run in runs}
+    if len(ways) == 1 and all(run.scored == RESULTS for run in runs):
+        return []
+    return [f"{run.path}: {run.how()}" for run in runs]
+
+
 def _mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
@@ -77,7 +109,8 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
     """Return runs in groups, in the order of their first; names of folders tell groups apart."""
     found: dict[object, list[Run]] = {}
     for run in runs:
-        found.setdefault(_what(run), []).append(run)
+        # a converted checkpoint has the settings of the run that it is compared with
+        found.setdefault((_what(run), run.iteration is None, run.how()), []).append(run)
     return [
         Group(name=many[0].recipe if len(many) > 1 else many[0].path.resolve().name, runs=many)
         for many in found.values()

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipa_fast.data.labels import IGNORE_INDEX
-from pipa_fast.evaluation.comparison import Group
+from pipa_fast.evaluation.comparison import Group, notes, spread_text
 from pipa_fast.evaluation.panels import colorize
 from pipa_fast.evaluation.report_sections import document, legend, strip, swatch, training_section
 from pipa_fast.evaluation.runs import classes_of
@@ -57,12 +57,17 @@ def _headline(title: str, groups: Sequence[Group]) -> str:
         mean, spread = group.miou()
         seeds = ", ".join(str(run.seed) for run in group.runs)
         value = f"{mean:.1f}" + (f' <small class="soft">± {spread:.1f}</small>' if spread else "")
-        text = f"{group.name}: mIoU [%], step {group.runs[0].iteration:,}, seed {seeds}"
+        first = group.runs[0].iteration
+        when = "by evaluate" if first is None else f"step {first:,}"
+        text = f"{group.name}: mIoU [%], {when}, seed {seeds}"
         tiles.append(f'<div class="tile g{i}"><b>{value}</b><span class="soft">{escape(text)}')
+    lines = notes([run for group in groups for run in group.runs])
+    told = "".join(f'<p class="note">{escape(line)}</p>' for line in lines)
+    shown = "".join(f"{tile}</span></div>" for tile in tiles)
     return (
         f'<header><h1>{escape(title)}</h1><p class="soft">Runs that differ in their seed alone are '
         "one group; ± is the standard deviation over its seeds.</p>"
-        f'<div class="tiles">{"".join(tile + "</span></div>" for tile in tiles)}</div></header>'
+        f'<div class="tiles">{shown}</div>{told}</header>'
     )
 
 
@@ -97,9 +102,8 @@ def _bar(i: int, found: tuple[float, float] | None) -> str:
     mean, spread = found
     low, high = max(0.0, mean - spread), min(100.0, mean + spread)
     line = f'<i class="spread" style="left:{low:.1f}%;width:{high - low:.1f}%"></i>'
-    text = f"{mean:.1f}" + (f" ± {spread:.1f}" if spread else "")
     bar = f'<div class="bar g{i}" style="width:{mean:.1f}%"></div>{line if spread else ""}'
-    return f'<td><div class="track">{bar}</div></td><td class="number">{text}</td>'
+    return f'<td><div class="track">{bar}</div></td><td class="number">{spread_text(found)}</td>'
 
 
 def _curves(groups: Sequence[Group]) -> str:

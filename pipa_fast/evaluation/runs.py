@@ -3,7 +3,7 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,10 @@ import yaml
 
 from pipa_fast.checks import require
 from pipa_fast.data.labels import CLASSES
+from pipa_fast.evaluation.inference import SlidingWindow
+from pipa_fast.evaluation.protocol import in_words, protocol_of
+
+RESULTS = "results.json"
 
 # Settings that change no step's result but by rounding, or, as micro_batch and compile, by which
 # numbers dropout and drop-path draw: where things are, and how the machine does its work.
@@ -33,12 +37,30 @@ class Run:
 
     path: Path
     recipe: str
-    iteration: int
+    iteration: int | None  # None: scored by evaluate, not at the end of its training
     seed: int
     miou: float
     iou: dict[str, float]
     config: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    scored: str = RESULTS
+    """The file that holds the scores."""
+    protocol: dict[str, Any] = field(default_factory=dict)
+    """Dataset, split and classes of the scores, and `protocol_of` how images were seen; empty where
+    the folder does not tell."""
+
+    @property
+    def images(self) -> str:
+        """What was scored: dataset and split."""
+        return " ".join(str(self.protocol.get(name, "")) for name in ("dataset", "split")).strip()
+
+    def how(self) -> str:
+        """Return in words where the scores are from and how they were taken."""
+        if not self.protocol:
+            return self.scored
+        classes = self.protocol.get("classes", "dataset")
+        named = "all classes" if classes == "dataset" else f"{classes} classes"
+        return f"{self.scored}, {self.images}, {named}, {in_words(self.protocol)}"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -77,20 +99,92 @@ def read_run(path: Path | str) -> Run:
         ValueError: the folder holds no results.json, or a file of it cannot be read.
     """
     path = Path(path)
-    results = _read(path / "results.json", _record)
+    results = _read(path / RESULTS, _record)
     if results is None:
         raise ValueError(
             f"run must be the folder of a finished run, with results.json; got {str(path)!r}"
         )
-    missing = {"recipe", "iteration", "seed", "miou", "iou"} - results.keys()
+    return _run(path, RESULTS, results, {"iteration"})
+
+
+def _run(path: Path, scored: str, results: dict[str, Any], needed: set[str]) -> Run:
+    """Return the run of a folder whose file `scored` holds `results`."""
+    missing = {"recipe", "seed", "miou", "iou", *needed} - results.keys()
     if missing:
-        raise ValueError(f"{path / 'results.json'} lacks {', '.join(sorted(missing))}")
+        raise ValueError(f"{path / scored} lacks {', '.join(sorted(missing))}")
+    config = _read(path / "config.yaml", _settings) or {}
     return Run(
         path=path,
-        **{k: results[k] for k in ("recipe", "iteration", "seed", "miou", "iou")},
-        config=_read(path / "config.yaml", _settings) or {},
+        **{k: results[k] for k in ("recipe", "seed", "miou", "iou")},
+        iteration=results.get("iteration"),
+        config=config,
         history=_read(path / "history.jsonl", _lines) or [],
+        scored=scored,
+        protocol=_own_protocol(config) if scored == RESULTS else results,
     )
+
+
+def _own_protocol(config: dict[str, Any]) -> dict[str, Any]:
+    """Return how training's evaluations took their scores; empty for a run without settings."""
+    own, target = config.get("evaluation"), config.get("data", {}).get("target")
+    if not isinstance(own, dict) or target is None:
+        return {}
+    crop, stride = own.get("crop"), own.get("stride")
+    window = None if crop is None else SlidingWindow.of(tuple(crop), stride and tuple(stride))
+    view = {"image_size": own.get("size"), "window": window, "flip": own.get("flip", False)}
+    classes = own.get("classes", "dataset")
+    seen = protocol_of(view, config.get("precision", "auto"))
+    return {"dataset": target, "split": "val", "classes": classes, **seen}
+
+
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """Read the folders of runs that are to stand side by side.
+
+    A run without results.json, as `convert` leaves it, has the scores that `evaluate` wrote of it:
+    the newest that were taken as those of the first run with results.json, or else the newest on
+    the same images. Where none has results.json, the first folder's newest scores are that measure.
+
+    Raises:
+        ValueError: a folder without scores, with none on the same images, or with a file that
+            cannot be read.
+    """
+    found = [_scores(path) for path in paths]
+    first = next((runs[0] for runs in found if runs[0].scored == RESULTS), found[0][0])
+    return [_nearest(runs, first) for runs in found]
+
+
+def _scores(path: Path) -> list[Run]:
+    """Return a folder's run by its results, or by each of its evaluations, the newest first."""
+    if (path / RESULTS).is_file():
+        return [read_run(path)]
+    files = sorted(path.glob("evaluation_*.json"), key=lambda p: p.stat().st_mtime, reverse=True)
+    records = [(file.name, _read(file, _record)) for file in files]
+    # scores of other weights are not this folder's
+    own = [(name, record) for name, record in records if record.get("checkpoint") is None]
+    if not own:
+        raise ValueError(
+            "run must be the folder of a finished run, with results.json, or of one that evaluate "
+            f"scored; got {str(path)!r}"
+        )
+    return [_run(path, name, record, {"dataset", "split"}) for name, record in own]
+
+
+def _nearest(runs: Sequence[Run], first: Run) -> Run:
+    """Return the first of a folder's scores that were taken most like another run's."""
+
+    def seen(run: Run) -> tuple[object, str]:
+        # not the precision: of a trained run it may be its device's, which nothing here knows
+        return run.protocol.get("classes"), in_words(run.protocol | {"precision": "any"})
+
+    best = min(runs, key=lambda run: (run.images != first.images, seen(run) != seen(first)))
+    if best.scored != RESULTS and first.images and best.images != first.images:
+        dataset, split = first.protocol["dataset"], first.protocol["split"]
+        raise ValueError(
+            f"runs must be scored on the same images; {first.path} is on {first.images}, "
+            f"{best.path} on {best.images} alone. evaluate --run {best.path} --dataset {dataset} "
+            f"--split {split} scores it there"
+        )
+    return best
 
 
 def _record(text: str) -> dict[str, Any]:

@@ -107,6 +107,9 @@ class RunConfig:
 class EvaluationConfig:
     """How validation images are seen. Scores are at their labels' own size either way."""
 
+    batch_size: int = 4
+    """Images that are scored at once, fewer of those above 2048 x 1024. Takes memory, changes no
+    score."""
     size: tuple[int, int] | None = None
     """Height and width that images are resized to, keeping their proportions as data.source_size
     does [pixels]; None: as they are."""
@@ -114,6 +117,8 @@ class EvaluationConfig:
     """Height and width of sliding windows [pixels]; None: images whole."""
     stride: tuple[int, int] | None = None
     """Distance of the windows [pixels]; None: two thirds of the crop."""
+    window_batch: int = 4
+    """Windows in one forward pass at most, over all images. Takes memory, changes no score."""
     flip: bool = False
     """See images mirrored too, and average probabilities."""
     classes: Literal["dataset", "19", "16", "13"] = "dataset"
@@ -125,6 +130,9 @@ class EvaluationConfig:
             value = getattr(self, name)
             fine = value is None or min(value) > 0
             require(fine, f"evaluation.{name}", value, "two positive sizes, or null")
+        for name in ("batch_size", "window_batch"):
+            value = getattr(self, name)
+            require(value > 0, f"evaluation.{name}", value, "a positive count")
         fine = self.stride is None or self.crop is not None
         require(fine, "evaluation.stride", self.stride, "null where evaluation.crop is null")
         try:
@@ -135,7 +143,9 @@ class EvaluationConfig:
     @property
     def window(self) -> SlidingWindow | None:
         """The sliding window, None where images are seen whole."""
-        return None if self.crop is None else SlidingWindow.of(self.crop, self.stride)
+        if self.crop is None:
+            return None
+        return SlidingWindow.of(self.crop, self.stride, batch=self.window_batch)
 
     @property
     def view(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from pipa_fast.data.batch import Batch
 from pipa_fast.data.loader import TrainingSet, batches, images_of
 from pipa_fast.evaluation.classes import scored_classes
 from pipa_fast.evaluation.inference import EvalResult, evaluate
+from pipa_fast.evaluation.protocol import autocast_dtype
 from pipa_fast.models import build_network
 from pipa_fast.trace import trace_range, traced
 from pipa_fast.training import checkpoint, resume
@@ -81,7 +82,7 @@ class Trainer:
         self.apex = find_apex(world.device)
         self.optimizer = build_optimizer(self.network, config.optimizer, self.apex)
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
-        self.dtype = _autocast_dtype(config.precision, world.device)
+        self.dtype = autocast_dtype(config.precision, world.device)
         self.scaler = torch.amp.GradScaler(
             world.device.type, enabled=self.dtype == torch.float16, init_scale=2.0**12
         )
@@ -378,6 +379,7 @@ class Trainer:
             result = evaluate(
                 self.network,
                 self.validation,
+                batch_size=self.config.evaluation.batch_size,
                 device=self.world.device,
                 dtype=self.dtype,
                 **self.config.evaluation.view,
@@ -462,11 +464,3 @@ def _training_set(config: Config) -> TrainingSet:
         with_crops=patch.weight > 0,
         crop_is_target=patch.first_is_target,
     )
-
-
-def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """Return the dtype to autocast to; None computes in float32."""
-    if precision == "auto":
-        native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
-        precision = "bf16" if native else "fp32"
-    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]

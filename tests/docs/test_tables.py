@@ -3,6 +3,7 @@
 
 import ast
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipa_fast.info import VARIABLES
-from pipa_fast.training.config import Config
+from pipa_fast.training.config import Config, load, read_recipe
 from tests.docs.documents import DOCUMENTS, ROOT, name, rows
 
 HOLE = "…"
@@ -62,6 +63,25 @@ def test_every_setting_of_the_method_has_a_row():
         if re.match(r"adaptation\.\w+\.\w+$", key) and not key.endswith(shared)
     }
     assert {key for key in wanted - new if f"`{key}`" not in text} == set()
+
+
+SMALLER = [
+    (recipe, words)
+    for cells in rows(ROOT / "docs" / "gta5_to_cityscapes.md")
+    if len(cells) == 3
+    for words in re.findall(r"`(--[^`]*)`", cells[1])
+    for recipe in re.findall(r"`(\w+)`", cells[0]) or ("gta2cs_daformer_pipa", "gta2cs_hrda_pipa")
+]
+
+
+@pytest.mark.parametrize(("recipe", "words"), SMALLER)
+def test_what_makes_a_run_smaller_is_taken_by_its_recipe(recipe: str, words: str):
+    assert load(read_recipe(recipe), shlex.split(words)) != load(read_recipe(recipe))
+
+
+def test_both_recipes_have_ways_to_be_smaller():
+    assert len([recipe for recipe, _ in SMALLER if "hrda" in recipe]) >= 5
+    assert len(SMALLER) >= 10
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name)

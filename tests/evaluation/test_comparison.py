@@ -68,4 +68,4 @@ def test_names_of_folders_are_text_and_told_for_the_present_one(make_run, monkey
     monkeypatch.chdir(run)
     assert main([".", str(run)]) == 0
     out = capsys.readouterr().out
-    assert out.count("lr[red]") == 3, "two columns, and the second run's report"
+    assert out.count("lr[red]") == 4, "two columns, a group, and the second run's report"

@@ -193,6 +193,8 @@ def test_bad_settings_are_named(changes, message):
         ("optimizer.warmup_ratio", [-0.1, 1.1]),
         ("optimizer.clip", [-1.0, 0.0]),
         ("data.patch_scale", [[0.0, 1.0], [1.0, INF]]),
+        ("evaluation.batch_size", [0, -1]),
+        ("evaluation.window_batch", [0, -1]),
         ("run.timeout", [0.0, 1e10, INF]),
         ("adaptation.source.weight", [-1.0, INF, math.nan]),
         ("adaptation.mixed.start", [-1]),

@@ -94,6 +94,19 @@ def test_the_time_of_an_evaluation_is_not_the_steps_and_waiting_is_told(tmp_path
     assert [r["waiting"] for r in logged] == [0.75] * 3
 
 
+def test_an_evaluation_holds_as_much_at_once_as_it_may(tmp_path, monkeypatch):
+    asked, evaluate = [], loop.evaluate
+
+    def watched(*args, **options):
+        asked.append((options["batch_size"], options["window"].batch))
+        return evaluate(*args, **options)
+
+    monkeypatch.setattr(loop, "evaluate", watched)
+    how = {"crop": [64, 64], "batch_size": 3, "window_batch": 2}
+    trainer_for(tmp_path, "streets_source", evaluation=how).run()
+    assert set(asked) == {(3, 2)}
+
+
 def test_a_stopped_run_ends_with_the_bytes_of_the_unbroken_one(tmp_path):
     whole = trainer_for(tmp_path / "whole")
     whole.run()
