@@ -187,7 +187,7 @@ sum_mixed_kernel(Rows rows,
     for (int m = 0; m < S::kBands; ++m) PIPA_UNROLL
     for (int h = 0; h < 2; ++h) {
       own_z[m][h] = z[mine.row[m][h]];
-      log_z[m][h] = log2_fast(own_z[m][h]);
+      log_z[m][h] = log2_exact(own_z[m][h]);
     }
   }
   load_own<S>(rows, own, begin, live);
@@ -217,11 +217,13 @@ sum_mixed_kernel(Rows rows,
         if (rows.all_form) {
           sums[m][h] += wanted ? s[m][n][i] : 0.0f;
         } else {
-          // softplus(log Z - s) = log2(1 + 2^t) / log2(e), t in powers of 2
-          const float t = log_z[m][h] - exponent, e = exp2_fast(exponent);
-          const float past = t > 0 ? t : 0.0f, size = t > 0 ? -t : t;
-          sums[m][h] += wanted ? past + log2_fast(1 + exp2_fast(size)) : 0.0f;
-          slopes[m][h] += wanted ? reciprocal(own_z[m][h] + e) : 0.0f;
+          // log2(1 + Z/e), of the share that the lesser of both has, so that small losses keep
+          // their digits
+          const float z = own_z[m][h], e = exp2_fast(exponent), inverse = reciprocal(z + e);
+          const float past = z > e ? log_z[m][h] - exponent : 0.0f;
+          const float loss = past + minus_log2_1m((z > e ? e : z) * inverse);
+          sums[m][h] += wanted ? loss : 0.0f;
+          slopes[m][h] += wanted ? inverse : 0.0f;
         }
       }
     }

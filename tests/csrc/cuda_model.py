@@ -5,6 +5,7 @@ What a program's threads do at once is one line here; what programs do one after
 order, and where each sum goes is as in csrc/cuda/*_kernels.h, for tiles of any size.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
@@ -139,9 +140,11 @@ class Model:
         for part, begin, column, s in self._mixed(r, self.columns, False):
             at = slice(begin, begin + self.rows)
             exponent, own_z = s * r.scale - r.scale, z[at, None].double()
-            t = own_z.log2() - exponent
-            losses = s if r.all_form else t.clamp(min=0) + torch.log2(1 + torch.exp2(-t.abs()))
-            slopes = 1 / (own_z + torch.exp2(exponent))
+            e = torch.exp2(exponent)
+            share = own_z.minimum(e) / (own_z + e)
+            past = (own_z.log2() - exponent).where(own_z > e, 0)
+            losses = s if r.all_form else past - torch.log1p(-share) / math.log(2)
+            slopes = 1 / (own_z + e)
             mask = self._mask(cuda.is_positive, begin, column, r)
             for kind, values in enumerate((losses, slopes)):
                 out[part, kind, at] += values.where(mask, 0).sum(1)
