@@ -157,7 +157,8 @@ sum_apart_kernel(Rows rows,
 // What is summed over a block's own columns, and where it goes.
 enum class Wanted { denominator, positives };
 
-// Rows' sums over the columns of their block's classes; program (I, p) takes every kParts-th tile.
+// Rows' sums over the columns of their block's classes; program (I, p) takes every kParts-th tile,
+// and leaves its place of `out` as it is where there is none.
 // denominator: of e, added to out [p], where rows are their own keys. positives: of losses and
 // slopes, out [2 p] and [2 p + 1], in the form `all` of cosines alone.
 template <class S, Number kNumber, Wanted kWanted>
@@ -175,14 +176,18 @@ sum_mixed_kernel(Rows rows,
   const int row = warp() * 16 * S::kBands;
   const LaneRows<S::kBands> mine(rows.first, rows.past, begin + row, live);
   // For the denominator, all blocks that sum_apart_kernel leaves out; its blocks are kUnit rows.
-  constexpr int kUnit = kWanted == Wanted::denominator ? S::kRows : S::kColumns;
-  const Range range = kWanted == Wanted::denominator
-                          ? own_range(rows, begin, begin + S::kRows, live)
-                          : class_range(rows, begin, begin + S::kRows, live);
-  const Range columns = rounded(range, kUnit, keys);
+  constexpr bool kDenominator = kWanted == Wanted::denominator;
+  constexpr int kUnit = kDenominator ? S::kRows : S::kColumns;
+  const int past = begin + S::kRows;
+  const OwnTiles tiles = own_tiles(
+      kDenominator ? own_range(rows, begin, past, live) : class_range(rows, begin, past, live),
+      kDenominator && !rows.all_form ? shared_range(rows.first, rows.past, begin, past, live)
+                                     : Range{0, 0},
+      kUnit, S::kColumns, keys);
+  if (tiles.first(part) >= tiles.end) return;
   float sums[S::kBands][2] = {}, slopes[S::kBands][2] = {};
   float log_z[S::kBands][2], own_z[S::kBands][2];
-  if constexpr (kWanted == Wanted::positives) {
+  if constexpr (!kDenominator) {
     PIPA_UNROLL
     for (int m = 0; m < S::kBands; ++m) PIPA_UNROLL
     for (int h = 0; h < 2; ++h) {
@@ -192,8 +197,8 @@ sum_mixed_kernel(Rows rows,
   }
   load_own<S>(rows, own, begin, live);
   commit_copies();
-  for (int column = columns.low + part * S::kColumns; column < columns.high;
-       column += kParts * S::kColumns) {
+  for (int tile = tiles.first(part); tile < tiles.end; tile = tiles.next(tile)) {
+    const int column = tiles.column(tile);
     load_other<S>(rows, other, column, keys);
     commit_copies();
     wait_copies<0>();
@@ -209,7 +214,7 @@ sum_mixed_kernel(Rows rows,
       const int own_key = key_of(rows, mine.row[m][h]);
       const bool same = mine.same(m, h, at);
       const float exponent = s[m][n][i] * rows.scale - rows.scale;
-      if constexpr (kWanted == Wanted::denominator) {
+      if constexpr (kDenominator) {
         const bool wanted = in_denominator(rows.all_form, same, own_key, at, keys);
         sums[m][h] += wanted ? exp2_fast(exponent) : 0.0f;
       } else {
@@ -228,7 +233,6 @@ sum_mixed_kernel(Rows rows,
       }
     }
   }
-  wait_copies<0>();  // of own rows, where there was no column
   add_lanes_of_rows(sums);
   add_lanes_of_rows(slopes);
   if (lane() % 4 == 0) {
@@ -236,7 +240,7 @@ sum_mixed_kernel(Rows rows,
     for (int m = 0; m < S::kBands; ++m) PIPA_UNROLL
     for (int h = 0; h < 2; ++h) {
       const int at = mine.row[m][h];
-      if constexpr (kWanted == Wanted::denominator) {
+      if constexpr (kDenominator) {
         out[part * padded + at] += sums[m][h];
       } else {
         out[2 * part * padded + at] = sums[m][h];
