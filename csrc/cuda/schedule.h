@@ -19,7 +19,7 @@ namespace pipa::cuda {
 constexpr int kRun = 8;          // offsets of a program, which loads its own rows once
 constexpr int kMostCluster = 2;  // blocks that meet tiles together
 
-PIPA_HOST_DEVICE int least(int a, int b) { return a < b ? a : b; }
+PIPA_HOST_DEVICE constexpr int least(int a, int b) { return a < b ? a : b; }
 
 PIPA_HOST_DEVICE constexpr int blocks_of(int64_t n, int rows) {
   return static_cast<int>((n + rows - 1) / rows);
