@@ -160,7 +160,7 @@ enum class Wanted { denominator, positives };
 // Rows' sums over the columns of their block's classes; program (I, p) takes every kParts-th tile,
 // and leaves its place of `out` as it is where there is none.
 // denominator: of e, added to out [p], where rows are their own keys. positives: of losses and
-// slopes, out [2 p] and [2 p + 1], in the form `all` of cosines alone.
+// slopes, out [2 p] and [2 p + 1], in the form `negatives`.
 template <class S, Number kNumber, Wanted kWanted>
 PIPA_KERNEL(S::kThreads, 1)
 sum_mixed_kernel(Rows rows,
@@ -218,18 +218,14 @@ sum_mixed_kernel(Rows rows,
         const bool wanted = in_denominator(rows.all_form, same, own_key, at, keys);
         sums[m][h] += wanted ? exp2_fast(exponent) : 0.0f;
       } else {
+        // log2(1 + Z/e), of the share that the lesser of both has, so that small losses keep their
+        // digits
         const bool wanted = is_positive(same, own_key, at);
-        if (rows.all_form) {
-          sums[m][h] += wanted ? s[m][n][i] : 0.0f;
-        } else {
-          // log2(1 + Z/e), of the share that the lesser of both has, so that small losses keep
-          // their digits
-          const float z = own_z[m][h], e = exp2_fast(exponent), inverse = reciprocal(z + e);
-          const float past = z > e ? log_z[m][h] - exponent : 0.0f;
-          const float loss = past + minus_log2_1m((z > e ? e : z) * inverse);
-          sums[m][h] += wanted ? loss : 0.0f;
-          slopes[m][h] += wanted ? inverse : 0.0f;
-        }
+        const float z = own_z[m][h], e = exp2_fast(exponent), inverse = reciprocal(z + e);
+        const float past = z > e ? log_z[m][h] - exponent : 0.0f;
+        const float loss = past + minus_log2_1m((z > e ? e : z) * inverse);
+        sums[m][h] += wanted ? loss : 0.0f;
+        slopes[m][h] += wanted ? inverse : 0.0f;
       }
     }
   }

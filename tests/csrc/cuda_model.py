@@ -151,11 +151,26 @@ class Model:
             e = torch.exp2(exponent)
             share = own_z.minimum(e) / (own_z + e)
             past = (own_z.log2() - exponent).where(own_z > e, 0)
-            losses = s if r.all_form else past - torch.log1p(-share) / math.log(2)
+            losses = past - torch.log1p(-share) / math.log(2)
             slopes = 1 / (own_z + e)
             mask = self._mask(cuda.is_positive, begin, column, r)
             for kind, values in enumerate((losses, slopes)):
                 out[part, kind, at] += values.where(mask, 0).sum(1)
+        return out
+
+    def pixel_contrast_cosines(self, *problem) -> Tensor:
+        r, out = rows_of(*problem), zeros(len(problem[1]))
+        size = self.rows
+        tiles = [r.keys[at : min(at + size, r.count)].sum(0) for at in range(0, len(r.keys), size)]
+        for i in range(r.live):
+            low, high = r.first[i], r.past[i]
+            left, right = -(-low // size), high // size
+            if left < right:
+                loose = r.keys[low : left * size].sum(0) + r.keys[right * size : high].sum(0)
+                total = loose + sum(tiles[left:right])
+            else:
+                total = r.keys[low:high].sum(0)
+            out[i] = r.x[i] @ (total - r.x[i] if r.itself else total)
         return out
 
     def pixel_contrast_gradient(self, *arguments) -> Tensor:

@@ -110,6 +110,15 @@ def test_small_losses_keep_their_digits(temperature):
     assert error <= 1e-5 * expected[1].norm()
 
 
+def test_the_form_all_meets_no_positive(kernels, monkeypatch):
+    """Of which it needs the sum of the class alone."""
+    monkeypatch.setattr(kernels, "pixel_contrast_positives", None)
+    pixel.forward(*pixel_case(20, 8, F16, "all"))
+    settings = reference_pixel.Settings(0.1, "all", 255)
+    (rows, _), (keys, _) = two_ranks(unit_rows(20, 8, F32), torch.arange(20) % 3, 9, settings)
+    pixel.positives(rows, keys, settings)
+
+
 @pytest.mark.slow
 def test_pixel_contrast_in_several_launches():
     """More shifts than one launch has slots for."""
