@@ -162,7 +162,7 @@ class Config:
     seed: int = 0
     iterations: int = 40_000
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """"auto" is bf16 on a GPU, and on a CPU that computes in bf16; elsewhere fp32."""
+    """"auto" is bf16 where the device computes in it; else fp16 on a GPU, fp32 on a CPU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

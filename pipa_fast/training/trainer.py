@@ -266,6 +266,9 @@ class Trainer:
                 log.say(line)
         elif kept is not None:
             log.say(f"starting anew in {self.run_dir}; the earlier run is now {kept}")
+        batch, facts = config.data.batch_size, self._surroundings()
+        shared = f", data.batch_size {batch} on each of {size} ranks" if size > 1 else ""
+        log.say(f"{batch * size} images a step{shared}, in {facts['dtype']} on {facts['device']}")
         for objective in self.step.objectives:
             for caution in objective.cautions(
                 iterations=config.iterations,
@@ -414,8 +417,22 @@ class Trainer:
                 "recipe": self.config.recipe,
                 "iteration": self.iteration,
                 "seed": self.config.seed,
+                **self._surroundings(),
             },
         )
+
+    def _surroundings(self) -> dict[str, Any]:
+        """Return what a run's scores depend on beside its settings."""
+        device = self.world.device
+        on_gpu = device.type == "cuda"
+        return {
+            "images_per_step": self.config.data.batch_size * self.world.size,
+            "ranks": self.world.size,
+            "device": torch.cuda.get_device_name(device) if on_gpu else device.type,
+            "dtype": str(self.dtype or torch.float32).removeprefix("torch."),
+            "pipa_fast": __version__,
+            "torch": torch.__version__,
+        }
 
     @contextlib.contextmanager
     def _stop_on_signal(self) -> Iterator[None]:

@@ -52,6 +52,14 @@ def test_a_run_leaves_what_it_promises(tmp_path):
     results = json.loads((folder / "results.json").read_text())
     assert results["miou"] == round(result.miou, 4)
     assert (results["recipe"], results["iteration"], results["seed"]) == ("streets_pipa", 6, 0)
+    surroundings = {k: results[k] for k in ("images_per_step", "ranks", "device", "dtype", "torch")}
+    assert surroundings == {
+        "images_per_step": 2,
+        "ranks": 1,
+        "device": "cpu",
+        "dtype": str(trainer.dtype or torch.float32).removeprefix("torch."),
+        "torch": torch.__version__,
+    }
     records = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     assert [r["iteration"] for r in records if r["kind"] == "train"] == [2, 4, 6]
     names = {"source", "mixed", "pixel_source", "pixel_mixed", "patch"}
