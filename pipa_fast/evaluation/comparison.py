@@ -121,4 +121,6 @@ def _what(run: Run) -> object:
     """Return what a run computes, but for its seed; a run without settings is like no other."""
     settings = {k: v for k, v in flatten(run.config).items() if k != "seed"}
     settings = {k: v for k, v in settings.items() if not k.startswith(HARMLESS)}
+    if run.images_per_step is not None:  # two ranks of one image are one rank of two
+        settings["data.batch_size"] = run.images_per_step
     return repr(sorted(settings.items())) if settings else run.path

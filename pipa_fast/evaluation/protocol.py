@@ -13,7 +13,7 @@ DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 def precision_on(precision: str, device: torch.device) -> str:
     """Return the name in DTYPES of a setting.
 
-    "auto" is bf16 where the device computes in it; else fp16 on a GPU, which torch would let emulate
+    "auto" is bf16 where the device computes in it; else fp16 on a GPU, on which torch would emulate
     bf16, and fp32 on a CPU.
     """
     if precision != "auto":

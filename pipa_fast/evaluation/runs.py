@@ -43,6 +43,8 @@ class Run:
     iou: dict[str, float]
     config: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    images_per_step: int | None = None
+    """Of all ranks; None where the folder does not tell."""
     scored: str = RESULTS
     """The file that holds the scores."""
     protocol: dict[str, Any] = field(default_factory=dict)
@@ -117,6 +119,7 @@ def _run(path: Path, scored: str, results: dict[str, Any], needed: set[str]) -> 
         path=path,
         **{k: results[k] for k in ("recipe", "seed", "miou", "iou")},
         iteration=results.get("iteration"),
+        images_per_step=results.get("images_per_step"),
         config=config,
         history=_read(path / "history.jsonl", _lines) or [],
         scored=scored,

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import io
+import json
 
 from rich.console import Console
 
@@ -52,6 +53,19 @@ def test_seeds_are_one_group_wherever_their_data_lay(make_run):
     ]
     groups = grouped([read_run(run) for run in runs])
     assert [[run.path.name for run in group.runs] for group in groups] == [["a", "b"], ["c"], ["d"]]
+
+
+def test_a_step_of_as_many_images_is_the_same_on_any_number_of_ranks(make_run):
+    runs = [
+        make_run("a", recipe="r", seed=1, data={"batch_size": 2}),
+        make_run("b", recipe="r", seed=2, data={"batch_size": 1}),
+        make_run("c", recipe="r", seed=3, data={"batch_size": 1}),
+    ]
+    for run, images in zip(runs, (2, 2, 4), strict=True):
+        results = json.loads((run / "results.json").read_text()) | {"images_per_step": images}
+        (run / "results.json").write_text(json.dumps(results))
+    groups = grouped([read_run(run) for run in runs])
+    assert [[run.path.name for run in group.runs] for group in groups] == [["a", "b"], ["c"]]
 
 
 def test_the_command_prints_the_table_and_the_reports(make_run, capsys):
