@@ -17,16 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from pipa_fast.checks import require
 from pipa_fast.data.datasets import build_dataset
 from pipa_fast.data.labels import CLASS_SETS
 from pipa_fast.data.loader import images_of
 from pipa_fast.evaluation.classes import conventions, scored_classes
 from pipa_fast.evaluation.command_line import (
     add_inference_arguments,
+    add_weights_arguments,
     as_asked,
     device_of,
     run_command,
@@ -44,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
         "Print mIoU and IoU per class [percent] of a run, and write them as JSON.",
         "--run runs/streets_pipa --flip",
     )
-    made.add_argument("--run", type=Path, required=True, help="run folder: runs/streets_pipa")
+    add_weights_arguments(made)
     made.add_argument("--dataset", help="dataset's name (default: the run's target)")
     made.add_argument("--root", help="the dataset's folder (default: the run's, of its target)")
     made.add_argument("--split", default="val", help="split of the dataset (default: val)")
@@ -54,11 +57,11 @@ def parser() -> argparse.ArgumentParser:
         help="score the dataset's own classes, Cityscapes' 19, or SYNTHIA's 16 or 13 (default: as "
         "the run did)",
     )
-    made.add_argument("--checkpoint", type=Path, help="weights to score instead of the run's last")
     made.add_argument(
         "--output",
         type=Path,
-        help="JSON to write (default: RUN/evaluation_DATASET_SPLIT.json)",
+        help="JSON to write (default: RUN/evaluation_DATASET_SPLIT.json, of a teacher "
+        "RUN/evaluation_DATASET_SPLIT_teacher.json)",
     )
     made.add_argument(
         "--batch-size",
@@ -126,7 +129,7 @@ def rebuild_report(options: argparse.Namespace, network: nn.Module, config: Any)
     Raises:
         ValueError: the options ask to score something else than the run's own end result.
     """
-    others = ("dataset", "root", "split", "classes", "checkpoint", "output")
+    others = ("dataset", "root", "split", "classes", "checkpoint", "branch", "output")
     others += ("batch_size", "flip", "precision")
     refuse_given(options, parser(), others, "--report shows the run's own results")
     from pipa_fast.training.checkpoint import before_training, load_run
@@ -164,24 +167,40 @@ def start(options: argparse.Namespace) -> tuple[torch.device, bool]:
     return world.device, world.is_main
 
 
+def weights_of(options: argparse.Namespace) -> Any:
+    """Return the weights that the options ask for, as training.checkpoint.find_weights does.
+
+    Raises:
+        ValueError: as there; ranks found other ones, as a run at work makes new ones.
+    """
+    from pipa_fast.training.checkpoint import find_weights
+
+    weights = find_weights(options.run, options.checkpoint, options.branch)
+    if dist.is_initialized():
+        found: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(found, str(weights.path))
+        expected = "given, as the run is at work and ranks found other newest ones"
+        require(len(set(found)) == 1, "--checkpoint", found, expected)
+    return weights
+
+
 def run(options: argparse.Namespace, console: Console) -> None:
     """Load, score, print and write what the command line asks for.
 
     Under torchrun the ranks share the images, and the first one prints and writes.
     """
-    from pipa_fast.training.checkpoint import fit, load_run, read_weights
+    from pipa_fast.training.checkpoint import EXPORTED, load_run
 
     if options.baseline is not None and not options.report:
         raise ValueError("--baseline is for the report; add --report")
     device, first = start(options)
     console.quiet = not first
-    network, config = load_run(options.run)
+    weights = weights_of(options)
+    network, config = load_run(options.run, weights)
     network.to(device)
     if options.report:
         console.print(f"wrote {rebuild_report(options, network, config)}", soft_wrap=True)
         return
-    if options.checkpoint is not None:
-        fit(network, read_weights(options.checkpoint), options.checkpoint)
     name = options.dataset or config.data.target
     root = options.root
     if root is None and name == config.data.target:
@@ -205,12 +224,12 @@ def run(options: argparse.Namespace, console: Console) -> None:
         classes=scored_classes(classes, dataset.eval_classes),
         names=config.class_names,
     )
-    console.print(score_table(result, f"{options.run} on {name} {options.split}"))
+    console.print(score_table(result, f"{options.run}{weights.label} on {name} {options.split}"))
     ways = {} if classes == "dataset" else conventions(result.confusion, classes)
     for line in other_ways(ways):
         console.print(line, highlight=False, soft_wrap=True)
-    output = options.output or options.run / f"evaluation_{name}_{options.split}.json"
-    weights = None if options.checkpoint is None else str(options.checkpoint)
+    end = "_teacher" if weights.branch == "teacher" else ""
+    output = options.output or options.run / f"evaluation_{name}_{options.split}{end}.json"
     record = {
         **result.summary(),
         "recipe": config.recipe,
@@ -219,7 +238,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
         "split": options.split,
         "classes": classes,
         "conventions": {way: round(value, 4) for way, value in ways.items()},
-        "checkpoint": weights,
+        "checkpoint": None if weights.path == options.run / EXPORTED else str(weights.path),
+        "branch": weights.branch,
         **protocol,
     }
     if first:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from pipa_fast.data.labels import CLASSES
-from pipa_fast.evaluation.command_line import run_command
+from pipa_fast.evaluation.command_line import add_weights_arguments, run_command
 from pipa_fast.models import size_multiple
 from pipa_fast.program import make_parser
 
@@ -208,7 +208,7 @@ def parser() -> argparse.ArgumentParser:
         "torch.export file, checked against it.",
         "--run runs/streets_pipa --out streets.onnx",
     )
-    made.add_argument("--run", type=Path, required=True, help="run folder: runs/streets_pipa")
+    add_weights_arguments(made)
     made.add_argument(
         "--out",
         type=Path,
@@ -240,13 +240,14 @@ def parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace, console: Console) -> None:
     """Export what the command line asks for, and say how far it is from the network."""
-    from pipa_fast.training.checkpoint import load_run
+    from pipa_fast.training.checkpoint import find_weights, load_run
 
     if not options.out.suffix:
         return write_folder(options, console)
     if options.push is not None:
         raise ValueError(f"--push takes a folder as --out, without an ending; got {options.out}")
-    network, config = load_run(options.run)
+    weights = find_weights(options.run, options.checkpoint, options.branch)
+    network, config = load_run(options.run, weights)
     size = None if options.size is None else (options.size[0], options.size[1])
     tolerance, names = options.tolerance, config.class_names
     distance = write(network, options.out, size=size, tolerance=tolerance, names=names)
@@ -267,12 +268,14 @@ def run(options: argparse.Namespace, console: Console) -> None:
 def write_folder(options: argparse.Namespace, console: Console) -> None:
     """Write the folder that the command line asks for, and upload it where it does."""
     from pipa_fast.pretrained import CARD, push, save_pretrained
+    from pipa_fast.training.checkpoint import find_weights
 
     if options.size is not None:
         raise ValueError("--size is for .onnx and .pt2: a folder's network takes any")
     if options.tolerance != parser().get_default("tolerance"):
         raise ValueError("--tolerance is for .onnx and .pt2: a folder has the run's own weights")
-    folder = save_pretrained(options.run, options.out, name=options.push)
+    weights = find_weights(options.run, options.checkpoint, options.branch)
+    folder = save_pretrained(options.run, options.out, name=options.push, weights=weights)
     console.print(f"wrote {folder}; complete its {CARD}", highlight=False, soft_wrap=True)
     if options.push is not None:
         console.print(f"pushed: {push(folder, options.push)}", highlight=False, soft_wrap=True)

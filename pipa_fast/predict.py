@@ -22,6 +22,7 @@ from pipa_fast.checks import is_below, require
 from pipa_fast.data.files import fitted, resize_label
 from pipa_fast.evaluation.command_line import (
     add_inference_arguments,
+    add_weights_arguments,
     as_asked,
     device_of,
     run_command,
@@ -59,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
         help="overlay (default); cityscapes: label ids alone, named and stored as the test server "
         "takes them",
     )
-    made.add_argument("--run", type=Path, required=True, help="run folder: runs/streets_pipa")
+    add_weights_arguments(made)
     made.add_argument("--out", type=Path, required=True, help="folder to write to")
     made.add_argument(
         "--blend", type=float, default=0.5, help="share of the colours (default: 0.5)"
@@ -181,7 +182,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
     Raises:
         ValueError: a bad option; or, once all others are written, images that cannot be read.
     """
-    from pipa_fast.training.checkpoint import load_run
+    from pipa_fast.training.checkpoint import find_weights, load_run
 
     check_options(options)
     video = is_video(options.source)
@@ -194,7 +195,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
     if options.format == "cityscapes":
         served = check_names([picture.name for picture in pictures], options.out)
     device = device_of(options.device)
-    network, config = load_run(options.run)
+    weights = find_weights(options.run, options.checkpoint, options.branch)
+    network, config = load_run(options.run, weights)
     if served and config.data.classes is not None:
         raise ValueError("--format cityscapes needs a run on Cityscapes' classes; this has its own")
     seen_as = as_asked(options, config.evaluation)

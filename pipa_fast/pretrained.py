@@ -19,7 +19,15 @@ from pipa_fast.checks import first_line, require
 from pipa_fast.data.files import write_whole
 from pipa_fast.evaluation.runs import Run, classes_of, read_run
 from pipa_fast.models import SegmentationNetwork, size_multiple
-from pipa_fast.training.checkpoint import EXPORTED, SETTINGS, load_run, write_settings
+from pipa_fast.training.checkpoint import (
+    EXPORTED,
+    SETTINGS,
+    Weights,
+    export,
+    find_weights,
+    load_run,
+    write_settings,
+)
 from pipa_fast.training.config import Config, RunConfig
 
 CARD = "README.md"
@@ -44,27 +52,43 @@ def from_pretrained(name: str | Path, *, revision: str | None = None) -> Segment
     return load_run(folder)[0]
 
 
-def save_pretrained(run: str | Path, folder: str | Path, *, name: str | None = None) -> Path:
-    """Write a finished run's network as a folder for others, with a card to be completed.
+def save_pretrained(
+    run: str | Path,
+    folder: str | Path,
+    *,
+    name: str | None = None,
+    weights: Weights | None = None,
+) -> Path:
+    """Write a run's network as a folder for others, with a card to be completed.
 
     Args:
         run: the run's folder.
         folder: where to write; files of the same names are replaced.
         name: of the network in the card, as the hub's OWNER/NAME; the folder's by default.
+        weights: from `training.checkpoint.find_weights`; None takes the run's last. The card has
+            scores of those alone.
 
     Raises:
-        ValueError: the run's folder is not that of a finished run, or is the one to write: its
-            settings hold this machine's places.
+        ValueError: the run's folder holds no network, or is the one to write: its settings hold
+            this machine's places.
         OSError: a file cannot be written.
     """
     run, folder = Path(run), Path(folder)
     other = run.resolve() != folder.resolve()
     require(other, "folder", str(folder), "another than the run's own")
-    network, config = load_run(run)
-    text = card(network, config, read_run(run), name or folder.resolve().name)
+    if weights is None:
+        weights = find_weights(run)
+    network, config = load_run(run, weights)
+    last = weights.path == run / EXPORTED
+    scores = read_run(run) if last else None
+    text = card(network, config, scores, name or folder.resolve().name, weights.iteration)
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / EXPORTED, partial(shutil.copyfile, run / EXPORTED))
-    write_settings(folder, _without_places(config))
+    note = "" if last else f"weights{weights.label}"
+    if last:
+        write_whole(folder / EXPORTED, partial(shutil.copyfile, weights.path))
+    else:
+        export(folder, network)
+    write_settings(folder, _without_places(config), note=note)
     (folder / CARD).write_text(text, encoding="utf-8")
     return folder
 
@@ -129,25 +153,36 @@ def _download(name: str, revision: str | None) -> Path:
     return Path(found)
 
 
-def card(network: SegmentationNetwork, config: Config, run: Run, name: str) -> str:
-    """Return the model card, filled in as far as the run's folder tells."""
+def card(
+    network: SegmentationNetwork,
+    config: Config,
+    run: Run | None,
+    name: str,
+    iteration: int | None = None,
+) -> str:
+    """Return the model card, filled in as far as the run's folder tells.
+
+    `run` is None for weights that it does not score, whose `iteration` is given where it is known.
+    """
     template = resources.files("pipa_fast").joinpath("model_card.md").read_text(encoding="utf-8")
-    scores = [f"| {c} | {run.iou[c]:.1f} |" for c in classes_of([run])]
+    score, scores = "not measured", ["| not measured | |"]
+    if run is not None:
+        iteration, score = run.iteration, f"{run.miou:.1f} % over {len(run.iou)} classes"
+        scores = [f"| {c} | {run.iou[c]:.1f} |" for c in classes_of([run])]
     return string.Template(template).substitute(
         name=name,
         version=__version__,
-        recipe=run.recipe,
+        recipe=config.recipe,
         source=config.data.source,
         target=config.data.target,
         encoder=config.model.encoder,
         head=config.model.head,
         parameters=f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f} M",
         weights=f"`{config.model.weights}`" if config.model.weights else "random",
-        iterations=f"{run.iteration:,}",
+        iterations="an unknown number of" if iteration is None else f"{iteration:,}",
         batch=config.data.batch_size,
-        seed=run.seed,
-        miou=f"{run.miou:.1f}",
-        classes=len(run.iou),
+        seed=config.seed,
+        score=score,
         multiple=size_multiple(network),
         scores="\n".join(scores),
     )

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import os
+import shutil
 import socket
 from types import SimpleNamespace
 
@@ -36,6 +37,9 @@ class Constant(nn.Module):
     def forward(self, images):
         return self.classifier(images[:, :, ::2, ::2])
 
+    def export(self):
+        return self
+
 
 class Halves:
     """Images whose upper half is road and lower half car."""
@@ -65,7 +69,8 @@ def run(tmp_path, monkeypatch):
         asked.append((name, split))
         return Halves()
 
-    monkeypatch.setattr(checkpoint, "load_run", lambda path: (Constant(0).eval(), config))
+    checkpoint.write_settings(folder, config)
+    save_file(Constant(0).state_dict(), folder / "model.safetensors")
     for module in (evaluate, loader):
         monkeypatch.setattr(module, "build_dataset", build_dataset)
     monkeypatch.setattr(checkpoint, "build_network", lambda config: Constant(5))
@@ -160,7 +165,7 @@ def test_scores_that_rescaling_changes_are_printed(run, capsys, monkeypatch):
     """The network says terrain, which SYNTHIA lacks."""
     _, config = checkpoint.load_run(run.folder)
     monkeypatch.setattr(evaluate, "build_dataset", lambda *_, **__: AllClasses())
-    monkeypatch.setattr(checkpoint, "load_run", lambda path: (Constant(9).eval(), config))
+    monkeypatch.setattr(checkpoint, "load_run", lambda *_: (Constant(9).eval(), config))
     record = score(run, "--classes", "16")
     assert record["conventions"]["mean"] == 0
     assert record["conventions"]["rescaled"] == round(100 * 8 / 304 / 16, 4)
@@ -277,7 +282,7 @@ def test_the_last_score_of_training_is_repeated(tmp_path, few_scenes, monkeypatc
 def test_other_weights_are_scored(run, tmp_path, kind):
     state = Constant(13).state_dict() | {"projections.pixel.weight": torch.zeros(3)}
     if kind == "checkpoint":
-        path = checkpoint.save(tmp_path, {"student": state}, 7)
+        path = checkpoint.save(tmp_path, {"iteration": 7, "student": state}, 7)
     else:
         path = tmp_path / "model.safetensors"
         save_file(state, path)
@@ -295,7 +300,7 @@ def test_weights_that_lack_parameters_are_refused(run, tmp_path, capsys):
 
 def test_weights_of_another_shape_are_refused(run, tmp_path, capsys):
     state = Constant().state_dict() | {"classifier.bias": torch.zeros(7)}
-    path = checkpoint.save(tmp_path, {"student": state}, 7)
+    path = checkpoint.save(tmp_path, {"iteration": 7, "student": state}, 7)
     message = refuse(run, capsys, "--checkpoint", str(path))
     assert f"{path.name} does not fit" in message and "size mismatch" in message
 
@@ -324,10 +329,8 @@ def test_a_teacher_that_does_not_fit_is_named(run, capsys):
 
 def test_the_report_is_made_anew_with_the_teacher(run):
     teacher = {f"network.{k}": v for k, v in Constant(13).state_dict().items()}
+    other = shutil.copytree(run.folder, run.folder.parent / "streets_source")
     checkpoint.save(run.folder, {"teacher": teacher}, 5)
-    other = run.folder.parent / "streets_source"
-    other.mkdir()
-    (other / "results.json").write_text((run.folder / "results.json").read_text())
     words = ["--run", str(run.folder), "--report"]
     assert evaluate.main([*words, "--baseline", str(other)]) == 0
     html = (run.folder / "report.html").read_text()
@@ -341,6 +344,7 @@ def test_the_report_is_made_anew_with_the_teacher(run):
 def test_the_report_sees_images_as_the_run_was_evaluated(run, monkeypatch):
     _, config = checkpoint.load_run(run.folder)
     config.evaluation = EvaluationConfig(size=(4, 8), crop=(4, 4), flip=True)
+    checkpoint.write_settings(run.folder, config)
     asked = {}
     monkeypatch.setattr(evaluate, "write_report", lambda folder, **how: asked.update(how) or folder)
     assert evaluate.main(["--run", str(run.folder), "--report"]) == 0

@@ -48,7 +48,8 @@ def network(monkeypatch):
     network = Bright()
     config = Config(recipe="bright")
     network.config = config
-    monkeypatch.setattr(checkpoint, "load_run", lambda path: (network, config))
+    monkeypatch.setattr(checkpoint, "find_weights", lambda *_: None)
+    monkeypatch.setattr(checkpoint, "load_run", lambda *_: (network, config))
     return network
 
 

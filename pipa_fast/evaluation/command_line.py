@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options that evaluate and predict have in common."""
+"""Options that evaluate, predict and export have in common."""
 
 import argparse
 import dataclasses
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,22 @@ from rich.console import Console
 from pipa_fast.checks import first_line
 from pipa_fast.evaluation.protocol import DTYPES
 from pipa_fast.program import CTRL_C
+
+
+def add_weights_arguments(made: argparse.ArgumentParser) -> None:
+    """Add the options of a run's folder and of which weights to take."""
+    made.add_argument("--run", type=Path, required=True, help="run folder: runs/streets_pipa")
+    made.add_argument(
+        "--checkpoint",
+        type=Path,
+        help="weights to take instead of the run's last: checkpoints/step-0030000.pt of it, or a "
+        ".safetensors (default: of a run that has not ended, its newest checkpoint)",
+    )
+    made.add_argument(
+        "--branch",
+        choices=("student", "teacher"),
+        help="whose weights, of a checkpoint or of the run's last step (default: student)",
+    )
 
 
 def add_inference_arguments(made: argparse.ArgumentParser) -> None:

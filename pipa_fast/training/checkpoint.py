@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import safetensors.torch
 import torch
@@ -21,8 +21,11 @@ import yaml
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from pipa_fast.checks import require
 from pipa_fast.data.batch import Batch
+from pipa_fast.evaluation.runs import read_run
 from pipa_fast.models import SegmentationNetwork, build_network
+from pipa_fast.models.published import Branch
 from pipa_fast.training.config import Config, read_settings, to_dict
 
 logger = logging.getLogger(__name__)
@@ -236,10 +239,16 @@ def load_newest(run_dir: Path) -> dict[str, Any] | None:
     Raises:
         ValueError: there are checkpoints, and all are damaged.
     """
+    newest = _newest(run_dir)
+    return None if newest is None else newest[1]
+
+
+def _newest(run_dir: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Return the newest sound checkpoint with its state; otherwise as `load_newest`."""
     paths = found(run_dir)
     for path in paths:
         try:
-            return load(path)
+            return path, load(path)
         except (ValueError, OSError) as error:
             logger.warning("%s; trying the one before", error)
     if paths:
@@ -280,17 +289,84 @@ def write_results(run_dir: Path, results: dict[str, Any]) -> None:
     write_atomically(run_dir / "results.json", (json.dumps(results, indent=2) + "\n").encode())
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the weights of an exported file, or those of a checkpoint's student.
+class Weights(NamedTuple):
+    """A network's weights, and where they are from."""
+
+    path: Path
+    branch: Branch | None  # None: the file does not tell
+    state: dict[str, Tensor]
+    iteration: int | None = None  # None: an exported network's
+
+    @property
+    def label(self) -> str:
+        """Of a checkpoint, which they are, to be put behind a name."""
+        return "" if self.iteration is None else f", {self.branch} at step {self.iteration}"
+
+
+def find_weights(
+    run_dir: Path | str, file: Path | None = None, branch: Branch | None = None
+) -> Weights:
+    """Return the weights that are asked for: by default a run's last, or its newest checkpoint's.
+
+    That a run has not ended, and which checkpoint is taken, is told by a warning.
+
+    Args:
+        run_dir: folder of a run, ended or not, or of a converted or exported network.
+        file: weights to take instead, a checkpoint's .pt or a .safetensors.
+        branch: "student", which a run is scored by and ends with, or "teacher", which checkpoints
+            hold beside it. None is the student, where there are both.
 
     Raises:
-        ValueError: there is no such file, it is neither of the two, or it is damaged.
+        ValueError: there are none, none of that branch, or they are damaged.
     """
-    expected = "a file of weights, .safetensors or a checkpoint's .pt"
-    if not path.is_file() or path.suffix not in (".safetensors", ".pt"):
-        raise ValueError(f"checkpoint must be {expected}; got {str(path)!r}")
-    if path.suffix == ".pt":
-        return load(path)["student"]
+    run_dir = Path(run_dir)
+    exported = run_dir / EXPORTED
+    if not (run_dir / SETTINGS).is_file():
+        raise ValueError(f"run must be a folder with {SETTINGS}; got {str(run_dir)!r}")
+    if file is not None:
+        fine = file.is_file() and file.suffix in (".safetensors", ".pt")
+        expected = "a file of weights, .safetensors or a checkpoint's .pt"
+        require(fine, "checkpoint", str(file), expected)
+        if file.suffix == ".pt":
+            return _of_state(file, load(file), branch)
+        expected = "left out with a .safetensors, which holds one network and tells not whose"
+        require(branch is None, "branch", branch, expected)
+        return Weights(file, None, read_weights(file))
+    if not exported.is_file():
+        newest = _newest(run_dir)
+        if newest is None:
+            expected = f"a folder with {EXPORTED}, or with checkpoints"
+            raise ValueError(f"run must be {expected}; got {str(run_dir)!r}")
+        weights = _of_state(*newest, branch)
+        told = run_dir, EXPORTED, weights.path, weights.label
+        logger.warning("%s has no %s yet: taking %s%s", *told)
+        return weights
+    trained = (run_dir / "results.json").is_file()  # not so of converted and exported networks
+    if branch == "teacher" and trained:
+        last = path_of(run_dir, read_run(run_dir).iteration)
+        expected = f"student, whose weights {EXPORTED} holds: {last}, with the teacher's, is gone"
+        require(last.is_file(), "branch", branch, expected)
+        return _of_state(last, load(last), branch)
+    expected = f"left out: {exported} does not tell whose weights it holds"
+    require(branch is None or trained, "branch", branch, expected)
+    return Weights(exported, "student" if trained else None, read_weights(exported))
+
+
+def _of_state(path: Path, state: dict[str, Any], branch: Branch | None) -> Weights:
+    if branch != "teacher":
+        return Weights(path, "student", state["student"], state["iteration"])
+    teacher: dict[str, Tensor] = state["teacher"] or {}
+    require(bool(teacher), "branch", branch, f"student: {path} has no teacher")
+    weights = {k.removeprefix("network."): v for k, v in teacher.items()}
+    return Weights(path, branch, weights, state["iteration"])
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the weights of an exported file.
+
+    Raises:
+        ValueError: it is damaged.
+    """
     try:
         return safetensors.torch.load_file(path)
     except SafetensorError as error:
@@ -312,23 +388,28 @@ def fit(network: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
         raise ValueError(f"{path} does not fit the settings of its run: {problems}") from error
 
 
-def load_run(run_dir: Path | str) -> tuple[SegmentationNetwork, Config]:
-    """Return a run's exported network in evaluation mode, and the run's settings.
+def load_run(
+    run_dir: Path | str, weights: Weights | None = None
+) -> tuple[SegmentationNetwork, Config]:
+    """Return a run's network in evaluation mode, without projection heads, and its settings.
+
+    Args:
+        run_dir: the run's folder.
+        weights: from `find_weights`; None takes what that gives by default.
 
     Raises:
-        ValueError: the folder holds no finished run, a file of it cannot be read, or its weights do
-            not fit its settings.
+        ValueError: the folder holds no run, a file of it cannot be read, or the weights do not fit
+            its settings.
     """
     run_dir = Path(run_dir)
-    for name in (SETTINGS, EXPORTED):
-        if not (run_dir / name).is_file():
-            raise ValueError(f"run must be a folder with {name}; got {str(run_dir)!r}")
+    if weights is None:
+        weights = find_weights(run_dir)
     config = read_settings(run_dir / SETTINGS)
     # All weights come from the run: those that training started from may be gone. Compiling is for
     # many steps on the machine that trains; another may have no compiler.
     model = replace(config.model, weights=None, start=None, compile=False)
     network = build_network(model).export()
-    fit(network, read_weights(run_dir / EXPORTED), run_dir / EXPORTED)
+    fit(network, weights.state, weights.path)
     return network.eval(), config
 
 
