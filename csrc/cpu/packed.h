@@ -2,6 +2,7 @@
 // Rows of features gathered and packed into blocks for the kernels.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 
 #include "cpu/kernels.h"
@@ -9,7 +10,16 @@
 
 namespace pipa {
 
+constexpr double kLog2E = 1.4426950408889634;
+
 inline int64_t blocks_of(int64_t rows, int size) { return (rows + size - 1) / size; }
+
+// Rows of a slab, in whole blocks, of m that pass by n: three quarters of n keep the scratch below
+// its bound, and 4096 rows in the cache that cores share.
+inline int64_t slab_rows(int64_t n, int64_t m, int size) {
+  const int64_t wanted = std::min({m, int64_t{4096}, n * 3 / 4});
+  return std::max<int64_t>(size, wanted / size * size);
+}
 
 // On which sides of a product rows stand: what is broadcast is the left one, panels the right one.
 enum class Side { left, right, both };

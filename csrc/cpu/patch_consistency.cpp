@@ -12,15 +12,6 @@
 namespace pipa {
 namespace {
 
-constexpr double kLog2E = 1.4426950408889634;
-
-// Keys of a slab. Three quarters of the anchors keep the scratch below its bound, and 4096 rows
-// in the cache that cores share.
-int64_t slab_rows(int64_t n, int64_t m) {
-  const int64_t wanted = std::min({m, int64_t{4096}, n * 3 / 4});
-  return std::max<int64_t>(kBankBlock, wanted / kBankBlock * kBankBlock);
-}
-
 const Kernels& kernels_of(const Matrix& anchors, const Matrix& bank, Isa isa) {
   return kernels_for(isa, anchors.dtype == Dtype::bfloat16 && bank.dtype == Dtype::bfloat16);
 }
@@ -32,7 +23,7 @@ struct Scratch {
 
   Scratch(Arena* arena, int64_t n, int64_t m, int64_t d, const Kernels& kernels)
       : anchors(arena, n, d, kernels, kBlock, Side::left),
-        slab(arena, slab_rows(n, m), d, kernels, kBankBlock, Side::right),
+        slab(arena, slab_rows(n, m, kBankBlock), d, kernels, kBankBlock, Side::right),
         output(arena->take<float>(anchors.offset(anchors.blocks))),
         sums(arena->take<double>(anchors.blocks * kBlock)) {}
 };

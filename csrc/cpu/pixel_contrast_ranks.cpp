@@ -9,12 +9,6 @@
 namespace pipa {
 namespace {
 
-// Three quarters of the rows keep the scratch below its bound, and 4096 in the shared cache.
-int64_t slab_rows(int64_t n, int64_t m) {
-  const int64_t wanted = std::min({m, int64_t{4096}, n * 3 / 4});
-  return std::max<int64_t>(kBlock, wanted / kBlock * kBlock);
-}
-
 // Rows of other ranks by class, absent from the sweep or not.
 struct Keys {
   const Sweep& sweep;
@@ -31,8 +25,8 @@ struct Keys {
         order(order_by_class(
             classes.data(), others.x.rows,
             [&](int64_t j) { return others.labels[j] != sweep.problem.ignore_index; })),
-        slab(arena, slab_rows(sweep.problem.x.rows, others.x.rows), others.x.columns, sweep.kernels,
-             kBlock, Side::right),
+        slab(arena, slab_rows(sweep.problem.x.rows, others.x.rows, kBlock), others.x.columns,
+             sweep.kernels, kBlock, Side::right),
         values(arena, slab.blocks * kBlock) {}
 
   // Calls visit(i, a, j, b) for every block i of the rows with every block j of each slab, by one
@@ -116,8 +110,8 @@ int64_t pixel_contrast_ranks_scratch(const Matrix& rows, const Matrix* others, I
   const Packed x(&arena, rows.rows, rows.columns, kernels, kBlock,
                  others ? Side::left : Side::both);
   if (others) {
-    const Packed slab(&arena, slab_rows(rows.rows, others->rows), rows.columns, kernels, kBlock,
-                      Side::right);
+    const Packed slab(&arena, slab_rows(rows.rows, others->rows, kBlock), rows.columns, kernels,
+                      kBlock, Side::right);
     SortedValues(&arena, slab.blocks * kBlock);
   }
   ForwardScratch(&arena, x);
@@ -209,10 +203,13 @@ void pixel_contrast_pulls(const PixelContrast& rows, const OtherRanks* others, I
   }
   const int64_t columns = rows.x.columns;
   std::fill_n(pulls, rows.x.rows * columns, 0.0f);
-  problem.each_row([&](int64_t r, int32_t row) {
+  parallel_tasks(parallel, static_cast<int>(sweep.x.blocks), [&](int block) {
     float values[kMaxDepth];
-    RowView(sweep.x, scratch.gradient, r).read(values);
-    std::copy_n(values, columns, pulls + row * columns);
+    const int64_t end = std::min<int64_t>(sweep.live, (block + 1) * kBlock);
+    for (int64_t r = block * kBlock; r < end; ++r) {
+      RowView(sweep.x, scratch.gradient, r).read(values);
+      std::copy_n(values, columns, pulls + sweep.order.rows[r] * columns);
+    }
   });
 }
 

@@ -16,8 +16,6 @@
 
 namespace pipa {
 
-constexpr double kLog2E = 1.4426950408889634;
-
 // Who takes part, in which order, how packed.
 struct Sweep {
   const PixelContrast& problem;

@@ -131,29 +131,6 @@ PIPA_DEVICE float reciprocal(float x) {
 // assembler, ptxas, need not: what it makes of it is seen in the table of docs/cuda.md alone.
 PIPA_DEVICE void keep_loads_apart() { asm volatile("" ::: "memory"); }
 
-// Starts a kernel as a launch is set up; returns what is wrong, or null. The runtime's last error
-// is not asked for: an earlier call's would stay there.
-template <class... Parameters, class... Arguments>
-const char* launch_as(const cudaLaunchConfig_t& config, void (*kernel)(Parameters...),
-                      Arguments... arguments) {
-  cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                            static_cast<int>(config.dynamicSmemBytes));
-  if (status == cudaSuccess) status = cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...);
-  return status == cudaSuccess ? nullptr : cudaGetErrorString(status);
-}
-
-// The same, of these sizes.
-template <class... Parameters, class... Arguments>
-const char* launch(void (*kernel)(Parameters...), int grid_x, int grid_y, int threads,
-                   int shared_bytes, void* stream, Arguments... arguments) {
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(grid_x, grid_y);
-  config.blockDim = dim3(threads);
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = static_cast<cudaStream_t>(stream);
-  return launch_as(config, kernel, arguments...);
-}
-
 }  // namespace pipa::cuda
 
 #else

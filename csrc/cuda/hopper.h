@@ -49,7 +49,7 @@ PIPA_DEVICE void barrier_arrive(Barrier* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier))
                : "memory");
 }
-PIPA_DEVICE void barrier_arrive_expecting(Barrier* barrier, int bytes) {
+PIPA_DEVICE void barrier_arrive_expect_tx(Barrier* barrier, int bytes) {
   asm volatile(
       "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
       "r"(bytes)
@@ -109,7 +109,9 @@ PIPA_DEVICE void copy_bytes(void* to, const void* from, Barrier* barrier, int by
       : "memory");
 }
 // What this thread wrote to shared memory is there for products and bulk copies.
-PIPA_DEVICE void publish_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+PIPA_DEVICE void fence_proxy_async() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
 
 // All threads of all blocks of the cluster, and what they did before.
 PIPA_DEVICE void sync_cluster() {
@@ -130,7 +132,7 @@ PIPA_DEVICE void grow_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
-PIPA_DEVICE void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+PIPA_DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 PIPA_DEVICE void commit_products() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }

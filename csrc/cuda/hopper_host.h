@@ -3,7 +3,7 @@
 #pragma once
 
 #include "cuda/hopper.h"
-#include "cuda/schedule.h"
+#include "cuda/launch.h"
 
 #if defined(__CUDACC__)
 #include <cuda.h>
@@ -39,24 +39,6 @@ inline const char* make_map(TensorMap* map, const void* x, int64_t n, int row_by
       sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
       CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return made == CUDA_SUCCESS ? nullptr : "cuTensorMapEncodeTiled refuses the matrix";
-}
-
-// As launch, of clusters of so many blocks that follow one another along x: as many as hold
-// `blocks`.
-template <class... Parameters, class... Arguments>
-const char* launch_clusters(void (*kernel)(Parameters...), int cluster, int blocks, int grid_y,
-                            int threads, int shared_bytes, void* stream, Arguments... arguments) {
-  cudaLaunchAttribute of_cluster;
-  of_cluster.id = cudaLaunchAttributeClusterDimension;
-  of_cluster.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(blocks_of(blocks, cluster) * cluster, grid_y);
-  config.blockDim = dim3(threads);
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = static_cast<cudaStream_t>(stream);
-  config.attrs = &of_cluster;
-  config.numAttrs = 1;
-  return launch_as(config, kernel, arguments...);
 }
 
 }  // namespace pipa::cuda

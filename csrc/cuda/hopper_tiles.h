@@ -160,12 +160,12 @@ template <class S, class Memory, class Column, class Next, class Beside>
 PIPA_DEVICE void copy_all(Memory& memory, const TensorMap* own, const TensorMap* others, int at,
                           int high, int beside_bytes, const Column& column_of, const Next& next,
                           const Beside& beside) {
-  barrier_arrive_expecting(&memory.own_here, S::kOwnBytes);
+  barrier_arrive_expect_tx(&memory.own_here, S::kOwnBytes);
   copy_tile<S, S::kRows, false>(memory.own, own, &memory.own_here, block_x() * S::kRows);
   for (Turn<S::kStages> turn; at < high; at = next(at), turn = turn.after()) {
     Barrier* full = &memory.full[turn.stage];
     barrier_wait(&memory.empty[turn.stage], turn.parity ^ 1);
-    barrier_arrive_expecting(full, S::kOtherBytes + beside_bytes);
+    barrier_arrive_expect_tx(full, S::kOtherBytes + beside_bytes);
     copy_tile<S, S::kColumns, true>(memory.others[turn.stage], others, full, column_of(at));
     beside(at, turn.stage, full);
   }
@@ -179,7 +179,7 @@ PIPA_DEVICE void start_similarities(float (&s)[S::kColumns / 8][4], const char* 
   const uint64_t a = anew(matrix(own + group * 64 * kChunk, 0, 8 * kChunk));
   const uint64_t b = matrix(other, 0, 8 * kChunk);
   pin(s);
-  begin_products();
+  wgmma_fence();
   PIPA_UNROLL
   for (int c = 0; c < S::kChunks; ++c) PIPA_UNROLL
   for (int k = 0; k < kChunk / 32; ++k)
@@ -196,7 +196,7 @@ PIPA_DEVICE void start_product(float (&sum)[S::kPart / 8][4],
   const uint64_t b =
       matrix(other + column / 64 * S::kColumns * kChunk, S::kColumns * kChunk, 8 * kChunk);
   pin(sum);
-  begin_products();
+  wgmma_fence();
   PIPA_UNROLL
   for (int k = 0; k < S::kColumns / 16; ++k)
     multiply_registers<kFloat16>(sum, g[k], advance(b, 16 * k * kChunk), true);
@@ -224,7 +224,7 @@ PIPA_DEVICE void clear_rows(char* tile, int from) {
       auto* piece = reinterpret_cast<uint32_t*>(tile + 16 * i);
       piece[0] = piece[1] = piece[2] = piece[3] = 0;
     }
-  publish_shared();
+  fence_proxy_async();
   sync_some(1, S::kConsumers);
 }
 

@@ -15,7 +15,7 @@ using AttendMemory = HopperMemory<S, 4>;
 template <class S, Number kNumber>
 PIPA_KERNEL(S::kThreads, 1)
 hopper_attend_kernel(PIPA_GRID_CONSTANT TensorMap own, PIPA_GRID_CONSTANT TensorMap others,
-                     Anchors anchors, int parts, float* z, float* o) {
+                     PatchConsistency anchors, int parts, float* z, float* o) {
 #if defined(PIPA_HOPPER)
   constexpr int kEights = S::kColumns / 8;
   const int live = *anchors.live, keys = *anchors.live_keys, begin = block_x() * S::kRows;

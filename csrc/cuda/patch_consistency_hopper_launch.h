@@ -22,7 +22,7 @@ const char* HopperPatchConsistencyLaunches<kRowBytes, kNumber>::sums(const Patch
   const int parts = blocks_of(p.row_bytes, S::kPart * kBytes<kNumber>);
   return launch_clusters(hopper_attend_kernel<S, kNumber>, S::kCluster, blocks_of(p.n, S::kRows),
                          parts * splits, S::kThreads, memory_bytes<AttendMemory<S>>(), stream, own,
-                         others, anchors_of(p), parts, z, o);
+                         others, p, parts, z, o);
 }
 
 }  // namespace pipa::cuda

@@ -7,21 +7,9 @@
 #pragma once
 
 #include "cuda/keys.h"
+#include "cuda/patch_consistency.h"
 
 namespace pipa::cuda {
-
-struct Anchors {
-  const char* a;         // [n, row_bytes]
-  int64_t n;             // rows
-  int row_bytes;         // of anchors and keys, a multiple of 16
-  const int* first;      // [n] keys of the anchor's class begin here
-  const int* past;       // [n] and end here
-  const int* live;       // [] anchors that count
-  const char* keys;      // [m, row_bytes]
-  int64_t m;             // rows
-  const int* live_keys;  // [] keys that count
-  float scale, shift;
-};
 
 // Bytes of shared memory: own anchors and two tiles of keys.
 template <class S>
@@ -32,7 +20,7 @@ constexpr int attend_memory() {
 // What a warp has of its anchors: sums, and columns `part` ... of O, of one split of the keys.
 template <Number kNumber, int kBands, int kEights>
 PIPA_DEVICE void store_attended(const float (&sum)[kBands][kEights][4],
-                                const float (&sums)[kBands][2], const Anchors& anchors,
+                                const float (&sums)[kBands][2], const PatchConsistency& anchors,
                                 const LaneRows<kBands>& mine, int part, int split, int live,
                                 float* z, float* o) {
   const int columns = anchors.row_bytes / kBytes<kNumber>;
@@ -58,7 +46,7 @@ PIPA_DEVICE void store_attended(const float (&sum)[kBands][kEights][4],
 // O it makes columns kPart p ….
 template <class S, Number kNumber>
 PIPA_KERNEL(S::kThreads, 1)
-attend_kernel(Anchors anchors, int parts,
+attend_kernel(PatchConsistency anchors, int parts,
               float* z,    // [splits, n], 0 for anchors that do not count
               float* o) {  // [splits, n, columns]
   constexpr int kEights = S::kColumns / 8;

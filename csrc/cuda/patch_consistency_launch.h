@@ -2,16 +2,12 @@
 // The launch of patch consistency's kernel, for one width of rows and one kind of number.
 #pragma once
 
+#include "cuda/launch.h"
 #include "cuda/patch_consistency.h"
 #include "cuda/patch_consistency_kernels.h"
 #include "cuda/runtime.h"
 
 namespace pipa::cuda {
-
-inline Anchors anchors_of(const PatchConsistency& p) {
-  return {static_cast<const char*>(p.a),    p.n, p.row_bytes, p.first, p.past, p.live,
-          static_cast<const char*>(p.keys), p.m, p.live_keys, p.scale, p.shift};
-}
 
 // For sm_90a, in units of their own.
 template <int kRowBytes, Number kNumber>
@@ -29,7 +25,7 @@ struct PatchConsistencyLaunches {
         return HopperPatchConsistencyLaunches<kRowBytes, kNumber>::sums(p, splits, z, o, stream);
     const int parts = blocks_of(p.row_bytes, Attend::kPart * kBytes<kNumber>);
     return launch(attend_kernel<Attend, kNumber>, blocks_of(p.n, Attend::kRows), parts * splits,
-                  Attend::kThreads, attend_memory<Attend>(), stream, anchors_of(p), parts, z, o);
+                  Attend::kThreads, attend_memory<Attend>(), stream, p, parts, z, o);
   }
 };
 

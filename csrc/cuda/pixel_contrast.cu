@@ -7,17 +7,8 @@ namespace {
 
 // Calls the launches for rows and numbers of the problem's kind.
 template <class Call>
-const char* with_launches(const PixelContrast& p, const Call& call) {
-  return with_width(p.row_bytes, [&](auto width) {
-    return with_number(p.number, [&](auto number) {
-      constexpr int kWidth = decltype(width)::value;
-      constexpr Number kNumber = decltype(number)::value;
-      if constexpr (kOccurs<kWidth, kNumber>)
-        return call(PixelContrastLaunches<kWidth, kNumber>{});
-      else
-        return kTooWide;
-    });
-  });
+const char* with_launches_of(const PixelContrast& p, const Call& call) {
+  return with_launches<PixelContrastLaunches>(p.row_bytes, p.number, call);
 }
 
 }  // namespace
@@ -32,13 +23,13 @@ Slots pixel_contrast_slots(const PixelContrast& p) {
 
 const char* pixel_contrast_denominators(const PixelContrast& problem, const Slots& slots,
                                         float* sums, void* stream) {
-  return with_launches(
+  return with_launches_of(
       problem, [&](auto launches) { return launches.denominators(problem, slots, sums, stream); });
 }
 
 const char* pixel_contrast_positives(const PixelContrast& problem, const float* z, float* parts,
                                      void* stream) {
-  return with_launches(
+  return with_launches_of(
       problem, [&](auto launches) { return launches.positives(problem, z, parts, stream); });
 }
 
@@ -46,7 +37,7 @@ const char* pixel_contrast_gradient(const PixelContrast& problem, const float* s
                                     const float* of_keys, const int64_t* order, const float* factor,
                                     bool wide, void* grad_x, void* stream) {
   const Target target = {order, factor, wide, static_cast<char*>(grad_x)};
-  return with_launches(problem, [&](auto launches) {
+  return with_launches_of(problem, [&](auto launches) {
     return launches.gradient(problem, slopes_of(slopes, problem.n), slopes_of(of_keys, problem.m),
                              target, stream);
   });

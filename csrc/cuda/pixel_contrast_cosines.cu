@@ -10,9 +10,9 @@ namespace {
 constexpr int kThreads = 128, kTile = kPadding;  // rows that one program has, and one sum
 
 template <Number kNumber>
-PIPA_DEVICE float number_at(const char* x, int64_t index) {
-  if constexpr (!kHalf<kNumber>) return reinterpret_cast<const float*>(x)[index];
-  const uint16_t bits = reinterpret_cast<const uint16_t*>(x)[index];
+PIPA_DEVICE float number_at(const void* x, int64_t index) {
+  if constexpr (!kHalf<kNumber>) return static_cast<const float*>(x)[index];
+  const uint16_t bits = static_cast<const uint16_t*>(x)[index];
   return kNumber == Number::bfloat16 ? float_of(static_cast<uint32_t>(bits) << 16)
                                      : unpack_f16(bits);
 }
@@ -83,10 +83,10 @@ const char* pixel_contrast_cosines(const PixelContrast& p, float* tile_sums, flo
   return with_number(p.number, [&](auto number) {
     constexpr Number kNumber = decltype(number)::value;
     if (const char* wrong = launch(sum_tiles_kernel<kNumber>, blocks_of(p.m, kTile), 1, kThreads, 0,
-                                   stream, rows_of(p), tile_sums))
+                                   stream, p, tile_sums))
       return wrong;
-    return launch(cosines_kernel<kNumber>, blocks_of(p.n, kTile), 1, kThreads, 4 * 512, stream,
-                  rows_of(p), tile_sums, sums);
+    return launch(cosines_kernel<kNumber>, blocks_of(p.n, kTile), 1, kThreads, 4 * 512, stream, p,
+                  tile_sums, sums);
   });
 }
 

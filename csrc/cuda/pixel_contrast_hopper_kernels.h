@@ -20,8 +20,8 @@ using GradientMemory = HopperMemory<S, S::kStages * S::kColumns>;
 // As sum_apart_kernel.
 template <class S, Number kNumber>
 PIPA_KERNEL(S::kThreads, 1)
-hopper_sum_apart_kernel(PIPA_GRID_CONSTANT TensorMap map, Rows rows, float* slots, int64_t padded,
-                        int first_offset, int width, int past_offset) {
+hopper_sum_apart_kernel(PIPA_GRID_CONSTANT TensorMap map, Rows rows, float* slots, int first_offset,
+                        int width, int past_offset) {
 #if defined(PIPA_HOPPER)
   constexpr int kEights = S::kColumns / 8;
   const int live = *rows.live, begin = block_x() * S::kRows;
@@ -72,7 +72,7 @@ hopper_sum_apart_kernel(PIPA_GRID_CONSTANT TensorMap map, Rows rows, float* slot
       PIPA_UNROLL
       for (int w = 0; w < S::kWarps; ++w) sum += partial[w * S::kColumns + thread()];
       const int64_t slot = slot_of_shift(tiles.shift(at, S::member()), first_offset);
-      slots[slot * padded + column + thread()] += sum;
+      slots[slot * rows.padded + column + thread()] += sum;
     }
     half ^= 1;
   };
@@ -81,7 +81,7 @@ hopper_sum_apart_kernel(PIPA_GRID_CONSTANT TensorMap map, Rows rows, float* slot
   if (lane() % 4 == 0 && begin < live) {
     PIPA_UNROLL
     for (int h = 0; h < 2; ++h)
-      slots[slot_of_program(block_y(), width) * padded + begin + row +
+      slots[slot_of_program(block_y(), width) * rows.padded + begin + row +
             fragment_row(lane(), 0, h)] += row_sums[0][h];
   }
   memory.end();
@@ -92,7 +92,7 @@ hopper_sum_apart_kernel(PIPA_GRID_CONSTANT TensorMap map, Rows rows, float* slot
 template <class S, Number kNumber>
 PIPA_KERNEL(S::kThreads, 1)
 hopper_sum_others_kernel(PIPA_GRID_CONSTANT TensorMap own, PIPA_GRID_CONSTANT TensorMap others,
-                         Rows rows, float* out, int64_t padded) {
+                         Rows rows, float* out) {
 #if defined(PIPA_HOPPER)
   constexpr int kEights = S::kColumns / 8;
   const int live = *rows.live, keys = *rows.live_keys, begin = block_x() * S::kRows;
@@ -121,7 +121,7 @@ hopper_sum_others_kernel(PIPA_GRID_CONSTANT TensorMap own, PIPA_GRID_CONSTANT Te
     add_exponentials<S::kByFma>(e, sums, rows.scale, 0, mine, tiles, at);
   });
   add_lanes_of_rows(sums);
-  if (begin < live) store_sums(sums, mine, out + block_y() * padded);
+  if (begin < live) store_sums(sums, mine, out + block_y() * rows.padded);
   memory.end();
 #endif
 }

@@ -19,7 +19,7 @@ const char* HopperPixelContrastLaunches<kRowBytes, kNumber>::sum_apart(const Pix
   if (const char* wrong = make_map(&map, p.x, p.n, p.row_bytes, S::kBox)) return wrong;
   return launch_clusters(hopper_sum_apart_kernel<S, kNumber>, S::kCluster, blocks,
                          blocks_of(width, kRun), S::kThreads, memory_bytes<SumMemory<S>>(), stream,
-                         map, rows_of(p), slots, p.padded, first, width,
+                         map, p, slots, first, width,
                          least(first + width, past_offset(blocks, S::kCluster)));
 }
 
@@ -33,8 +33,7 @@ const char* HopperPixelContrastLaunches<kRowBytes, kNumber>::sum_others(const Pi
   if (const char* wrong = make_map(&others, p.keys, p.m, p.row_bytes, S::kBox)) return wrong;
   return launch_clusters(hopper_sum_others_kernel<S, kNumber>, S::kCluster,
                          blocks_of(p.n, S::kRows), shares, S::kThreads,
-                         memory_bytes<OthersMemory<S>>(), stream, own, others, rows_of(p), sums,
-                         p.padded);
+                         memory_bytes<OthersMemory<S>>(), stream, own, others, p, sums);
 }
 
 template <int kRowBytes, Number kNumber>
@@ -49,8 +48,8 @@ const char* HopperPixelContrastLaunches<kRowBytes, kNumber>::gradient(const Pixe
   if (const char* wrong = make_map(&others, p.keys, p.m, p.row_bytes, S::kBox)) return wrong;
   return launch_clusters(hopper_gradient_kernel<S, kNumber>, S::kCluster, blocks_of(p.n, S::kRows),
                          blocks_of(p.row_bytes, S::kPart * kBytes<kNumber>), S::kThreads,
-                         memory_bytes<GradientMemory<S>>(), stream, own, others, rows_of(p), slopes,
-                         of_keys, target);
+                         memory_bytes<GradientMemory<S>>(), stream, own, others, p, slopes, of_keys,
+                         target);
 }
 
 }  // namespace pipa::cuda

@@ -10,23 +10,11 @@
 #pragma once
 
 #include "cuda/keys.h"
+#include "cuda/pixel_contrast.h"
 
 namespace pipa::cuda {
 
-// Sorted rows and keys.
-struct Rows {
-  const char* x;         // [n, row_bytes]
-  int64_t n;             // rows
-  int row_bytes;         // of rows and keys, a multiple of 16
-  const int* first;      // [padded] keys of the row's class begin here
-  const int* past;       // [padded] and end here
-  const int* live;       // [] rows that take part
-  const char* keys;      // [m, row_bytes]
-  const int* live_keys;  // [] keys that take part
-  bool itself;           // the rows are their own keys, and none is a pair with itself
-  bool all_form;         // denominator: all keys, or only those of other classes
-  float scale;
-};
+using Rows = PixelContrast;  // and the keys that they meet
 
 PIPA_DEVICE Range class_range(const Rows& rows, int begin, int end, int live) {
   return class_range(rows.first, rows.past, begin, end, live);
@@ -88,7 +76,7 @@ template <class S, Number kNumber>
 PIPA_KERNEL(S::kThreads, 1)
 sum_apart_kernel(Rows rows,
                  float* slots,  // [Slots::count, padded], added to
-                 int64_t padded, int first_offset, int width, int past_offset) {
+                 int first_offset, int width, int past_offset) {
   constexpr int kEights = S::kColumns / 8;
   const int live = *rows.live, begin = block_x() * S::kRows;
   const auto tiles = apart_tiles<S>(rows, first_offset, past_offset, live);
@@ -139,7 +127,7 @@ sum_apart_kernel(Rows rows,
       PIPA_UNROLL
       for (int w = 0; w < S::kWarps; ++w) sum += partial[w * S::kColumns + thread()];
       const int64_t slot = slot_of_shift(tiles.shift(index, 0), first_offset);
-      slots[slot * padded + column + thread()] += sum;
+      slots[slot * rows.padded + column + thread()] += sum;
     }
     index = following;
   }
@@ -149,7 +137,7 @@ sum_apart_kernel(Rows rows,
     for (int m = 0; m < S::kBands; ++m) PIPA_UNROLL
     for (int h = 0; h < 2; ++h) {
       const int64_t slot = slot_of_program(block_y(), width);
-      slots[slot * padded + begin + row + fragment_row(lane(), m, h)] += row_sums[m][h];
+      slots[slot * rows.padded + begin + row + fragment_row(lane(), m, h)] += row_sums[m][h];
     }
   }
 }
@@ -165,8 +153,7 @@ template <class S, Number kNumber, Wanted kWanted>
 PIPA_KERNEL(S::kThreads, 1)
 sum_mixed_kernel(Rows rows,
                  const float* z,  // [padded] of rows, for positives
-                 float* out,      // [kParts or 2 kParts, padded]
-                 int64_t padded) {
+                 float* out) {    // [kParts or 2 kParts, padded]
   constexpr int kEights = S::kColumns / 8;
   const int live = *rows.live, keys = *rows.live_keys;
   const int begin = block_x() * S::kRows, part = block_y();
@@ -237,10 +224,10 @@ sum_mixed_kernel(Rows rows,
     for (int h = 0; h < 2; ++h) {
       const int at = mine.row[m][h];
       if constexpr (kDenominator) {
-        out[part * padded + at] += sums[m][h];
+        out[part * rows.padded + at] += sums[m][h];
       } else {
-        out[2 * part * padded + at] = sums[m][h];
-        out[(2 * part + 1) * padded + at] = slopes[m][h];
+        out[2 * part * rows.padded + at] = sums[m][h];
+        out[(2 * part + 1) * rows.padded + at] = slopes[m][h];
       }
     }
   }
@@ -268,8 +255,7 @@ PIPA_DEVICE void store_sums(const float (&sums)[kBands][2], const LaneRows<kBand
 template <class S, Number kNumber>
 PIPA_KERNEL(S::kThreads, 1)
 sum_others_kernel(Rows rows,
-                  float* out,  // [shares, padded]
-                  int64_t padded) {
+                  float* out) {  // [shares, padded]
   const int live = *rows.live, keys = *rows.live_keys, begin = block_x() * S::kRows;
   const KeyTiles<S> tiles = other_tiles<S>(rows, live, keys);
   const int high = tiles.share.high;
@@ -301,7 +287,7 @@ sum_others_kernel(Rows rows,
     column = following;
   }
   add_lanes_of_rows(sums);
-  store_sums(sums, mine, out + block_y() * padded);
+  store_sums(sums, mine, out + block_y() * rows.padded);
 }
 
 // What the gradient of a row, or a key, depends on, [padded] each, 0 where it takes no part.

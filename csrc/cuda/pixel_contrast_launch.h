@@ -2,16 +2,12 @@
 // The launches of pixel contrast's kernels, for one width of rows and one kind of number.
 #pragma once
 
+#include "cuda/launch.h"
 #include "cuda/pixel_contrast.h"
 #include "cuda/pixel_contrast_kernels.h"
 #include "cuda/runtime.h"
 
 namespace pipa::cuda {
-
-inline Rows rows_of(const PixelContrast& p) {
-  return {static_cast<const char*>(p.x),    p.n,         p.row_bytes, p.first,    p.past, p.live,
-          static_cast<const char*>(p.keys), p.live_keys, p.itself,    p.all_form, p.scale};
-}
 
 // Of `rows` rows or keys.
 inline Slopes slopes_of(const float* slopes, int64_t rows) {
@@ -43,7 +39,7 @@ struct PixelContrastLaunches {
                                                                           stream);
     const int blocks = blocks_of(p.n, Sum::kRows);
     return launch(sum_apart_kernel<Sum, kNumber>, blocks, blocks_of(width, kRun), Sum::kThreads,
-                  sum_memory<Sum>(), stream, rows_of(p), slots, p.padded, first, width,
+                  sum_memory<Sum>(), stream, p, slots, first, width,
                   least(first + width, past_offset(blocks, Sum::kCluster)));
   }
 
@@ -52,7 +48,7 @@ struct PixelContrastLaunches {
       if (use_hopper())
         return HopperPixelContrastLaunches<kRowBytes, kNumber>::sum_others(p, shares, sums, stream);
     return launch(sum_others_kernel<Sum, kNumber>, blocks_of(p.n, Sum::kRows), shares,
-                  Sum::kThreads, others_memory<Sum>(), stream, rows_of(p), sums, p.padded);
+                  Sum::kThreads, others_memory<Sum>(), stream, p, sums);
   }
 
   static const char* denominators(const PixelContrast& p, const Slots& slots, float* sums,
@@ -62,15 +58,13 @@ struct PixelContrastLaunches {
     for (int first = 1; first < past_offset(blocks, kMostCluster); first += slots.width)
       if (const char* wrong = sum_apart(p, sums, first, slots.width, stream)) return wrong;
     return launch(sum_mixed_kernel<Sum, kNumber, Wanted::denominator>, blocks, kParts,
-                  Sum::kThreads, mixed_memory<Sum>(), stream, rows_of(p),
-                  static_cast<const float*>(nullptr),
-                  sums + slot_of_part(0, slots.width) * p.padded, p.padded);
+                  Sum::kThreads, mixed_memory<Sum>(), stream, p, static_cast<const float*>(nullptr),
+                  sums + slot_of_part(0, slots.width) * p.padded);
   }
 
   static const char* positives(const PixelContrast& p, const float* z, float* parts, void* stream) {
     return launch(sum_mixed_kernel<Sum, kNumber, Wanted::positives>, blocks_of(p.n, Sum::kRows),
-                  kParts, Sum::kThreads, mixed_memory<Sum>(), stream, rows_of(p), z, parts,
-                  p.padded);
+                  kParts, Sum::kThreads, mixed_memory<Sum>(), stream, p, z, parts);
   }
 
   static const char* gradient(const PixelContrast& p, const Slopes& slopes, const Slopes& of_keys,
@@ -81,8 +75,8 @@ struct PixelContrastLaunches {
                                                                          stream);
     const int parts = blocks_of(p.row_bytes, Gradient::kPart * kBytes<kNumber>);
     return launch(gradient_kernel<Gradient, kNumber>, blocks_of(p.n, Gradient::kRows), parts,
-                  Gradient::kThreads, gradient_memory<Gradient>(), stream, rows_of(p), slopes,
-                  of_keys, target);
+                  Gradient::kThreads, gradient_memory<Gradient>(), stream, p, slopes, of_keys,
+                  target);
   }
 };
 

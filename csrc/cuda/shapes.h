@@ -102,4 +102,19 @@ auto with_number(Number number, const Call& call) {
   return call(std::integral_constant<Number, Number::tf32x3>{});
 }
 
+// Calls the launches for rows of so many bytes, of such numbers.
+template <template <int, Number> class Launches, class Call>
+const char* with_launches(int row_bytes, Number number, const Call& call) {
+  return with_width(row_bytes, [&](auto width) {
+    return with_number(number, [&](auto of) -> const char* {
+      constexpr int kWidth = decltype(width)::value;
+      constexpr Number kNumber = decltype(of)::value;
+      if constexpr (kOccurs<kWidth, kNumber>)
+        return call(Launches<kWidth, kNumber>{});
+      else
+        return kTooWide;
+    });
+  });
+}
+
 }  // namespace pipa::cuda

@@ -91,12 +91,14 @@ PIPA_DEVICE float exp2_shared_out(float x, int index) {
   return index % 8 < kByFma ? exp2_by_fma(x) : exp2_fast(x);
 }
 
-// Starts to copy rows first … first + kRows of x [n, row_bytes]; what is past `live`, or past a
+// Starts to copy `rows` first … first + kRows [n, row_bytes]; what is past `live`, or past a
 // row's end, becomes 0. row_bytes is a multiple of 16.
 template <int kRowBytes, int kRows, int kThreads>
-PIPA_DEVICE void load_rows(char* tile, const char* x, int64_t first, int64_t live, int row_bytes) {
+PIPA_DEVICE void load_rows(char* tile, const void* rows, int64_t first, int64_t live,
+                           int row_bytes) {
   constexpr int kPieces = kRowBytes / 16;
   static_assert(kRows * kPieces % kThreads == 0 && kRowBytes % 128 == 0);
+  const char* x = static_cast<const char*>(rows);
 #pragma unroll 8
   for (int i = 0; i < kRows * kPieces / kThreads; ++i) {
     const int index = i * kThreads + thread();

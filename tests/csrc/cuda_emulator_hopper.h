@@ -136,7 +136,7 @@ inline void barrier_arrive(Barrier* barrier) {
   if (barrier->state.pending-- == 0) std::abort();
   barrier->state.settle();
 }
-inline void barrier_arrive_expecting(Barrier* barrier, int bytes) {
+inline void barrier_arrive_expect_tx(Barrier* barrier, int bytes) {
   barrier->state.expect(bytes);
   barrier_arrive(barrier);
 }
@@ -202,7 +202,7 @@ inline void copy_bytes(void* to, const void* from, Barrier* barrier, int bytes) 
     barrier->state.settle();
   });
 }
-inline void publish_shared() {}
+inline void fence_proxy_async() {}
 inline void sync_cluster() {
   emulator::meet(emulator::cluster->all, emulator::cluster->all.count, nullptr, [](auto&) {});
 }
@@ -217,7 +217,7 @@ void shrink_registers() {}
 template <int kRegisters>
 void grow_registers() {}
 
-inline void begin_products() {}
+inline void wgmma_fence() {}
 inline void commit_products() {
   auto& mine = emulator::own();
   mine.groups.push_back(std::move(mine.open));
