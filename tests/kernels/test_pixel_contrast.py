@@ -13,7 +13,8 @@ from pipa_fast.kernels import _pixel_contrast_tiles as shipped
 from pipa_fast.kernels._launch import Tile, TileRow
 from pipa_fast.ops import pixel_contrast as op
 from pipa_fast.reference.pixel_contrast import Rows, Settings
-from tests.equations import IGNORE, assert_gradient_close, unit_rows
+from tests.csrc.two_ranks import errors, two_ranks
+from tests.equations import IGNORE, assert_gradient_close, one_against_all, unit_rows
 from tests.equations import pixel_contrast as truth
 
 LAYOUTS = {
@@ -169,6 +170,36 @@ def test_half_precision(device, cut, path, form):
         assert gradient.dtype == torch.float16
         # G is rounded to 11 bits, and so is the gradient.
         assert_gradient_close(gradient, expected_gradient, relative=1e-3)
+
+
+@PATHS
+@FORMS
+@pytest.mark.parametrize("n", [2, 3, 40])
+@pytest.mark.parametrize("temperature", [2 / 80, 0.1])
+def test_half_precision_of_a_row_far_from_all_others(device, cut, temperature, n, path, form):
+    """What fills up the last tile is nearer to it, and would be an entry beyond float16."""
+    cut(path, apart=(16, 16), mixed=(16, 16))
+    x, labels = one_against_all(n, torch.float16)
+    labels = labels * (n > 2)
+    loss, gradient, _, _ = run(device, x, labels, None, temperature, form)
+    expected, expected_gradient, _ = truth(x, labels, None, temperature, form)
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-4, atol=1e-6)
+    # G is rounded to 11 bits, and near rows cancel. Of two, the terms are 1 / temperature large.
+    assert_gradient_close(gradient, expected_gradient, relative=1e-2, allowed=1e-5 / temperature)
+
+
+@FORMS
+@pytest.mark.parametrize("temperature", [2 / 80, 0.1])
+def test_half_precision_of_a_row_far_from_those_of_all_ranks(device, cut, temperature, form):
+    cut(mixed=(16, 16))
+    x, labels = one_against_all(40, torch.float16)
+    settings = Settings(temperature, form, IGNORE)
+    for name, found, same, expected in errors(
+        _pixel_contrast_ranks, two_ranks(x, labels, 18, settings), settings
+    ):
+        assert found.isfinite().all(), name
+        error, floor = ((v.double() - expected).norm() for v in (found, same))
+        assert error <= 1.1 * floor + 5e-3 * expected.norm() + 1e-6, name
 
 
 @PATHS
