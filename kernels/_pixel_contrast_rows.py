@@ -84,9 +84,10 @@ def sort_rows_kernel(
     tells = there & tl.where(live, place == n - 1, place == first)
     tl.store(Live + tl.zeros_like(row), tl.where(live, n, first), mask=tells)
     positives = tl.where(live, past - first - 1, 0)
-    share = (positives > 0).to(tl.float32)
-    if Weights is not None:
-        share *= tl.load(Weights + source, mask=live, other=0.0)
+    anchors = positives > 0
+    share = anchors.to(tl.float32)
+    if Weights is not None:  # those of others may be anything
+        share = tl.load(Weights + source, mask=anchors, other=0.0)
     tl.store(First + place, first)
     tl.store(Past + place, past)
     tl.store(Share + place, share)

@@ -91,7 +91,8 @@ class Anchors(NamedTuple):
         positives = meeting.positives()
         share = (positives > 0).float()
         if weights is not None:
-            share = share * _padded(weights[meeting.rows.order])
+            # Those of rows that are no anchors may be anything.
+            share = torch.where(positives > 0, _padded(weights[meeting.rows.order]), 0)
         return cls(meeting, positives, share, share / positives.clamp(min=1))
 
 

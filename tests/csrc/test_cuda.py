@@ -137,6 +137,26 @@ def test_rows_that_take_no_part_may_be_anything():
     assert torch.equal(loss, expected[0]) and torch.equal(slope, expected[1])
 
 
+@pytest.mark.parametrize("form", ["negatives", "all"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e30])
+def test_weights_of_rows_that_are_no_anchors_may_be_anything(value, form):
+    labels, weights = torch.arange(60) % 3, torch.rand(60)
+    labels[7], labels[50] = 255, 9  # who is alone in its class is no anchor either
+    weights[7] = weights[50] = 0
+    for dtype in (F32, F16):
+        x = unit_rows(60, 16, dtype)
+        expected = both_ways(pixel, x, labels, weights, 0.1, form, 255)
+        for row in (7, 50):
+            strange = weights.index_fill(0, torch.tensor(row), value)
+            found = both_ways(pixel, x, labels, strange, 0.1, form, 255)
+            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    rows, labels = [unit_rows(60, 16, F32) for _ in range(3)], labels.where(labels != 255, -1)
+    expected = patch.forward(*rows, labels, labels, weights, 0.1)
+    strange = weights.index_fill(0, torch.tensor(7), value)
+    found = patch.forward(*rows, labels, labels, strange, 0.1)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("form", ["negatives", "all"])
 def test_what_is_not_finite_is_not_hidden_by_pixel_contrast(form, value):

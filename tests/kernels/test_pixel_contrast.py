@@ -264,6 +264,26 @@ def test_what_is_not_finite_is_not_hidden_nor_taken_from_ignored_rows(device, cu
 
 
 @PATHS
+@FORMS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_weights_of_rows_that_are_no_anchors_may_be_anything(device, cut, dtype, path, form):
+    cut(path)
+    x, labels, weights = unit_rows(60, 16).to(dtype), torch.arange(60) % 3, torch.rand(60)
+    labels[7], labels[50] = IGNORE, 9  # who is alone in its class is no anchor either
+    weights[7] = weights[50] = 0
+    expected = run(device, x, labels, weights, 0.1, form)
+    for row in (7, 50):
+        for value in (torch.nan, torch.inf, 1e30):
+            strange = weights.index_fill(0, torch.tensor(row), value)
+            found = run(device, x, labels, strange, 0.1, form)
+            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    for value in (torch.nan, torch.inf):
+        strange = weights.index_fill(0, torch.tensor(3), value)
+        loss, gradient, _, _ = run(device, x, labels, strange, 0.1, form)
+        assert loss.isnan() and gradient.isnan().any(), "nor is an anchor's hidden"
+
+
+@PATHS
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_a_row_that_is_not_finite_and_alone_in_its_class_is_not_hidden(device, cut, path, value):
     cut(path)

@@ -72,6 +72,21 @@ def test_a_row_far_from_all_others(backend, denominator, n):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("denominator", ["negatives", "all"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e30])
+def test_weights_of_rows_that_are_no_anchors_may_be_anything(backend, denominator, value):
+    x, labels, weights = rows(60, 16), torch.arange(60) % 3, torch.rand(60)
+    labels[7], labels[50] = 255, 9  # who is alone in its class is no anchor either
+    weights[7] = weights[50] = 0
+    settings = {"denominator": denominator, "backend": backend}
+    expected = run(x, labels, weights=weights, **settings)
+    for row in (7, 50):
+        strange = weights.index_fill(0, torch.tensor(row), value)
+        found = run(x, labels, weights=strange, **settings)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_nothing_to_sum_is_zero_in_the_graph(backend):
     for labels, weights in (([255] * 4, None), ([0, 1, 2, 3], None), ([0] * 4, torch.zeros(4))):
         x = rows(4, 8).requires_grad_()
