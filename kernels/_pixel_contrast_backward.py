@@ -2,7 +2,8 @@
 """Pixel contrast in Triton, backward: dX = G X/τ, with G made tile by tile and never stored.
 
 X [N padded, D] rows sorted by class, of which the first Live take part and the rest are 0, as are
-their u and weights: they add nothing, so that tiles outside of a class's range need no mask.
+their u and weights: whatever finite entries of G they meet, they add nothing, so that tiles outside
+of a class's range need no mask.
 """
 
 import triton
@@ -21,6 +22,19 @@ def _own_tiles(
         low = tl.load(First + start) // BLOCK_N
         high = tl.cdiv(tl.load(Past + last), BLOCK_N)
     return low, high
+
+
+@triton.jit
+def _rounded(g, y):
+    """Entries of G as their product with y takes them.
+
+    Columns that take no part have e = exp(-1/τ), however small a row's Z: an entry may be far
+    beyond float16, and inf · 0 would be NaN. The others are within its range (_float16), so that
+    nothing else is cut off; NaN, which is also what is stored for an infinite u, stays NaN.
+    """
+    if y.dtype == tl.float16:
+        g = tl.minimum(g, 65504.0, propagate_nan=tl.PropagateNan.ALL)
+    return g.to(y.dtype)
 
 
 @triton.jit
@@ -49,7 +63,7 @@ def _pull(
         g = e * (u[:, None] + tl.load(U + column + lane)[None, :])
         if PART < D:
             y = tl.load(X + column * D + lane[:, None] * D + own[None, :])
-        gradient = tl.dot(g.to(y.dtype), y, gradient, input_precision=PRECISION)
+        gradient = tl.dot(_rounded(g, y), y, gradient, input_precision=PRECISION)
     return gradient
 
 
@@ -179,7 +193,7 @@ def gradient_kernel(
         g = _entries(e, row, column, same, z, u, pair, Z, U, Pair, ALL)
         if PART < D:
             y = tl.load(X + column.to(tl.int64)[:, None] * D + own[None, :])
-        gradient = tl.dot(g.to(y.dtype), y, gradient, input_precision=PRECISION)
+        gradient = tl.dot(_rounded(g, y), y, gradient, input_precision=PRECISION)
 
     factor = _factor(Grad, Total, inverse_temperature)
     source = tl.load(Order + row, mask=row < n, other=0)

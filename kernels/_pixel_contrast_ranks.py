@@ -16,9 +16,10 @@ from torch import Tensor
 from pipa_fast.kernels import _launch
 from pipa_fast.kernels import pixel_contrast as whole
 from pipa_fast.kernels._launch import LOG2E, Tile
-from pipa_fast.kernels._pixel_contrast_backward import _entries, _pull
+from pipa_fast.kernels._pixel_contrast_backward import _entries, _pull, _rounded
 from pipa_fast.kernels._pixel_contrast_forward import LN2, _dot_scores, _positives
 from pipa_fast.kernels._pixel_contrast_tiles import GRADIENT, MIXED
+from pipa_fast.reference import _float16
 from pipa_fast.reference.pixel_contrast import Rows, Settings
 
 LAST = 2**63 - 1  # the key of ignored rows
@@ -170,7 +171,7 @@ def ranks_pulls_kernel(
         g = _entries(e, itself, column, same, z, u, w, KeyZ, KeyU, KeyW, ALL)
         if PART < D:
             y = tl.load(Keys + column.to(tl.int64)[:, None] * D + own[None, :])
-        gradient = tl.dot(g.to(y.dtype), y, gradient, input_precision=PRECISION)
+        gradient = tl.dot(_rounded(g, y), y, gradient, input_precision=PRECISION)
     source = tl.load(Order + row, mask=row < n, other=0)
     gradient = tl.where((row < live)[:, None], gradient / tl.load(Gain), 0.0)
     mask = (row < n)[:, None] & (own < d)[None, :]
@@ -313,7 +314,7 @@ def pulls(rows: Rows, keys: Rows | None, settings: Settings) -> Tensor:
         meeting = Meeting.of(rows, keys, settings)
         programs, tile, constants = _cut(GRADIENT, meeting)
         others = rows if keys is None else keys
-        gain = _gain(rows, others)
+        gain = _float16.gain(rows, others, settings.temperature)
         part = whole._gradient_part(meeting.rows.x.shape[1])
         values = [
             _sorted(known, side, fill, factor)
@@ -338,17 +339,3 @@ def pulls(rows: Rows, keys: Rows | None, settings: Settings) -> Tensor:
 def _meet(rows: Rows, keys: Rows | None) -> bool:
     """Return whether there is a pair: nothing is launched for none."""
     return len(rows.labels) > 0 and (keys is None or len(keys.labels) > 0)
-
-
-def _gain(rows: Rows, keys: Rows) -> Tensor:
-    """Return by what float16 entries of G are multiplied [], for the range that it has; else 1.
-
-    An entry is at most twice the largest share of an anchor, and u z at most the anchor's own.
-    """
-    one = torch.ones((), device=rows.x.device)
-    if rows.x.dtype != torch.float16:
-        return one
-    assert rows.z is not None and rows.u is not None and keys.z is not None and keys.u is not None
-    known = torch.cat([rows.w, keys.w, rows.u * rows.z, keys.u * keys.z])
-    largest = known.amax()
-    return torch.where(largest > 0, whole.HALF_RANGE / largest, one)

@@ -44,47 +44,27 @@ def _compare(Keys, key, row, dead_key, n, BLOCK: tl.constexpr):
     return place, first, past
 
 
-@triton.jit
-def _shares(Weights, Largest, source, live, positives, gain):
-    """Anchors' weights times a scale, and the scale: `gain` for the largest weight."""
-    share = (positives > 0).to(tl.float32)
-    scale = gain
-    if Weights is not None:
-        share *= tl.load(Weights + source, mask=live, other=0.0)
-        if Largest is not None:
-            largest = tl.load(Largest)
-            scale = tl.where(largest > 0, gain / largest, 0.0)
-    return share * scale, scale
-
-
-@triton.jit
+# fmt: off
+@triton.jit(do_not_specialize=["steps"])
 def sort_rows_kernel(
     Features,  # [N, d] by strides
     Keys,  # [N] int64, sorted; with RANK the labels as they are
     Order,  # [N] int64 row of each sorted one, read; with RANK written
     Weights,  # [N] or None
-    Largest,  # [] of the weights, or None
-    Z,  # [N] and
-    U,  # [N] as the forward pass saved them, or None
+    Z, U,  # [N] as the forward pass saved them, or None
     X,  # [N padded, D] sorted rows; inf as NaN, since exp2 of an infinite cosine may be 0
-    First,  # [N padded]
-    Past,  # [N padded]
+    First, Past,  # [N padded]
+    SortedZ,  # [N padded]
     Share,  # [N padded] an anchor's weight
     Pair,  # [N padded] and that for each of its positives
-    SortedZ,  # [N padded]
-    SortedU,  # [N padded]
+    SortedU,  # [N padded] inf as NaN: who rounds G to float16 takes large entries for padding's
     Live,  # [] rows that are not ignored
-    n,
-    d,
-    stride_n,
-    stride_d,
-    steps,
+    n, d, stride_n, stride_d,
+    steps,  # that a bisection of n takes
     dead_key,  # of ignored rows
-    gain,
-    D: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    RANK: tl.constexpr,
+    D: tl.constexpr, BLOCK_M: tl.constexpr, RANK: tl.constexpr,
 ):
+    # fmt: on
     """Sort the rows, which takes their order or, with RANK, finds it by counting, N² in all."""
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     there = row < n
@@ -101,17 +81,21 @@ def sort_rows_kernel(
         source = tl.load(Order + row, mask=there, other=0)
     live = there & (key != dead_key)
     # The first of the ignored rows, or the last row where none is, tells how many take part.
-    tells = there & ((~live & (place == first)) | (live & (place == n - 1)))
+    tells = there & tl.where(live, place == n - 1, place == first)
     tl.store(Live + tl.zeros_like(row), tl.where(live, n, first), mask=tells)
     positives = tl.where(live, past - first - 1, 0)
-    share, scale = _shares(Weights, Largest, source, live, positives, gain)
+    anchors = positives > 0
+    share = anchors.to(tl.float32)
+    if Weights is not None:  # those of others may be anything
+        share = tl.load(Weights + source, mask=anchors, other=0.0)
     tl.store(First + place, first)
     tl.store(Past + place, past)
     tl.store(Share + place, share)
     tl.store(Pair + place, share / tl.maximum(positives, 1))
     if Z is not None:
         tl.store(SortedZ + place, tl.load(Z + source, mask=live, other=1.0))
-        tl.store(SortedU + place, tl.load(U + source, mask=live, other=0.0) * scale)
+        u = tl.load(U + source, mask=live, other=0.0)
+        tl.store(SortedU + place, u + (u - u))
     column = tl.arange(0, D)
     x = tl.load(
         Features + source[:, None] * stride_n + column[None, :].to(tl.int64) * stride_d,

@@ -162,7 +162,9 @@ def _sweep(
     for u in range(first, past):
         t = tl.where(u < before, low + u, tl.where(u < both, other + u - before, whole))
         j = idle + t * BLOCK_J + tl.arange(0, BLOCK_J)
-        column = tl.load(Columns + j, mask=j < M, other=0) if MASKED else tl.load(Columns + j)
+        # Past the end, the last key stands in. It counts, or no tile were visited: any other may be
+        # NaN, which an e of 0 would not keep out.
+        column = tl.load(Columns + tl.minimum(j, M - 1))
         k, s = _products(Anchors, Keys, a, row, column, scale, D, BLOCK_D, CHUNK, PRECISION)
         if MASKED:
             kept = (j[None, :] < own_first[:, None]) | (j[None, :] >= own_last[:, None])

@@ -18,6 +18,7 @@ from pipa_fast.kernels import _pixel_contrast_forward as push
 from pipa_fast.kernels import _pixel_contrast_rows as rows
 from pipa_fast.kernels._launch import LOG2E, Tile, choose_tile, padded_depth
 from pipa_fast.kernels._pixel_contrast_tiles import APART, FEW, GRADIENT, MIXED, PULL
+from pipa_fast.reference import _float16
 
 # Up to here the passes over all tiles take less time than the launches that would spare them.
 FEW_ROWS = 4096
@@ -27,7 +28,6 @@ RUN = 8  # shifts of a program, which loads its own rows once
 SORT_TILE = Tile(16, 0, 4, 1)  # a program's registers hold 16 rows of any depth
 SUM_TILE = Tile(32, 32, 4, 1)  # rows and columns of the features
 FINISH_TILE = Tile(128, 0, 4, 1)
-HALF_RANGE = 2.0**14  # G/2 is at most 1 of the largest weight, and float16 ends at 2^16
 
 
 class Rows(NamedTuple):
@@ -36,9 +36,9 @@ class Rows(NamedTuple):
     x: Tensor  # [N padded, D padded]
     first: Tensor  # int32, where the row's class begins
     past: Tensor  # int32, and ends
+    z: Tensor
     share: Tensor  # an anchor's weight
     pair: Tensor  # and that for each of its positives
-    z: Tensor
     u: Tensor
     order: Tensor  # int64 [N], the row that it was
     live: Tensor  # int32 [], how many take part
@@ -50,11 +50,12 @@ def _sort(
     weights: Tensor | None,
     ignore_index: int,
     saved: tuple[Tensor, Tensor] | None = None,
+    largest_share: float = 1.0,
     counting: bool = True,
 ) -> Rows:
     """Sort rows by class, where they are few by counting, which is one launch.
 
-    With what the forward pass saved, weights are scaled for its gradient.
+    With what the forward pass saved, for float16, shares and u are scaled to the largest share.
     """
     n, d = features.shape
     depth, padded = padded_depth(d), triton.cdiv(n, ALIGNED_ROWS) * ALIGNED_ROWS
@@ -68,18 +69,19 @@ def _sort(
     floats = features.new_empty((4, padded), dtype=torch.float32)
     x, live = features.new_empty((padded, depth)), labels.new_empty((), dtype=torch.int32)
     z, u = saved or (None, None)
-    scaled = saved is not None and weights is not None
     _launch.launch(
         rows.sort_rows_kernel,
         (padded // SORT_TILE.block_m,),
         SORT_TILE,
         features, keys, order, None if weights is None else weights.contiguous(),
-        weights.amax() if scaled and weights is not None else None,
         z, u, x, *integers, *floats, live, n, d, *features.stride(), n.bit_length(), dead_key,
-        HALF_RANGE if saved is not None and features.dtype == torch.float16 else 1.0,
         D=depth, BLOCK_M=SORT_TILE.block_m, RANK=few,
     )  # fmt: skip
-    return Rows(x, *integers, *floats, order, live)
+    sort = Rows(x, *integers, *floats, order, live)
+    if largest_share != 1:
+        largest = 1 if weights is None else sort.share.amax().clamp(min=1e-30)
+        floats[1:] *= largest_share / largest  # not z, which is the first
+    return sort
 
 
 def _wrapped(number: int) -> int:
@@ -225,7 +227,9 @@ def backward(
     if n == 0:
         return out
     with _launch.on_device(features):
-        sort = _sort(features, labels, weights, ignore_index, (z, u))
+        half = features.dtype == torch.float16
+        largest_share = _float16.largest_share(temperature) if half else 1.0
+        sort = _sort(features, labels, weights, ignore_index, (z, u), largest_share)
         scale, depth = LOG2E / temperature, sort.x.shape[1]
         gradient = None if n <= FEW_ROWS else _pull_apart(sort, n, scale, all_form)
         tile = _tile(FEW if gradient is None else GRADIENT, sort.x)

@@ -11,6 +11,16 @@ def unit_rows(n, d):
     return F.normalize(torch.randn(n, d), dim=1)
 
 
+def one_against_all(n, dtype):
+    """Rows [n, 16] opposite to the first, and labels [n] such that most share no tile with it.
+
+    What a row is compared with is as far from it as can be: its Z is as small as it may become.
+    """
+    side = unit_rows(1, 16)
+    x = torch.cat([side, -side.expand(n - 1, 16)]).to(dtype)
+    return x, (torch.arange(n) >= max(n // 2, n - 24)).long()
+
+
 def pixel_contrast(x, labels, weights, temperature, form, dtype=torch.float64):
     """Loss, its gradient, and Z, with N x N matrices."""
     x = x.detach().to(dtype).requires_grad_()

@@ -204,13 +204,13 @@ PIPA_DEVICE void start_product(float (&sum)[S::kPart / 8][4],
 }
 
 // Results of a product as the next one's left operand wants them.
-template <Number kNumber, int kEights>
+template <Number kNumber, Beyond kBeyond, int kEights>
 PIPA_DEVICE void pack_entries(uint32_t (&to)[kEights / 2][4], const float (&g)[kEights][4]) {
   PIPA_UNROLL
   for (int k = 0; k < kEights / 2; ++k) PIPA_UNROLL
   for (int i = 0; i < 4; ++i) {
     const float* pair = &g[2 * k + i / 2][2 * (i % 2)];
-    to[k][i] = pack<kNumber>(pair[0], pair[1]);
+    to[k][i] = pack<kNumber, kBeyond>(pair[0], pair[1]);
   }
 }
 
@@ -269,7 +269,8 @@ PIPA_DEVICE void add_similarities(Memory& memory, int at, int high, const Next& 
 // zeros. With S::kAhead, it runs while the next tile's similarities and the last one's product do;
 // without, which leaves registers for wider sums, while those of the other warpgroup do, if there
 // is one.
-template <class S, Number kNumber, class Memory, class Next, class Entries>
+template <class S, Number kNumber, Beyond kBeyond = Beyond::infinite, class Memory, class Next,
+          class Entries>
 PIPA_DEVICE void multiply_entries(float (&sum)[S::kPart / 8][4], Memory& memory, int part,
                                   int column, int high, int there, const Next& next,
                                   const Entries& entries) {
@@ -286,7 +287,7 @@ PIPA_DEVICE void multiply_entries(float (&sum)[S::kPart / 8][4], Memory& memory,
     start_similarities<S, kFloat16>(s, memory.own, other);
   };
   auto start_sum = [&](float (&s)[kEights][4]) {
-    pack_entries<kNumber>(g, s);
+    pack_entries<kNumber, kBeyond>(g, s);
     start_product<S, kFloat16>(sum, g, memory.others[turn.stage], part);
   };
   float s0[1][kEights][4];

@@ -162,16 +162,14 @@ hopper_gradient_kernel(PIPA_GRID_CONSTANT TensorMap own, PIPA_GRID_CONSTANT Tens
     float own_u[1][2];
     PIPA_UNROLL
     for (int h = 0; h < 2; ++h) own_u[0][h] = slopes.u[begin + row + fragment_row(lane(), 0, h)];
-    multiply_entries<S, kNumber>(sum[0], memory, part, 0, keys, keys, next,
-                                 [&](float (&s)[1][kEights][4], int column, int stage) {
-                                   const float* u = memory.numbers + stage * S::kColumns;
-                                   if (range.meets(column, column + S::kColumns))
-                                     entries<true, S::kByFma>(s, rows, slopes, of_keys, begin + row,
-                                                              column, live, own_u, u);
-                                   else
-                                     entries<false, S::kByFma>(s, rows, slopes, of_keys,
-                                                               begin + row, column, live, own_u, u);
-                                 });
+    auto make = [&](float (&s)[1][kEights][4], int column, int stage) {
+      const float* u = memory.numbers + stage * S::kColumns;
+      if (range.meets(column, column + S::kColumns))
+        entries<true, S::kByFma>(s, rows, slopes, of_keys, begin + row, column, live, own_u, u);
+      else
+        entries<false, S::kByFma>(s, rows, slopes, of_keys, begin + row, column, live, own_u, u);
+    };
+    multiply_entries<S, kNumber, Beyond::largest>(sum[0], memory, part, 0, keys, keys, next, make);
   }
   store_gradient<kNumber>(sum, rows, begin + row, part, live, target);
   memory.end();

@@ -298,6 +298,9 @@ struct Slopes {
 };
 
 // Makes entries of G of similarities. With kMarked, some columns share a class with some rows.
+// Columns past all keys are rows of zeros, and nothing is masked for them. Their entries may be
+// beyond float16 where a row's Z is small: to be packed with Beyond::largest, as inf · 0 is NaN.
+// Nothing else is beyond it (reference/_float16.py).
 template <bool kMarked, int kByFma, int kBands, int kEights>
 PIPA_DEVICE void entries(float (&s)[kBands][kEights][4], const Rows& rows, const Slopes& slopes,
                          const Slopes& of_keys, int begin, int column, int live,
@@ -413,7 +416,7 @@ gradient_kernel(Rows rows, Slopes slopes, Slopes of_keys, Target target) {
         entries<true, 0>(s, rows, slopes, of_keys, begin + row, column, live, own_u, u);
       else
         entries<false, 0>(s, rows, slopes, of_keys, begin + row, column, live, own_u, u);
-      add_product<kNumber, S::kRowBytes, S::kBands, S::kColumns, S::kPart>(
+      add_product<kNumber, S::kRowBytes, S::kBands, S::kColumns, S::kPart, Beyond::largest>(
           sum, s, others + turn * S::kOtherBytes, part);
       sync_threads();  // the tile after the next may overwrite this one
     }

@@ -51,9 +51,13 @@ PIPA_DEVICE void multiply(float (&c)[4], const Operand<kNumber, 4>& a,
   }
 }
 
-template <Number kNumber>
+// What becomes of numbers that float16 does not reach.
+enum class Beyond { infinite, largest };
+
+template <Number kNumber, Beyond kBeyond = Beyond::infinite>
 PIPA_DEVICE uint32_t pack(float low, float high) {
-  return kNumber == Number::bfloat16 ? pack_bf16(low, high) : pack_f16(low, high);
+  if (kNumber == Number::bfloat16) return pack_bf16(low, high);
+  return kBeyond == Beyond::largest ? pack_f16_bounded(low, high) : pack_f16(low, high);
 }
 
 // 2^x for -126 <= x < 127.5, by multiply-adds: relative error 2e-7. NaN stays NaN, which it would
@@ -149,7 +153,8 @@ PIPA_DEVICE void similarities(float (&s)[kBands][kColumns / 8][4], const char* o
 
 // sum += g [kColumns of other rows] · other [those rows, kPart columns from `column` on, which is a
 // multiple of 128 bytes].
-template <Number kNumber, int kRowBytes, int kBands, int kColumns, int kPart>
+template <Number kNumber, int kRowBytes, int kBands, int kColumns, int kPart,
+          Beyond kBeyond = Beyond::infinite>
 PIPA_DEVICE void add_product(float (&sum)[kBands][kPart / 8][4],
                              const float (&g)[kBands][kColumns / 8][4], const char* other,
                              int column) {
@@ -166,7 +171,7 @@ PIPA_DEVICE void add_product(float (&sum)[kBands][kPart / 8][4],
       for (int m = 0; m < kBands; ++m) PIPA_UNROLL
       for (int i = 0; i < 4; ++i) {
         const float* pair = &g[m][2 * k + i / 2][2 * (i % 2)];
-        a[m].set(i, pack<kNumber>(pair[0], pair[1]));
+        a[m].set(i, pack<kNumber, kBeyond>(pair[0], pair[1]));
       }
       PIPA_UNROLL
       for (int n = 0; n < kPart / 16; ++n) {

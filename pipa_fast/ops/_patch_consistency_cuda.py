@@ -57,7 +57,9 @@ def forward(
 
     # What anchors that do not count hold may be NaN.
     a, p = torch.where(counts, a[:, :d], 0), torch.where(counts, positives[order].float(), 0)
-    weight = counts[:, 0].float() if weights is None else weights[order].float() * counts[:, 0]
+    weight = counts[:, 0].float()
+    if weights is not None:
+        weight = torch.where(counts[:, 0], weights[order].float(), 0)
     total = weight.sum()
     weight = weight / torch.where(total > 0, total, 1)
     log_z = z.log() - shift * math.log(2)  # without negatives -inf: loss and sigma are 0

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipa_fast.ops._cuda import DEAD, KERNELS, LOG2E, by_class, number
+from pipa_fast.reference import _float16
 from pipa_fast.reference.pixel_contrast import Rows, Settings
 
 PADDING = 128  # kPadding of csrc/cuda/limits.h
-HALF_RANGE = 2.0**14  # G/2 is at most 1 of the largest weight, and float16 ends at 2^16
 
 
 class Side(NamedTuple):
@@ -91,7 +91,8 @@ class Anchors(NamedTuple):
         positives = meeting.positives()
         share = (positives > 0).float()
         if weights is not None:
-            share = share * _padded(weights[meeting.rows.order])
+            # Those of rows that are no anchors may be anything.
+            share = torch.where(positives > 0, _padded(weights[meeting.rows.order]), 0)
         return cls(meeting, positives, share, share / positives.clamp(min=1))
 
 
@@ -156,8 +157,9 @@ def backward(
     z, u = _padded(torch.stack((z, u))[:, order]).unbind()
     scale = total.new_ones(())
     if features.dtype == torch.float16:
+        u = u + (u - u)  # inf as NaN: the kernel takes large entries of G for padding's
         largest = rows.share.amax()
-        scale = torch.where(largest > 0, HALF_RANGE / largest, 0.0)
+        scale = torch.where(largest > 0, _float16.largest_share(temperature) / largest, 0.0)
     factor = torch.where(total > 0, grad.float() / (temperature * total * scale), 0.0)
     slopes = torch.stack((z, u * scale, rows.pair * scale))
     gradient = KERNELS.pixel_contrast_gradient(
@@ -214,7 +216,7 @@ def pulls(rows: Rows, keys: Rows | None, settings: Settings) -> Tensor:
     meeting, d = _meeting(rows, keys, settings), rows.x.shape[1]
     if meeting is None:
         return rows.x.new_zeros((len(rows.labels), d), dtype=torch.float32)
-    gain = _gain(rows, rows if keys is None else keys)
+    gain = _float16.gain(rows, rows if keys is None else keys, settings.temperature)
     of_rows = _slopes(rows, meeting.rows, gain)
     of_keys = None
     if keys is not None and meeting.keys is not None:
@@ -231,17 +233,3 @@ def _slopes(known: Rows, side: Side, gain: Tensor) -> Tensor:
     assert known.z is not None and known.u is not None
     slopes = torch.stack((known.z, known.u * gain, known.w * gain))[:, side.order]
     return _padded(torch.where(side.classes != DEAD, slopes, 0)).contiguous()
-
-
-def _gain(rows: Rows, keys: Rows) -> Tensor:
-    """Return by what entries of G are multiplied [], for the range that float16 has; else 1.
-
-    An entry is at most twice the largest weight of an anchor, and u z at most the anchor's own.
-    """
-    one = torch.ones((), device=rows.x.device)
-    if rows.x.dtype != torch.float16:
-        return one
-    assert rows.z is not None and rows.u is not None and keys.z is not None and keys.u is not None
-    known = torch.cat((rows.w, keys.w, rows.u * rows.z, keys.u * keys.z))
-    largest = known.amax()
-    return torch.where(largest > 0, HALF_RANGE / largest, one)

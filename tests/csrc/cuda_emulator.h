@@ -369,6 +369,10 @@ inline uint32_t pack_bf16(float low, float high) {
 inline uint32_t pack_f16(float low, float high) {
   return emulator::half_bits(low) | static_cast<uint32_t>(emulator::half_bits(high)) << 16;
 }
+inline uint32_t pack_f16_bounded(float low, float high) {
+  auto bound = [](float v) { return v > 65504.0f ? 65504.0f : v < -65504.0f ? -65504.0f : v; };
+  return pack_f16(bound(low), bound(high));
+}
 inline float unpack_f16(uint16_t bits) { return emulator::half_value(bits); }
 
 template <class... Parameters, class... Arguments>

@@ -12,6 +12,7 @@ from pipa_fast.ops.backends import Problem, cuda_why_not
 from pipa_fast.reference import patch_consistency as reference_patch
 from pipa_fast.reference import pixel_contrast as reference_pixel
 from tests.csrc.two_ranks import errors, two_ranks
+from tests.equations import one_against_all
 
 # dtype or precision: relative errors of loss and gradient, given the same rounded rows
 BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
@@ -161,6 +162,26 @@ def test_rows_that_take_no_part_may_be_anything():
     a[none], p[none], k[labels[1] == -1] = torch.nan, torch.inf, torch.nan
     loss, slope = patch.forward(a, p, k, *labels, weights, 0.1)
     assert torch.equal(loss, expected[0]) and torch.equal(slope, expected[1])
+
+
+@pytest.mark.parametrize("form", ["negatives", "all"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e30])
+def test_weights_of_rows_that_are_no_anchors_may_be_anything(value, form):
+    labels, weights = torch.arange(60) % 3, torch.rand(60)
+    labels[7], labels[50] = 255, 9  # who is alone in its class is no anchor either
+    weights[7] = weights[50] = 0
+    for dtype in (F32, F16):
+        x = unit_rows(60, 16, dtype)
+        expected = both_ways(pixel, x, labels, weights, 0.1, form, 255)
+        for row in (7, 50):
+            strange = weights.index_fill(0, torch.tensor(row), value)
+            found = both_ways(pixel, x, labels, strange, 0.1, form, 255)
+            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    rows, labels = [unit_rows(60, 16, F32) for _ in range(3)], labels.where(labels != 255, -1)
+    expected = patch.forward(*rows, labels, labels, weights, 0.1)
+    strange = weights.index_fill(0, torch.tensor(7), value)
+    found = patch.forward(*rows, labels, labels, strange, 0.1)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
@@ -319,6 +340,33 @@ def test_float16_of_any_temperature(temperature):
     rows = a.double(), p.double(), k.double()
     expected = reference_patch.forward(*rows, *labels, None, temperature)
     check(F16, loss, expected[0], slope, expected[1])
+
+
+@pytest.mark.parametrize("form", ["negatives", "all"])
+@pytest.mark.parametrize("temperature", [2 / 80, 0.1])
+@pytest.mark.parametrize("n", [2, 3, 150])
+def test_float16_of_a_row_far_from_all_others(n, temperature, form):
+    """What fills up the last tile is nearer to it, and would be an entry beyond float16."""
+    x, labels = one_against_all(n, F16)
+    labels = labels * (n > 2)
+    expected = both_ways(reference_pixel, x.double(), labels, None, temperature, form, 255)
+    loss, gradient = both_ways(pixel, x, labels, None, temperature, form, 255)
+    torch.testing.assert_close(loss.double(), expected[0], rtol=1e-4, atol=1e-6)
+    error = (gradient.double() - expected[1]).norm()
+    # G is rounded to 11 bits, and near rows cancel. Of two, the terms are 1 / temperature large.
+    assert error <= 1e-2 * expected[1].norm() + 1e-5 / temperature
+
+
+@pytest.mark.parametrize("form", ["negatives", "all"])
+@pytest.mark.parametrize("temperature", [2 / 80, 0.1])
+def test_float16_of_a_row_far_from_those_of_all_ranks(temperature, form):
+    x, labels = one_against_all(160, F16)
+    settings = reference_pixel.Settings(temperature, form, 255)
+    cases = two_ranks(x, labels, 20, settings)
+    for name, found, same, truth in errors(pixel, cases, settings):
+        assert found.isfinite().all(), name
+        error, floor = ((v.double() - truth).norm() for v in (found, same))
+        assert error <= 1.1 * floor + 5e-3 * truth.norm() + 1e-6, name
 
 
 def test_why_cuda_cannot_run():

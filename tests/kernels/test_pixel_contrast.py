@@ -13,7 +13,8 @@ from pipa_fast.kernels import _pixel_contrast_tiles as shipped
 from pipa_fast.kernels._launch import Tile, TileRow
 from pipa_fast.ops import pixel_contrast as op
 from pipa_fast.reference.pixel_contrast import Rows, Settings
-from tests.equations import IGNORE, assert_gradient_close, unit_rows
+from tests.csrc.two_ranks import errors, two_ranks
+from tests.equations import IGNORE, assert_gradient_close, one_against_all, unit_rows
 from tests.equations import pixel_contrast as truth
 
 LAYOUTS = {
@@ -173,6 +174,36 @@ def test_half_precision(device, cut, path, form):
 
 @PATHS
 @FORMS
+@pytest.mark.parametrize("n", [2, 3, 40])
+@pytest.mark.parametrize("temperature", [2 / 80, 0.1])
+def test_half_precision_of_a_row_far_from_all_others(device, cut, temperature, n, path, form):
+    """What fills up the last tile is nearer to it, and would be an entry beyond float16."""
+    cut(path, apart=(16, 16), mixed=(16, 16))
+    x, labels = one_against_all(n, torch.float16)
+    labels = labels * (n > 2)
+    loss, gradient, _, _ = run(device, x, labels, None, temperature, form)
+    expected, expected_gradient, _ = truth(x, labels, None, temperature, form)
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-4, atol=1e-6)
+    # G is rounded to 11 bits, and near rows cancel. Of two, the terms are 1 / temperature large.
+    assert_gradient_close(gradient, expected_gradient, relative=1e-2, allowed=1e-5 / temperature)
+
+
+@FORMS
+@pytest.mark.parametrize("temperature", [2 / 80, 0.1])
+def test_half_precision_of_a_row_far_from_those_of_all_ranks(device, cut, temperature, form):
+    cut(mixed=(16, 16))
+    x, labels = one_against_all(40, torch.float16)
+    settings = Settings(temperature, form, IGNORE)
+    for name, found, same, expected in errors(
+        _pixel_contrast_ranks, two_ranks(x, labels, 18, settings), settings
+    ):
+        assert found.isfinite().all(), name
+        error, floor = ((v.double() - expected).norm() for v in (found, same))
+        assert error <= 1.1 * floor + 5e-3 * expected.norm() + 1e-6, name
+
+
+@PATHS
+@FORMS
 @pytest.mark.parametrize("temperature", [2 / 80, 2.0])
 def test_any_temperature_that_a_fixed_shift_carries(device, cut, temperature, path, form):
     # Opposite rows: e is as small as exp(-2 / temperature) wherever the classes differ.
@@ -230,6 +261,26 @@ def test_what_is_not_finite_is_not_hidden_nor_taken_from_ignored_rows(device, cu
         ignored[row] = IGNORE
         loss, gradient, _, _ = run(device, x, ignored, None, 0.1, form)
         assert loss.isfinite() and gradient.isfinite().all() and not gradient[row].any()
+
+
+@PATHS
+@FORMS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_weights_of_rows_that_are_no_anchors_may_be_anything(device, cut, dtype, path, form):
+    cut(path)
+    x, labels, weights = unit_rows(60, 16).to(dtype), torch.arange(60) % 3, torch.rand(60)
+    labels[7], labels[50] = IGNORE, 9  # who is alone in its class is no anchor either
+    weights[7] = weights[50] = 0
+    expected = run(device, x, labels, weights, 0.1, form)
+    for row in (7, 50):
+        for value in (torch.nan, torch.inf, 1e30):
+            strange = weights.index_fill(0, torch.tensor(row), value)
+            found = run(device, x, labels, strange, 0.1, form)
+            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    for value in (torch.nan, torch.inf):
+        strange = weights.index_fill(0, torch.tensor(3), value)
+        loss, gradient, _, _ = run(device, x, labels, strange, 0.1, form)
+        assert loss.isnan() and gradient.isnan().any(), "nor is an anchor's hidden"
 
 
 @PATHS

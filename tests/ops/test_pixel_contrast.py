@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch.library import opcheck
 
 from pipa_fast import ops
+from tests.equations import one_against_all
 from tests.ops import beside_reference
 from tests.ops.beside_reference import rows
 
@@ -50,6 +51,39 @@ def test_sizes_and_dtypes(backend, denominator, n, d, dtype):
 def test_degenerate(backend, denominator, labels):
     x = rows(len(labels), 8)
     check(backend, (x, torch.tensor(labels, dtype=torch.int64)), denominator=denominator)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("denominator", ["negatives", "all"])
+@pytest.mark.parametrize("n", [2, 3, 40, 200])
+def test_a_row_far_from_all_others(backend, denominator, n):
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        for temperature in (2 / 80, 0.1):
+            x, labels = one_against_all(n, dtype)
+            labels = labels * (n > 2)
+            settings = {"temperature": temperature, "denominator": denominator}
+            loss, gradient = run(x, labels, backend=backend, **settings)
+            same = run(x, labels, backend="reference", **settings)[1]
+            expected, truth = run(x.double(), labels, backend="reference", **settings)
+            torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+            # The terms, each 1 / temperature large, nearly cancel where rows are few.
+            allowed = 1.1 * (same - truth).norm() + 1e-5 / temperature
+            assert (gradient - truth).norm() <= allowed
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("denominator", ["negatives", "all"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e30])
+def test_weights_of_rows_that_are_no_anchors_may_be_anything(backend, denominator, value):
+    x, labels, weights = rows(60, 16), torch.arange(60) % 3, torch.rand(60)
+    labels[7], labels[50] = 255, 9  # who is alone in its class is no anchor either
+    weights[7] = weights[50] = 0
+    settings = {"denominator": denominator, "backend": backend}
+    expected = run(x, labels, weights=weights, **settings)
+    for row in (7, 50):
+        strange = weights.index_fill(0, torch.tensor(row), value)
+        found = run(x, labels, weights=strange, **settings)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
