@@ -62,9 +62,7 @@ $(VENV)/.created:
 $(VENV)/.dependencies: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
 	@echo "installing $(TORCH) and what training needs into $(VENV) (a minute or two)"
 	@$(PIP) '$(TORCH)'
-	@{ grep -Ev '^torch[=<>~]' $(CONSTRAINTS) || true; \
-	    $(BIN)/python -c 'import importlib.metadata as m; \
-	    print("torch==" + m.version("torch").split("+")[0])'; } >$(PINS)
+	@$(RUN) bench.pins $(CONSTRAINTS) >$(PINS)
 	@$(call REQUIRE,p["build-system"]["requires"] + p["project"]["dependencies"]) \
 	    >$(VENV)/requirements.txt
 	@$(call INSTALL,-c $(PINS) -r $(VENV)/requirements.txt)

@@ -127,12 +127,18 @@ def code_flags(source: str) -> list[str]:
 
 
 def compile_cuda(folder: Path, headers: list[str]) -> list[str]:
-    """Compile what is older than its source or any header; return the objects."""
+    """Compile what is older than its source or any header, or made in another way.
+
+    Return the objects.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     flags = ["-std=c++17", "-O3", "-Icsrc", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
     flags += ["-DPIPA_FAST_HOPPER"] if HOPPER in ARCHS else []
-    stamp, content = folder / "flags", repr((flags, ARCHS))
+    version = subprocess.run([str(NVCC), "--version"], capture_output=True, text=True).stdout
+    stamp, content = folder / "flags", repr((NVCC, version, flags, ARCHS))
     same = stamp.exists() and stamp.read_text() == content
+    if not same:  # a build that stops half-way leaves objects of both, which are no later one's
+        stamp.unlink(missing_ok=True)
     shared = max(Path(h).stat().st_mtime for h in headers)
 
     def compile_one(source: str) -> str:

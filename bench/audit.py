@@ -11,7 +11,6 @@ is 1 where a package has a known vulnerability or another version than its pin.
 
 import importlib.metadata
 import json
-import re
 import subprocess
 import sys
 import sysconfig
@@ -19,16 +18,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.pins import plain, read_pins
 from bench.program import make_parser
 
 TIMEOUT = 300  # s, for all packages
-
-
-def read_pins(path: Path) -> dict[str, str]:
-    """Return the versions of a file of NAME==VERSION lines."""
-    lines = (line.split("#")[0].strip() for line in path.read_text().splitlines())
-    pairs = (line.partition("==") for line in lines if line)
-    return {name.strip(): version.strip() for name, _, version in pairs}
 
 
 def installed_versions() -> dict[str, str]:
@@ -37,11 +30,6 @@ def installed_versions() -> dict[str, str]:
         plain(found.name): found.version.split("+")[0]
         for found in importlib.metadata.distributions()
     }
-
-
-def plain(name: str) -> str:
-    """Return a package's name as indexes compare it."""
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def differences(pins: Mapping[str, str], installed: Mapping[str, str]) -> tuple[list[str], int]:

@@ -33,6 +33,7 @@ FLAGS = ("-std=c++17", "-O3", "-Wno-deprecated-gpu-targets", f"-I{ROOT / 'csrc'}
 # technical specifications per compute capability).
 REGISTERS, THREADS = 65536, 2048
 COPIER = 128  # threads of a kernel for Hopper that copy, and leave registers to the others
+MULTIPLIER_REGISTERS, COPIER_REGISTERS = 240, {1: 40, 2: 24}  # as csrc/cuda/hopper_tiles.h says
 SHARED = {80: 164 * 1024, 89: 100 * 1024, 90: 228 * 1024}
 RESERVED = 1024  # bytes of shared memory that the system takes of each block
 NUMBERS = ("bfloat16", "float16", "tf32", "tf32x3")
@@ -156,6 +157,7 @@ def describe_hopper(kernel: str, shape: Sequence[int], kind: str) -> dict[str, A
         "threads": 128 * groups + COPIER,
         "part": part,
         "cluster": cluster,
+        "pool": 128 * (groups * MULTIPLIER_REGISTERS + COPIER_REGISTERS[groups]),
         "shared": tiles + 4 * numbers[kernel] + 8 * (1 + 2 * stages) + 1024,
     }
 
@@ -199,6 +201,8 @@ def fault(row: dict[str, Any]) -> str:
         return f"spills {row['spills']} bytes, keeps {row['stack']} in local memory"
     if row["blocks"] < 1:
         return "does not fit a multiprocessor"
+    if "pool" in row and row["pool"] > row["registers"] * row["threads"]:
+        return f"starts with {row['registers']} registers a thread: some would wait for more"
     if row["tensor_cores"] == "":
         return "multiplies outside of the tensor cores"
     if row["kernel"].startswith("hopper_") and row["tensor_cores"] is not None:

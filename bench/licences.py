@@ -16,7 +16,7 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from bench.audit import plain
+from bench.pins import plain
 from bench.program import make_parser
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,7 +12,7 @@ ranks. Where there are more ranks than cores, they take turns. The model of W ra
     + reduce(W)                      all_reduce of as many bytes as the gradients have
 
 The last two are measured alone, on as many ranks. Batch-norm layers are frozen everywhere, as
-several ranks need on a CPU.
+they are on a CPU unless told.
 """
 
 import statistics

@@ -133,6 +133,17 @@ std::vector<Pair> apart_tiles(int rows, int columns, int block, int blocks, Pair
                          : apart_tiles_of<2>(rows, columns, block, blocks, offsets, own, live);
 }
 
+// The first columns of the tiles that a part of a block's programs meets.
+Ints own_tiles(Pair own, Pair shared, int unit, int columns, int live, int part) {
+  require(columns > 0 && unit > 0 && unit % columns == 0, "unit must be a multiple of columns");
+  require(0 <= part && part < pipa::cuda::kParts, "part must be one of PARTS");
+  const auto tiles = pipa::cuda::own_tiles(range_of(own), range_of(shared), unit, columns, live);
+  Ints result;
+  for (int at = tiles.first(part); at < tiles.end; at = tiles.next(at))
+    result.push_back(tiles.column(at));
+  return result;
+}
+
 Ints key_tiles(int columns, Pair share, Pair shared) {
   require(columns > 0, "columns must be positive");
   Ints result;
@@ -152,10 +163,10 @@ void bind_cuda(py::module_ m) {
         "Columns some of which do not count in the denominators of rows begin … end.");
   m.def("shared_range", &::shared_range, py::arg("first"), py::arg("past"), py::arg("begin"),
         py::arg("end"), py::arg("live"), "Columns of the class of each of rows begin … end.");
-  m.def(
-      "rounded",
-      [](Pair range, int unit, int live) { return pair_of(rounded(range_of(range), unit, live)); },
-      py::arg("range"), py::arg("unit"), py::arg("live"), "Whole units that a range meets.");
+  m.def("own_tiles", &::own_tiles, py::arg("own"), py::arg("shared"), py::arg("unit"),
+        py::arg("columns"), py::arg("live"), py::arg("part"),
+        "First columns of the tiles that a part meets of a block's own columns, in whole units. "
+        "shared: columns of the class of each of its rows, where such tiles are left out.");
   m.def(
       "meets", [](Pair range, int begin, int end) { return range_of(range).meets(begin, end); },
       py::arg("range"), py::arg("begin"), py::arg("end"));

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sdist and the wheel hold what they should, and what is installed from them runs anywhere."""
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -204,6 +205,47 @@ def test_a_broken_compiler_fails_the_developers_build(tree: Path):
 def test_asking_for_cuda_never_builds_for_the_cpu_alone(asked: dict[str, str], message: str):
     with pytest.raises(AssertionError, match=message):
         python("setup.py", "--version", cwd=ROOT, **asked)
+
+
+NVCC = """#!/bin/sh
+[ "$1" = --version ] && { echo "release $RELEASE"; exit; }
+for word; do object=$word; done
+[ "$(basename "$object" .o)" = "$BROKEN" ] && exit 1
+echo "release $RELEASE: $*" > "$object"
+"""
+
+
+def objects_of_a_build(monkeypatch: pytest.MonkeyPatch, folder: Path, archs: str) -> list[str]:
+    """What setup.py links, for GPUs, of a folder that builds share: see NVCC."""
+    monkeypatch.setenv("PIPA_FAST_CUDA_ARCHS", archs)
+    spec = importlib.util.spec_from_file_location("asked_to_build", ROOT / "setup.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    headers = [str(path) for path in (ROOT / "csrc/cuda").glob("*.h")]
+    return [Path(made).read_text() for made in module.compile_cuda(folder, headers)]
+
+
+def test_objects_of_another_build_are_compiled_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """For other GPUs, though that build failed half-way; or by another nvcc."""
+    compiler = tmp_path / "bin" / "nvcc"
+    compiler.parent.mkdir()
+    compiler.write_text(NVCC)
+    compiler.chmod(0o755)
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("setuptools.setup", lambda **_: None)
+    monkeypatch.setenv("PATH", f"{compiler.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("RELEASE", "12")
+    both = objects_of_a_build(monkeypatch, tmp_path, "80 90a")
+    monkeypatch.setenv("BROKEN", "runtime")  # the last one
+    with pytest.raises(subprocess.CalledProcessError):
+        objects_of_a_build(monkeypatch, tmp_path, "90a")
+    monkeypatch.setenv("BROKEN", "")
+    assert objects_of_a_build(monkeypatch, tmp_path, "80 90a") == both
+    monkeypatch.setenv("RELEASE", "13")
+    assert all("release 13" in o for o in objects_of_a_build(monkeypatch, tmp_path, "80 90a"))
 
 
 @pytest.mark.slow

@@ -147,6 +147,21 @@ Tensor pixel_contrast_positives(Tensor x, Tensor first, Tensor past, Tensor live
   return parts;
 }
 
+Tensor pixel_contrast_cosines(Tensor x, Tensor first, Tensor past, Tensor live,
+                              std::optional<Tensor> keys, std::optional<Tensor> live_keys,
+                              bool all_form, double scale, int64_t number) {
+  const auto problem = problem_of(x, first, past, live, keys, live_keys, all_form, scale, number);
+  const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
+  const int64_t unit = pipa::cuda::kPadding;
+  Tensor tile_sums = floats(x, {(problem.m + unit - 1) / unit, x.size(1)}, false);
+  Tensor sums = floats(x, {problem.padded}, true);
+  launched(pipa::cuda::pixel_contrast_cosines(problem, tile_sums.mutable_data_ptr<float>(),
+                                              sums.mutable_data_ptr<float>(),
+                                              current_stream(x.get_device_index())),
+           "pixel_contrast's cosines");
+  return sums;
+}
+
 Tensor pixel_contrast_gradient(Tensor x, Tensor first, Tensor past, Tensor live,
                                std::optional<Tensor> keys, std::optional<Tensor> live_keys,
                                bool all_form, double scale, int64_t number, Tensor slopes,
@@ -216,6 +231,7 @@ std::tuple<Tensor, Tensor> patch_consistency_sums(Tensor anchors, Tensor keys, T
 STABLE_TORCH_LIBRARY(pipa_fast_cuda, m) {
   m.def("pixel_contrast_denominators(" PIPA_ROWS ") -> Tensor");
   m.def("pixel_contrast_positives(" PIPA_ROWS ", Tensor z) -> Tensor");
+  m.def("pixel_contrast_cosines(" PIPA_ROWS ") -> Tensor");
   m.def("pixel_contrast_gradient(" PIPA_ROWS
         ", Tensor slopes, Tensor? of_keys, Tensor order, Tensor factor, bool wide) -> Tensor");
   m.def(
@@ -227,6 +243,7 @@ STABLE_TORCH_LIBRARY(pipa_fast_cuda, m) {
 STABLE_TORCH_LIBRARY_IMPL(pipa_fast_cuda, CUDA, m) {
   m.impl("pixel_contrast_denominators", TORCH_BOX(&pixel_contrast_denominators));
   m.impl("pixel_contrast_positives", TORCH_BOX(&pixel_contrast_positives));
+  m.impl("pixel_contrast_cosines", TORCH_BOX(&pixel_contrast_cosines));
   m.impl("pixel_contrast_gradient", TORCH_BOX(&pixel_contrast_gradient));
   m.impl("patch_consistency_sums", TORCH_BOX(&patch_consistency_sums));
 }

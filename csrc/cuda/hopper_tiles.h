@@ -14,6 +14,9 @@
 
 namespace pipa::cuda {
 
+// Registers of a thread that multiplies.
+constexpr int kMultiplierRegisters = 240;
+
 // kGroups warpgroups of 64 rows meet tiles of kColumns, which wait in kStages buffers. kPart: as in
 // Shape. kByFma: of eight exponentials, those that multiply-adds compute. The unit for exponentials
 // does 16 a cycle, and the tensor cores 2,048 multiply-adds: a product of rows of 128 numbers takes
@@ -31,9 +34,14 @@ struct HopperShape {
   static constexpr int kStages = kStages_, kPart = kPart_, kByFma = kByFma_;
   static constexpr int kCluster = kCluster_, kBox = kColumns / kCluster;  // rows of a copy
   static constexpr int kChunks = kRowBytes / kChunk;
-  // Of a thread that copies: two groups leave 32 of 65,536; one leaves what a cluster's copies
+  // Of a thread at the launch: all that its bounds allow, in steps of 8. Warpgroups share out what
+  // the launch took of the 65,536, and no more: who multiplies would wait forever for the rest.
+  static constexpr int kLaunchRegisters = least(65536 / kThreads / 8 * 8, kMultiplierRegisters);
+  // Of a thread that copies: two groups leave 3 · 168 - 2 · 240; one has what a cluster's copies
   // need.
   static constexpr int kCopierRegisters = kGroups_ == 1 ? 40 : 24;
+  static_assert(kGroups_ * kMultiplierRegisters + kCopierRegisters <=
+                (kGroups_ + 1) * kLaunchRegisters);
   // Whether registers hold two tiles of similarities beside the sums, and buffers a tile between.
   static constexpr bool kAhead = kPart / 2 + kColumns <= 128 && kStages >= 3;
   static constexpr int kOwnBytes = kRows * kRowBytes, kOtherBytes = kColumns * kRowBytes;
@@ -71,9 +79,6 @@ struct HopperShapes<1024> {
   using Sum = HopperShape<1024, 1, 64, 2, 0, 0, 2>;
   using Gradient = HopperShape<1024, 1, 64, 2, 256, 0, 2>;
 };
-
-// Registers of a thread that multiplies.
-constexpr int kMultiplierRegisters = 240;
 
 // Which buffer is next, and whether it has been used an odd number of times.
 template <int kStages>
@@ -262,7 +267,8 @@ PIPA_DEVICE void add_similarities(Memory& memory, int at, int high, const Next& 
 // sum += entries · other over all tiles column, next(column), … below `high`.
 // entries(s, column, stage) makes entries of similarities. Rows from `there` on are taken for
 // zeros. With S::kAhead, it runs while the next tile's similarities and the last one's product do;
-// without, while other warpgroups' do, which leaves registers for wider sums.
+// without, which leaves registers for wider sums, while those of the other warpgroup do, if there
+// is one.
 template <class S, Number kNumber, class Memory, class Next, class Entries>
 PIPA_DEVICE void multiply_entries(float (&sum)[S::kPart / 8][4], Memory& memory, int part,
                                   int column, int high, int there, const Next& next,

@@ -34,11 +34,17 @@ const char* pixel_contrast_denominators(const PixelContrast& problem, const Slot
                                         float* sums,  // [slots.count, padded], all 0
                                         void* stream);
 
-// Sums of losses and slopes over positives; in the form `all`, of their cosines in place of losses.
+// Sums of losses and slopes over positives, in the form `negatives`.
 const char* pixel_contrast_positives(const PixelContrast& problem,
                                      const float* z,  // [padded]
-                                     float* parts,    // [kParts, 2, padded]
+                                     float* parts,    // [kParts, 2, padded], all 0
                                      void* stream);
+
+// Sums of positives' cosines, which are all that the form `all` needs of them.
+const char* pixel_contrast_cosines(const PixelContrast& problem,
+                                   float* tile_sums,  // [m / kPadding rounded up, columns]
+                                   float* sums,       // [padded], of rows that take part
+                                   void* stream);
 
 // Slopes are z, u and pair (an anchor's weight for each of its positives), 0 for what takes no
 // part.

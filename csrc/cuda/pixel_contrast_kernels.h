@@ -157,9 +157,10 @@ sum_apart_kernel(Rows rows,
 // What is summed over a block's own columns, and where it goes.
 enum class Wanted { denominator, positives };
 
-// Rows' sums over the columns of their block's classes; program (I, p) takes every kParts-th tile.
+// Rows' sums over the columns of their block's classes; program (I, p) takes every kParts-th tile,
+// and leaves its place of `out` as it is where there is none.
 // denominator: of e, added to out [p], where rows are their own keys. positives: of losses and
-// slopes, out [2 p] and [2 p + 1], in the form `all` of cosines alone.
+// slopes, out [2 p] and [2 p + 1], in the form `negatives`.
 template <class S, Number kNumber, Wanted kWanted>
 PIPA_KERNEL(S::kThreads, 1)
 sum_mixed_kernel(Rows rows,
@@ -175,25 +176,29 @@ sum_mixed_kernel(Rows rows,
   const int row = warp() * 16 * S::kBands;
   const LaneRows<S::kBands> mine(rows.first, rows.past, begin + row, live);
   // For the denominator, all blocks that sum_apart_kernel leaves out; its blocks are kUnit rows.
-  constexpr int kUnit = kWanted == Wanted::denominator ? S::kRows : S::kColumns;
-  const Range range = kWanted == Wanted::denominator
-                          ? own_range(rows, begin, begin + S::kRows, live)
-                          : class_range(rows, begin, begin + S::kRows, live);
-  const Range columns = rounded(range, kUnit, keys);
+  constexpr bool kDenominator = kWanted == Wanted::denominator;
+  constexpr int kUnit = kDenominator ? S::kRows : S::kColumns;
+  const int past = begin + S::kRows;
+  const OwnTiles tiles = own_tiles(
+      kDenominator ? own_range(rows, begin, past, live) : class_range(rows, begin, past, live),
+      kDenominator && !rows.all_form ? shared_range(rows.first, rows.past, begin, past, live)
+                                     : Range{0, 0},
+      kUnit, S::kColumns, keys);
+  if (tiles.first(part) >= tiles.end) return;
   float sums[S::kBands][2] = {}, slopes[S::kBands][2] = {};
   float log_z[S::kBands][2], own_z[S::kBands][2];
-  if constexpr (kWanted == Wanted::positives) {
+  if constexpr (!kDenominator) {
     PIPA_UNROLL
     for (int m = 0; m < S::kBands; ++m) PIPA_UNROLL
     for (int h = 0; h < 2; ++h) {
       own_z[m][h] = z[mine.row[m][h]];
-      log_z[m][h] = log2_fast(own_z[m][h]);
+      log_z[m][h] = log2_exact(own_z[m][h]);
     }
   }
   load_own<S>(rows, own, begin, live);
   commit_copies();
-  for (int column = columns.low + part * S::kColumns; column < columns.high;
-       column += kParts * S::kColumns) {
+  for (int tile = tiles.first(part); tile < tiles.end; tile = tiles.next(tile)) {
+    const int column = tiles.column(tile);
     load_other<S>(rows, other, column, keys);
     commit_copies();
     wait_copies<0>();
@@ -209,24 +214,21 @@ sum_mixed_kernel(Rows rows,
       const int own_key = key_of(rows, mine.row[m][h]);
       const bool same = mine.same(m, h, at);
       const float exponent = s[m][n][i] * rows.scale - rows.scale;
-      if constexpr (kWanted == Wanted::denominator) {
+      if constexpr (kDenominator) {
         const bool wanted = in_denominator(rows.all_form, same, own_key, at, keys);
         sums[m][h] += wanted ? exp2_fast(exponent) : 0.0f;
       } else {
+        // log2(1 + Z/e), of the share that the lesser of both has, so that small losses keep their
+        // digits
         const bool wanted = is_positive(same, own_key, at);
-        if (rows.all_form) {
-          sums[m][h] += wanted ? s[m][n][i] : 0.0f;
-        } else {
-          // softplus(log Z - s) = log2(1 + 2^t) / log2(e), t in powers of 2
-          const float t = log_z[m][h] - exponent, e = exp2_fast(exponent);
-          const float past = t > 0 ? t : 0.0f, size = t > 0 ? -t : t;
-          sums[m][h] += wanted ? past + log2_fast(1 + exp2_fast(size)) : 0.0f;
-          slopes[m][h] += wanted ? reciprocal(own_z[m][h] + e) : 0.0f;
-        }
+        const float z = own_z[m][h], e = exp2_fast(exponent), inverse = reciprocal(z + e);
+        const float past = z > e ? log_z[m][h] - exponent : 0.0f;
+        const float loss = past + minus_log2_1m((z > e ? e : z) * inverse);
+        sums[m][h] += wanted ? loss : 0.0f;
+        slopes[m][h] += wanted ? inverse : 0.0f;
       }
     }
   }
-  wait_copies<0>();  // of own rows, where there was no column
   add_lanes_of_rows(sums);
   add_lanes_of_rows(slopes);
   if (lane() % 4 == 0) {
@@ -234,7 +236,7 @@ sum_mixed_kernel(Rows rows,
     for (int m = 0; m < S::kBands; ++m) PIPA_UNROLL
     for (int h = 0; h < 2; ++h) {
       const int at = mine.row[m][h];
-      if constexpr (kWanted == Wanted::denominator) {
+      if constexpr (kDenominator) {
         out[part * padded + at] += sums[m][h];
       } else {
         out[2 * part * padded + at] = sums[m][h];

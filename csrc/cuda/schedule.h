@@ -19,7 +19,7 @@ namespace pipa::cuda {
 constexpr int kRun = 8;          // offsets of a program, which loads its own rows once
 constexpr int kMostCluster = 2;  // blocks that meet tiles together
 
-PIPA_HOST_DEVICE int least(int a, int b) { return a < b ? a : b; }
+PIPA_HOST_DEVICE constexpr int least(int a, int b) { return a < b ? a : b; }
 
 PIPA_HOST_DEVICE constexpr int blocks_of(int64_t n, int rows) {
   return static_cast<int>((n + rows - 1) / rows);
@@ -57,6 +57,25 @@ PIPA_HOST_DEVICE Range own_range(const int* first, const int* past, bool all_for
 // The whole units of columns that a range meets, as far as there are rows that take part.
 PIPA_HOST_DEVICE Range rounded(Range range, int unit, int live) {
   return {range.low / unit * unit, least((range.high + unit - 1) / unit * unit, live)};
+}
+
+// The tiles of a block's own columns, of which every kParts-th is a part's.
+struct OwnTiles {
+  int size, begin, end;  // columns of a tile, and of all but those that are left out
+  int gap_at, gap;       // columns that are left out, and how many
+
+  PIPA_HOST_DEVICE int first(int part) const { return begin + part * size; }
+  PIPA_HOST_DEVICE int next(int at) const { return at + kParts * size; }
+  PIPA_HOST_DEVICE int column(int at) const { return at < gap_at ? at : at + gap; }
+};
+
+// Those of the units that `own` meets. Tiles in `shared` are left out: where all pairs are of one
+// class, none is a negative.
+PIPA_HOST_DEVICE OwnTiles own_tiles(Range own, Range shared, int unit, int size, int live) {
+  const Range columns = rounded(own, unit, live);
+  const int past = shared.high < live ? shared.high / size * size : live;
+  const int at = blocks_of(shared.low, size) * size, gap = past > at ? past - at : 0;
+  return {size, columns.low, columns.high - gap, at, gap};
 }
 
 // Whether a column counts in a row's denominator, or is a positive of it. `same`: it is in the

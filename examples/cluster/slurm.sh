@@ -7,12 +7,17 @@
 #
 # Everything after the recipe goes to pipa_fast.train. runs/ must lie on a disk that all machines
 # share. Ranks agree on one step to stop at, save, and leave when Slurm announces the end of the
-# time, and the job queues itself again: the run goes on where it was (--run.resume auto).
+# time, or takes the machines for others, and the job queues itself again: the run goes on where it
+# was (--run.resume auto).
+#
+# `data.batch_size` is a rank's. The published recipes have 2 images in a step, so that two GPUs with
+# --data.batch_size 1 repeat them; more GPUs see larger batches at the same learning rate, another
+# experiment. With four, two seeds are a better use of them: --seed 1 --run.name RECIPE-seed1.
 #SBATCH --job-name=pipa_fast
-#SBATCH --nodes=2
+#SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
-#SBATCH --gpus-per-node=8
-#SBATCH --cpus-per-task=64
+#SBATCH --gpus-per-node=2
+#SBATCH --cpus-per-task=16
 #SBATCH --time=24:00:00
 #SBATCH --signal=B:USR1@180
 #SBATCH --requeue
@@ -33,11 +38,14 @@ fi
 # With gloo, which carries what hosts agree on, a restarted group of workers finds the old one's
 # store unless each has its own.
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+# How long torchrun lets workers save, of the 180 s that Slurm gives below; 30 s unless told.
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=150
 export OMP_NUM_THREADS=$((${SLURM_CPUS_PER_TASK:-$per_node} / per_node))
+job=${SLURM_JOB_ID:-0}
 
 launch=(torchrun
     --nnodes "$nodes" --nproc-per-node "$per_node"
-    --rdzv-backend c10d --rdzv-id "${SLURM_JOB_ID:-0}" --rdzv-endpoint "$first:29400"
+    --rdzv-backend c10d --rdzv-id "$job" --rdzv-endpoint "$first:$((20000 + job % 10000))"
     --max-restarts 3
     -m pipa_fast.train --config "$recipe" --run.resume auto "$@")
 
@@ -47,14 +55,26 @@ if [ -n "${DRY_RUN:-}" ]; then
     exit 0
 fi
 
+# A mistyped option ends the job here. The folder's status.json tells how the run ended.
+folder=$(python -c 'import sys; from pipa_fast.training.config import parse
+print(parse(sys.argv[1:]).run_dir)' --config "$recipe" "$@")
+began=$(mktemp)
+
 # Slurm tells this shell, which asks the ranks to stop in the way that torchrun passes on to them
-# (USR1 would end torchrun itself, and NCCL takes it too), and puts the job back into the queue.
-again() {
-    kill -TERM "$step" 2>/dev/null || true
-    wait "$step" || true
-    scontrol requeue "$SLURM_JOB_ID"
-}
+# (USR1 would end torchrun itself, and NCCL takes it too). Where it tells the ranks themselves, as
+# when it takes the machines for another job, they have stopped and nobody has asked this shell.
+trap 'kill -TERM "$step" 2>/dev/null || true' USR1 TERM
 srun --kill-on-bad-exit=1 "${launch[@]}" &
 step=$!
-trap again USR1
-wait "$step"
+status=0
+wait "$step" || status=$?
+while kill -0 "$step" 2>/dev/null; do # a signal has ended the wait, not the step
+    status=0
+    wait "$step" || status=$?
+done
+if [ ! "$folder/status.json" -ot "$began" ] \
+    && grep -qE '"reason": "asked by (SIG|another)' "$folder/status.json"; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+rm -f "$began"
+exit "$status"

@@ -50,7 +50,8 @@ class RareClassSampler:
     """
 
     def __init__(self, counts: np.ndarray, *, temperature: float, min_pixels: int) -> None:
-        chances = class_probabilities(counts.sum(0), temperature)
+        self.pixels = counts.sum(0)
+        chances = class_probabilities(self.pixels, temperature)
         self.classes = np.flatnonzero(chances)
         self.probabilities = chances[self.classes]
         self._until = self.probabilities.cumsum()

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipa_fast.checks import require
-from pipa_fast.evaluation.runs import RESULTS, Run, classes_of, flatten
+from pipa_fast.evaluation.runs import HARMLESS, RESULTS, Run, classes_of, flatten
 
 
 def comparison_table(runs: Sequence[Run]) -> Table:
@@ -120,5 +120,7 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
 def _what(run: Run) -> object:
     """Return what a run computes, but for its seed; a run without settings is like no other."""
     settings = {k: v for k, v in flatten(run.config).items() if k != "seed"}
-    settings = {k: v for k, v in settings.items() if not k.startswith("run.")}
+    settings = {k: v for k, v in settings.items() if not k.startswith(HARMLESS)}
+    if run.images_per_step is not None:  # two ranks of one image are one rank of two
+        settings["data.batch_size"] = run.images_per_step
     return repr(sorted(settings.items())) if settings else run.path

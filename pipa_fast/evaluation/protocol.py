@@ -11,11 +11,17 @@ DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def precision_on(precision: str, device: torch.device) -> str:
-    """Return the name in DTYPES of a setting: "auto" is bf16 where the device computes in it."""
+    """Return the name in DTYPES of a setting.
+
+    "auto" is bf16 where the device computes in it; else fp16 on a GPU, on which torch would emulate
+    bf16, and fp32 on a CPU.
+    """
     if precision != "auto":
         return precision
-    native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
-    return "bf16" if native else "fp32"
+    if device.type == "cuda":
+        native = bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0)
+        return "bf16" if native else "fp16"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

@@ -17,6 +17,19 @@ from pipa_fast.evaluation.protocol import in_words, protocol_of
 
 RESULTS = "results.json"
 
+# Settings that change no step's result but by rounding, or, as micro_batch and compile, by which
+# numbers dropout and drop-path draw: where things are, and how the machine does its work.
+HARMLESS = (
+    "run.",
+    "device",
+    "data.source_root",
+    "data.target_root",
+    "data.num_workers",
+    "data.micro_batch",
+    "model.checkpoint_activations",
+    "model.compile",
+)
+
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Run:
@@ -30,6 +43,8 @@ class Run:
     iou: dict[str, float]
     config: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    images_per_step: int | None = None
+    """Of all ranks; None where the folder does not tell."""
     scored: str = RESULTS
     """The file that holds the scores."""
     protocol: dict[str, Any] = field(default_factory=dict)
@@ -104,6 +119,7 @@ def _run(path: Path, scored: str, results: dict[str, Any], needed: set[str]) -> 
         path=path,
         **{k: results[k] for k in ("recipe", "seed", "miou", "iou")},
         iteration=results.get("iteration"),
+        images_per_step=results.get("images_per_step"),
         config=config,
         history=_read(path / "history.jsonl", _lines) or [],
         scored=scored,

@@ -120,14 +120,16 @@ def forward(
     rows = Anchors.of(features, labels, weights, ignore_index)
     problem = rows.meeting.problem(temperature, denominator)
     z = KERNELS.pixel_contrast_denominators(*problem).sum(0)
-    losses, slopes = KERNELS.pixel_contrast_positives(*problem, z).sum(0)
     anchors = rows.share > 0
     if denominator == "all":
         # log Z - mean (s - 1) / τ; an anchor has a positive, so that its Z is above 0
-        mean = (losses / rows.positives.clamp(min=1) - 1) / temperature
+        mean = (
+            KERNELS.pixel_contrast_cosines(*problem) / rows.positives.clamp(min=1) - 1
+        ) / temperature
         terms = rows.share * (torch.where(anchors, z, 1).log() - mean)
         u = rows.share / torch.where(anchors, z, 1)
     else:
+        losses, slopes = KERNELS.pixel_contrast_positives(*problem, z).sum(0)
         terms, u = rows.pair * losses / LOG2E, rows.pair * slopes
     loss = torch.where(anchors, terms, 0).sum() / rows.share.sum().clamp(min=1e-38)
     z, u = rows.meeting.rows.home(torch.stack((z, u)))
@@ -195,12 +197,13 @@ def positives(rows: Rows, keys: Rows | None, settings: Settings) -> tuple[Tensor
     assert rows.z is not None
     z = _padded(rows.z[meeting.rows.order])
     problem = meeting.problem(settings.temperature, settings.denominator)
-    losses, slopes = KERNELS.pixel_contrast_positives(*problem, z).sum(0)
     if settings.denominator == "all":
-        slopes = meeting.positives()  # losses are sums of cosines
+        slopes = meeting.positives()
         log_z = torch.where(z > 0, z, 1).log()
-        losses = slopes * log_z - (losses - slopes) / settings.temperature
+        cosines = KERNELS.pixel_contrast_cosines(*problem)
+        losses = slopes * log_z - (cosines - slopes) / settings.temperature
     else:
+        losses, slopes = KERNELS.pixel_contrast_positives(*problem, z).sum(0)
         losses, slopes = losses / LOG2E, slopes * z
     losses, slopes = meeting.rows.home(torch.stack((losses, slopes)))
     return losses, slopes

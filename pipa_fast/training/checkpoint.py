@@ -56,15 +56,22 @@ def write_atomically(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def save(run_dir: Path, state: dict[str, Any], iteration: int, *, keep: int = 2) -> Path:
+def save(
+    run_dir: Path,
+    state: dict[str, Any],
+    iteration: int,
+    *,
+    keep: int = 2,
+    keep_every: int | None = None,
+) -> Path:
     """Write `state` as the run's checkpoint of `iteration` and drop all but the newest `keep`.
 
-    The manifest beside it, with the file's size and SHA-256, is written last: a checkpoint without
-    one was interrupted.
+    Those of multiples of `keep_every` iterations stay too. The manifest beside it, with the file's
+    size and SHA-256, is written last: a checkpoint without one was interrupted.
     """
     folder = run_dir / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"step-{iteration:07d}.pt"
+    path = path_of(run_dir, iteration)
     with _replacing(path) as file:
         try:
             torch.save(state, file)
@@ -76,9 +83,17 @@ def save(run_dir: Path, state: dict[str, Any], iteration: int, *, keep: int = 2)
     manifest = {"iteration": iteration, "bytes": path.stat().st_size, "sha256": _sha256(path)}
     write_atomically(path.with_suffix(".json"), json.dumps(manifest).encode())
     for old in found(run_dir)[keep:]:
+        step = old.stem.removeprefix("step-")
+        if keep_every is not None and step.isdigit() and int(step) % keep_every == 0:
+            continue
         old.with_suffix(".json").unlink(missing_ok=True)
         old.unlink(missing_ok=True)
     return path
+
+
+def path_of(run_dir: Path, iteration: int) -> Path:
+    """Return where the run's checkpoint of `iteration` is, or would be."""
+    return run_dir / "checkpoints" / f"step-{iteration:07d}.pt"
 
 
 class Writer:
@@ -91,15 +106,25 @@ class Writer:
     def __init__(self) -> None:
         self.begun: Future[None] | None = None
 
-    def save(self, run_dir: Path, state: dict[str, Any], iteration: int, *, keep: int) -> None:
+    def save(
+        self,
+        run_dir: Path,
+        state: dict[str, Any],
+        iteration: int,
+        *,
+        keep: int,
+        keep_every: int | None = None,
+    ) -> None:
         """Copy the state to the host and begin to write it, once the one before is written.
+
+        The arguments are those of `checkpoint.save`.
 
         Raises:
             OSError: the one before could not be written.
         """
         self.wait()
         pool = ThreadPoolExecutor(1, "checkpoint")
-        self.begun = pool.submit(_write, run_dir, _copied(state), iteration, keep)
+        self.begun = pool.submit(_write, run_dir, _copied(state), iteration, keep, keep_every)
         pool.shutdown(wait=False)  # the thread ends with what it has begun
 
     def wait(self) -> None:
@@ -125,9 +150,11 @@ class Writer:
             logger.error("%s", error)
 
 
-def _write(run_dir: Path, state: dict[str, Any], iteration: int, keep: int) -> None:
+def _write(
+    run_dir: Path, state: dict[str, Any], iteration: int, keep: int, keep_every: int | None
+) -> None:
     try:
-        save(run_dir, state, iteration, keep=keep)
+        save(run_dir, state, iteration, keep=keep, keep_every=keep_every)
     except (OSError, RuntimeError) as error:  # torch's writer raises the second for the first
         raise OSError(
             f"the checkpoint of step {iteration} could not be written to {run_dir}: {error}; those "
@@ -309,12 +336,16 @@ def before_training(config: Config) -> SegmentationNetwork | None:
     """Return the network that a run's training began with, made again from its settings.
 
     None where that was a whole network: the folder of `model.start` may be gone by now, or be this
-    run's.
+    run's. None, with a warning, where the encoder's weights are gone.
     """
     if config.model.start is not None:
         return None
     torch.manual_seed(config.seed)
-    return build_network(config.model)
+    try:
+        return build_network(config.model)
+    except ValueError as error:
+        logger.warning("%s; the network before training is not shown", error)
+        return None
 
 
 def _sha256(path: Path) -> str:

@@ -64,6 +64,9 @@ class RunConfig:
     resume: Literal["auto", "never"] = "never"
     """"auto" continues from the newest sound checkpoint of the run's folder, if there is one.
     "never" starts anew; a folder that holds a run is renamed to NAME.1, NAME.2, … before."""
+    other_images: bool = False
+    """Whether a run may go on with training images of other names, number or class counts than the
+    checkpoint's, as after one was taken out: from then on, other ones are drawn."""
     stop_after: int | None = None
     """Save and leave after this step [iteration], as a time slot's end would; null goes on to the
     end. The exit status is 0, as where a signal asked."""
@@ -73,7 +76,9 @@ class RunConfig:
     eval_every: int = 4000
     checkpoint_every: int = 1000
     keep: int = 2
-    """Checkpoints kept."""
+    """Checkpoints kept, the newest."""
+    keep_every: int | None = None
+    """Besides these, each of a multiple of so many iterations is kept; null: none is."""
     bad_steps: int = 20
     """Steps in a row without a finite gradient after which the run ends, when losses are logged.
     Each is left out, and nothing of it stays."""
@@ -88,6 +93,10 @@ class RunConfig:
             require(value > 0, f"run.{name}", value, "a positive count")
         fine = 0 < self.timeout <= 1e9  # torch counts it in a timedelta
         require(fine, "run.timeout", self.timeout, "a positive time of at most 1e9 [s]")
+        often, kept = self.checkpoint_every, self.keep_every
+        fine = kept is None or (kept > 0 and kept % often == 0)
+        expected = f"a positive multiple of run.checkpoint_every ({often}), or null"
+        require(fine, "run.keep_every", kept, expected)
         fine = self.name is None or is_below(self.name)
         require(fine, "run.name", self.name, "a folder's name below run.dir, or null")
         fine = self.stop_after is None or self.stop_after > 0
@@ -153,7 +162,7 @@ class Config:
     seed: int = 0
     iterations: int = 40_000
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """"auto" is bf16 on a GPU, and on a CPU that computes in bf16; elsewhere fp32."""
+    """"auto" is bf16 where the device computes in it; else fp16 on a GPU, fp32 on a CPU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -4,6 +4,8 @@
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +33,48 @@ def _numbers(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How fast steps were since losses were last logged, and what they take of a GPU.
+
+    Args:
+        seconds: of a step, without evaluations.
+        images: in a step, of all ranks.
+        waiting: share of that time in which the step waited for its images, 0 to 1.
+        memory: most bytes that tensors held at once on this rank's GPU; None on a CPU.
+    """
+
+    seconds: float
+    images: int
+    waiting: float
+    memory: int | None = None
+
+    def scalars(self) -> dict[str, float]:
+        """Return what is recorded."""
+        found = {
+            "images_per_second": round(self.images / self.seconds, 2),
+            "seconds_per_step": round(self.seconds, 4),
+            "waiting": round(self.waiting, 3),
+        }
+        if self.memory is not None:
+            found["memory_gib"] = round(self.memory / 2**30, 2)
+        return found
+
+    def text(self, steps: int) -> str:
+        """Return it as a person reads it, and the time that as many more steps take."""
+        parts = [f"{self.seconds:.3g} s/step ({self.waiting:.0%} waiting for images)"]
+        if self.memory is not None:
+            parts.append(f"{self.memory / 2**30:.1f} GiB")
+        parts.append(f"{timedelta(seconds=round(self.seconds * steps))} left")
+        return "  ".join(parts)
+
+
 class RunLog:
     """Progress, scalars and history of the main rank; the others hold one that is silent."""
 
     def __init__(self, run_dir: Path, iterations: int, *, start: int = 0, active: bool) -> None:
         self.console = Console(quiet=not active, markup=False)
-        self.path = run_dir / HISTORY
+        self.path, self.iterations = run_dir / HISTORY, iterations
         self.progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -49,6 +87,7 @@ class RunLog:
             transient=True,
         )
         self.writer: SummaryWriter | None = None
+        self.unscored = False  # whether there is no evaluation of the step it starts after
         if active:
             self._keep_history_before(start)
             # it hides what was written of that step and later ones
@@ -59,12 +98,16 @@ class RunLog:
 
     def _keep_history_before(self, start: int) -> None:
         """Drop records that the resumed run is about to write again."""
-        kept: list[str] = []
+        kept: dict[str, Any] = {}
         if start and self.path.is_file():
             # What follows the last newline is a record that a killed run has not finished.
             lines = self.path.read_text().split("\n")[:-1]
-            kept = [f"{line}\n" for line in lines if json.loads(line)["iteration"] <= start]
-        write_atomically(self.path, "".join(kept).encode())
+            kept = {
+                line: record for line in lines if (record := json.loads(line))["iteration"] <= start
+            }
+        scored = [record["iteration"] for record in kept.values() if record["kind"] == "eval"]
+        self.unscored = start > 0 and start not in scored
+        write_atomically(self.path, "".join(f"{line}\n" for line in kept).encode())
 
     def __enter__(self) -> "RunLog":
         self.progress.start()
@@ -83,25 +126,17 @@ class RunLog:
         """Print a line above the progress bar."""
         self.console.print(message, highlight=False, soft_wrap=True)
 
-    def train(
-        self, iteration: int, losses: Mapping[str, float], lr: float, images_per_second: float
-    ) -> None:
-        """Record a training step's losses, rate and speed."""
+    def train(self, iteration: int, losses: Mapping[str, float], lr: float, pace: Pace) -> None:
+        """Record a training step's losses and rate, and the pace of steps up to it."""
         text = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
         self.progress.update(self.task, losses=text)
         if not self.console.is_terminal:
-            self.say(f"step {iteration:6d}  {text}  {images_per_second:.0f} images/s")
+            rest = pace.text(self.iterations - iteration)
+            self.say(f"step {iteration:6d}  {text}  lr {lr:.2g}  {rest}")
+        measured = pace.scalars()
+        record = {"kind": "train", "iteration": iteration, "loss": dict(losses), "lr": lr}
         scalars = {f"loss/{name}": value for name, value in losses.items()}
-        self._record(
-            {
-                "kind": "train",
-                "iteration": iteration,
-                "loss": dict(losses),
-                "lr": lr,
-                "images_per_second": round(images_per_second, 2),
-            },
-            scalars | {"lr": lr, "images_per_second": images_per_second},
-        )
+        self._record(record | measured, scalars | {"lr": lr} | measured)
 
     def evaluated(self, iteration: int, result: EvalResult) -> None:
         """Record an evaluation's scores [percent]."""

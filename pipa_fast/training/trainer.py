@@ -22,16 +22,15 @@ from pipa_fast.data.loader import TrainingSet, batches, images_of
 from pipa_fast.evaluation.classes import scored_classes
 from pipa_fast.evaluation.inference import EvalResult, evaluate
 from pipa_fast.evaluation.protocol import autocast_dtype
-from pipa_fast.evaluation.runs import flatten
 from pipa_fast.models import build_network
 from pipa_fast.trace import trace_range, traced
-from pipa_fast.training import checkpoint
+from pipa_fast.training import checkpoint, resume
 from pipa_fast.training.config import Config, to_dict
 from pipa_fast.training.distributed import World, batch_norm_of, data_parallel, waited_in_vain
 from pipa_fast.training.guard import StepGuard
 from pipa_fast.training.heartbeat import Heartbeat
 from pipa_fast.training.lock import lock_run
-from pipa_fast.training.logging import RunLog
+from pipa_fast.training.logging import Pace, RunLog
 from pipa_fast.training.optimizer import build_optimizer, clip_gradients, find_apex
 from pipa_fast.training.schedule import learning_rate_factor
 from pipa_fast.uda.accumulation import InParts
@@ -42,16 +41,6 @@ from pipa_fast.uda.teacher import Teacher
 
 # Ranks ask each other whether to stop so often [steps]: torchrun kills 30 s after it has asked.
 STOP_EVERY = 5
-# Settings that may differ when a run goes on: they change no step's result but by rounding, or, as
-# micro_batch and compile, by which numbers dropout and drop-path draw.
-HARMLESS = (
-    "run.",
-    "device",
-    "data.num_workers",
-    "data.micro_batch",
-    "model.checkpoint_activations",
-    "model.compile",
-)
 
 
 class Interrupted(Exception):
@@ -84,6 +73,7 @@ class Trainer:
             expected = f"the folder of a run, with its {checkpoint.EXPORTED}"
             require(path.is_file(), "model.start", model.start, expected)
             checkpoint.fit(self.network, checkpoint.read_weights(path), path)
+        self.inputs = resume.inputs_of(config, self.training_set, self.validation, self.network)
         self.teacher: Teacher | None = None
         if config.adaptation.needs_teacher:
             self.teacher = Teacher(self.network, ceiling=config.adaptation.ema_alpha)
@@ -120,9 +110,11 @@ class Trainer:
         self.heartbeat = Heartbeat(world.rank, world.size, config.run.timeout, self._tell_hung)
         self.iteration = 0
         self.clock, self.logged = 0.0, 0  # when, and at which step, losses were last logged
+        self.waited = 0.0  # for images since then [s]
         self.stop_asked = ""  # by which signal
         self.dropped = 0  # steps, when losses were last logged
         self.resumed_from = world.size  # ranks
+        self.differences: list[str] = []  # from the run that this one goes on
 
     def state(self) -> dict[str, Any]:
         """Return everything that the next step depends on, besides the settings."""
@@ -136,31 +128,20 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "config": to_dict(self.config),
             "ranks": self.world.size,
+            "inputs": self.inputs,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over a checkpoint's state, of as many ranks or of another number of them.
 
         Raises:
-            ValueError: the checkpoint is of other settings; their differences are named.
+            ValueError: the checkpoint is of other settings, images or first weights; `resume.check`
+                names the differences.
         """
-        defaults = Config(recipe=self.config.recipe)
-        new, old = (flatten(to_dict(c)) for c in (self.config, defaults))
-        old |= flatten(state["config"])  # of a version that may have had fewer settings
-        ranks = state.get("ranks", self.world.size)  # not in those of 0.1
-        old["data.batch_size"] *= ranks
-        new["data.batch_size"] *= self.world.size
-        differences = [
-            f"{key}: {old.get(key)!r}, now {new.get(key)!r}"
-            for key in sorted(old.keys() | new.keys())
-            if old.get(key) != new.get(key) and not key.startswith(HARMLESS)
-        ]
-        if differences:
-            raise ValueError(
-                f"{self.run_dir} holds a run of other settings ({'; '.join(differences)}); give "
-                "the same, another --run.name, or --run.resume never. data.batch_size is of all "
-                "ranks here"
-            )
+        self.differences = resume.check(
+            self.config, state, ranks=self.world.size, inputs=self.inputs
+        )
+        resume.keep_first(self.config, state, self.inputs)
         self.network.load_state_dict(state["student"])
         if self.teacher is not None:
             self.teacher.load_state_dict(state["teacher"])
@@ -168,7 +149,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.iteration = state["iteration"]
-        self.resumed_from = ranks
+        self.resumed_from = state.get("ranks", self.world.size)  # not in those of 0.1
 
     def _resume(self) -> None:
         """Go on from the newest sound checkpoint, if there is one, and keep nothing else of it."""
@@ -233,26 +214,31 @@ class Trainer:
             self._announce(log, kept)
             self.clock, self.logged = time.perf_counter(), self.iteration
             self._tell("running")
+            if self.iteration % config.run.eval_every == 0 and self._any(log.unscored):
+                result = self._evaluate(log)
             self.heartbeat.at("loading", self.iteration + 1)
-            for batch in self._batches():
+            for batch in self._awaited(self._batches()):
                 self.heartbeat.at("training", self.iteration + 1)
                 losses = self._train_step(batch)
                 self.iteration += 1
                 log.advance()
                 self._log(log, losses, batch)
                 done = self.iteration == config.iterations
+                saved = done or self.iteration % config.run.checkpoint_every == 0
+                if saved:  # first: who is killed in the evaluation has lost only that
+                    self._save()
                 if done or self.iteration % config.run.eval_every == 0:
                     result = self._evaluate(log)
                 slot_over = not done and self.iteration == config.run.stop_after
                 if self._must_stop() or slot_over:
                     self._tell_dropped(log, self.guard.counts()[0])
-                    self._save()
+                    if not saved:
+                        self._save()
                     self.writer.wait()
+                    self._any(False)  # srun ends all machines with the first that leaves
                     why = self.stop_asked or ("run.stop_after" if slot_over else "another rank")
                     self._tell("stopped", f"asked by {why}; --run.resume auto goes on")
                     raise Interrupted(f"stopped after step {self.iteration}", why)
-                if done or self.iteration % config.run.checkpoint_every == 0:
-                    self._save()
                 self.heartbeat.at("loading", self.iteration + 1)
             self.writer.wait()
             if result is None:  # resumed at the last step
@@ -276,8 +262,13 @@ class Trainer:
             )
         if self.iteration:
             log.say(f"resumed {self.run_dir} at step {self.iteration}{others}")
+            for line in self.differences:
+                log.say(line)
         elif kept is not None:
             log.say(f"starting anew in {self.run_dir}; the earlier run is now {kept}")
+        batch, facts = config.data.batch_size, self._surroundings()
+        shared = f", data.batch_size {batch} on each of {size} ranks" if size > 1 else ""
+        log.say(f"{batch * size} images a step{shared}, in {facts['dtype']} on {facts['device']}")
         for objective in self.step.objectives:
             for caution in objective.cautions(
                 iterations=config.iterations,
@@ -295,6 +286,16 @@ class Trainer:
             world_size=self.world.size,
             device=self.world.device,
         )
+
+    def _awaited(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield batches, and add up the time that they are waited for."""
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - asked
+            if batch is None:
+                return
+            yield batch
 
     def _train_step(self, batch: Batch) -> dict[str, Tensor]:
         """Step the student once and let the teacher follow."""
@@ -343,8 +344,13 @@ class Trainer:
         named = dict(zip(losses, values.tolist(), strict=True))
         self._check_steps(log, named, batch)
         steps, self.logged = self.iteration - self.logged, self.iteration
-        images = steps * self.config.data.batch_size * self.world.size
-        log.train(self.iteration, named, self.optimizer.param_groups[0]["lr"], images / seconds)
+        waited, self.waited = self.waited, 0.0
+        device, memory = self.world.device, None
+        if device.type == "cuda":
+            memory = torch.cuda.max_memory_allocated(device)
+        images = self.config.data.batch_size * self.world.size
+        pace = Pace(seconds / steps, images, waited / seconds, memory)
+        log.train(self.iteration, named, self.optimizer.param_groups[0]["lr"], pace)
 
     def _check_steps(self, log: RunLog, losses: dict[str, float], batch: Batch) -> None:
         """Tell of steps that were left out; raise FloatingPointError where no other ones come."""
@@ -395,8 +401,9 @@ class Trainer:
     def _save(self) -> None:
         self.heartbeat.at("saving", self.iteration)
         if self.world.is_main:
-            keep = self.config.run.keep
-            self.writer.save(self.run_dir, self.state(), self.iteration, keep=keep)
+            run = self.config.run
+            kept = {"keep": run.keep, "keep_every": run.keep_every}
+            self.writer.save(self.run_dir, self.state(), self.iteration, **kept)
 
     def _finish(self, result: EvalResult) -> None:
         """Write the exported network and `results.json`."""
@@ -410,8 +417,22 @@ class Trainer:
                 "recipe": self.config.recipe,
                 "iteration": self.iteration,
                 "seed": self.config.seed,
+                **self._surroundings(),
             },
         )
+
+    def _surroundings(self) -> dict[str, Any]:
+        """Return what a run's scores depend on beside its settings."""
+        device = self.world.device
+        on_gpu = device.type == "cuda"
+        return {
+            "images_per_step": self.config.data.batch_size * self.world.size,
+            "ranks": self.world.size,
+            "device": torch.cuda.get_device_name(device) if on_gpu else device.type,
+            "dtype": str(self.dtype or torch.float32).removeprefix("torch."),
+            "pipa_fast": __version__,
+            "torch": torch.__version__,
+        }
 
     @contextlib.contextmanager
     def _stop_on_signal(self) -> Iterator[None]:
@@ -437,11 +458,15 @@ class Trainer:
 
     def _must_stop(self) -> bool:
         """Whether some rank was asked to stop; all ranks answer alike at the same step."""
-        if self.world.size == 1:
-            return bool(self.stop_asked)
-        if self.iteration % STOP_EVERY:
+        if self.world.size > 1 and self.iteration % STOP_EVERY:
             return False
-        flag = torch.tensor(float(bool(self.stop_asked)))  # on the host: no GPU is waited for
+        return self._any(bool(self.stop_asked))
+
+    def _any(self, here: bool) -> bool:
+        """Whether it is so on some rank; returns once all have asked."""
+        if self.world.size == 1:
+            return here
+        flag = torch.tensor(float(here))  # on the host: no GPU is waited for
         dist.all_reduce(flag, dist.ReduceOp.MAX)
         return bool(flag.item())
 

@@ -17,6 +17,7 @@
 #include "cuda/pixel_contrast_2048.cu"
 #include "cuda/pixel_contrast_256.cu"
 #include "cuda/pixel_contrast_512.cu"
+#include "cuda/pixel_contrast_cosines.cu"
 #include "cuda/pixel_contrast_hopper_1024.cu"
 #include "cuda/pixel_contrast_hopper_128.cu"
 #include "cuda/pixel_contrast_hopper_256.cu"
@@ -44,6 +45,10 @@ const char* pixel_contrast_denominators(const PixelContrast* problem, int width,
 
 const char* pixel_contrast_positives(const PixelContrast* problem, const float* z, float* parts) {
   return pipa::cuda::pixel_contrast_positives(*problem, z, parts, nullptr);
+}
+
+const char* pixel_contrast_cosines(const PixelContrast* problem, float* tile_sums, float* sums) {
+  return pipa::cuda::pixel_contrast_cosines(*problem, tile_sums, sums, nullptr);
 }
 
 const char* pixel_contrast_gradient(const PixelContrast* problem, const float* slopes,

@@ -10,7 +10,7 @@ from torch import Tensor
 from tests.compiled import library
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = 8  # kParts of csrc/cuda/limits.h
+PARTS, PADDING = 8, 128  # kParts and kPadding of csrc/cuda/limits.h
 
 
 def build(folder: Path) -> Path:
@@ -67,7 +67,7 @@ class Emulated:
 
     def __init__(self, library: Path) -> None:
         self.library = ctypes.CDLL(str(library))
-        for name in ("denominators", "positives", "gradient"):
+        for name in ("denominators", "positives", "cosines", "gradient"):
             getattr(self.library, f"pixel_contrast_{name}").restype = ctypes.c_char_p
         self.library.patch_consistency_sums.restype = ctypes.c_char_p
 
@@ -96,6 +96,13 @@ class Emulated:
         parts = torch.zeros(PARTS, 2, made.padded)
         self._call("pixel_contrast_positives", made, z, parts)
         return parts
+
+    def pixel_contrast_cosines(self, *problem):
+        made = _pixel_contrast(*problem)
+        tile_sums = torch.full((-(-made.m // PADDING), problem[0].shape[1]), torch.nan)
+        sums = torch.zeros(made.padded)
+        self._call("pixel_contrast_cosines", made, tile_sums, sums)
+        return sums
 
     def pixel_contrast_gradient(self, *arguments):
         *problem, slopes, of_keys, order, factor, wide = arguments

@@ -300,6 +300,17 @@ inline uint32_t round_tf32(float value) {
 
 namespace emulator {
 
+// Off by at most so many units in the last place, as the PTX ISA allows, the same each time; what
+// is subnormal becomes 0.
+inline float inexact(float value, int most) {
+  if (!std::isfinite(value)) return value;
+  if (std::fabs(value) < std::numeric_limits<float>::min()) return 0;
+  const uint32_t bits = bits_of(value);
+  if ((bits & 0x7fffff) == 0) return value;  // powers of two
+  const int off = static_cast<int>(bits * 2654435761u >> 16) % (2 * most + 1) - most;
+  return float_of(bits + off);
+}
+
 struct Product {
   float* c;
   const uint32_t* a;
@@ -368,8 +379,8 @@ const char* launch(void (*kernel)(Parameters...), int grid_x, int grid_y, int th
 }
 
 inline void keep_loads_apart() {}
-inline float exp2_fast(float x) { return std::exp2(x); }
-inline float log2_fast(float x) { return std::log2(x); }
-inline float reciprocal(float x) { return 1 / x; }
+inline float exp2_fast(float x) { return emulator::inexact(std::exp2(x), 2); }
+inline float log2_exact(float x) { return std::log2(x); }
+inline float reciprocal(float x) { return emulator::inexact(1 / x, 1); }
 
 }  // namespace pipa::cuda

@@ -5,6 +5,7 @@ What a program's threads do at once is one line here; what programs do one after
 order, and where each sum goes is as in csrc/cuda/*_kernels.h, for tiles of any size.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
@@ -61,6 +62,9 @@ class Model:
     def _own(self, r: SimpleNamespace, begin: int, all_form: bool = False) -> tuple[int, int]:
         return cuda.own_range(r.first, r.past, all_form, begin, begin + self.rows, r.live)
 
+    def _shared(self, r: SimpleNamespace, begin: int, cluster: int = 1) -> tuple[int, int]:
+        return cuda.shared_range(r.first, r.past, begin, begin + cluster * self.rows, r.live)
+
     def pixel_contrast_denominators(self, *problem) -> Tensor:
         r, padded = rows_of(*problem), len(problem[1])
         if not r.itself:
@@ -78,7 +82,8 @@ class Model:
                 own_slot = slots[cuda.slot_of_program(program, width)]
                 for block in range(blocks if offsets[0] < offsets[1] else 0):
                     self._sum_apart(r, slots, own_slot, block, blocks, offsets, first)
-        for part, begin, column, s in self._mixed(r, self.rows, r.all_form):
+        shared = (lambda _: (0, 0)) if r.all_form else lambda begin: self._shared(r, begin)
+        for part, begin, column, s in self._mixed(r, self.rows, r.all_form, shared):
             counts = lambda *at: cuda.in_denominator(r.all_form, *at, r.live)  # noqa: E731
             e = torch.exp2(s * r.scale - r.scale).where(self._mask(counts, begin, column, r), 0)
             slots[cuda.slot_of_part(part, width), begin : begin + self.rows] += e.sum(1)
@@ -102,13 +107,18 @@ class Model:
             row_sums += e.sum(1)
         own_slot[begin : begin + self.rows] += row_sums
 
-    def _mixed(self, r: SimpleNamespace, unit: int, all_form: bool) -> Iterator[tuple]:
-        """Part, block's first row, tile's first column and similarities: of blocks' own columns."""
+    def _mixed(
+        self, r: SimpleNamespace, unit: int, all_form: bool, shared: Callable[[int], tuple]
+    ) -> Iterator[tuple]:
+        """Part, block's first row, tile's first column and similarities: of blocks' own columns.
+
+        Tiles within the columns shared(block's first row) are left out.
+        """
         for part in range(cuda.PARTS):
             for begin in range(0, r.live, self.rows):
                 own = load(r.x, begin, self.rows, r.live)
-                low, high = cuda.rounded(self._own(r, begin, all_form), unit, r.count)
-                for column in range(low + part * self.columns, high, cuda.PARTS * self.columns):
+                of_own, size = self._own(r, begin, all_form), (unit, self.columns)
+                for column in cuda.own_tiles(of_own, shared(begin), *size, r.count, part):
                     yield part, begin, column, own @ load(r.keys, column, self.columns, r.count).T
 
     def _exponentials(
@@ -119,10 +129,9 @@ class Model:
         for begin in range(0, r.live, self.rows):
             own, shared, rows = (0, 0), (0, 0), load(r.x, begin, self.rows, r.live)
             if not r.all_form:
-                every = self.cluster * self.rows
-                lead = begin - begin % every
                 own = self._own(r, begin)
-                shared = cuda.shared_range(r.first, r.past, lead, lead + every, r.live)
+                lead = begin - begin % (self.cluster * self.rows)
+                shared = self._shared(r, lead, self.cluster)
             for column in cuda.key_tiles(self.columns, share, shared):
                 other, end = load(r.keys, column, self.columns, r.count), column + self.columns
                 e = torch.exp2(rows @ other.T * r.scale + (shift - r.scale))
@@ -136,15 +145,32 @@ class Model:
     def pixel_contrast_positives(self, *arguments) -> Tensor:
         *problem, z = arguments
         r, out = rows_of(*problem), zeros(cuda.PARTS, 2, len(z))
-        for part, begin, column, s in self._mixed(r, self.columns, False):
+        for part, begin, column, s in self._mixed(r, self.columns, False, lambda _: (0, 0)):
             at = slice(begin, begin + self.rows)
             exponent, own_z = s * r.scale - r.scale, z[at, None].double()
-            t = own_z.log2() - exponent
-            losses = s if r.all_form else t.clamp(min=0) + torch.log2(1 + torch.exp2(-t.abs()))
-            slopes = 1 / (own_z + torch.exp2(exponent))
+            e = torch.exp2(exponent)
+            share = own_z.minimum(e) / (own_z + e)
+            past = (own_z.log2() - exponent).where(own_z > e, 0)
+            losses = past - torch.log1p(-share) / math.log(2)
+            slopes = 1 / (own_z + e)
             mask = self._mask(cuda.is_positive, begin, column, r)
             for kind, values in enumerate((losses, slopes)):
                 out[part, kind, at] += values.where(mask, 0).sum(1)
+        return out
+
+    def pixel_contrast_cosines(self, *problem) -> Tensor:
+        r, out = rows_of(*problem), zeros(len(problem[1]))
+        size = self.rows
+        tiles = [r.keys[at : min(at + size, r.count)].sum(0) for at in range(0, len(r.keys), size)]
+        for i in range(r.live):
+            low, high = r.first[i], r.past[i]
+            left, right = -(-low // size), high // size
+            if left < right:
+                loose = r.keys[low : left * size].sum(0) + r.keys[right * size : high].sum(0)
+                total = loose + sum(tiles[left:right])
+            else:
+                total = r.keys[low:high].sum(0)
+            out[i] = r.x[i] @ (total - r.x[i] if r.itself else total)
         return out
 
     def pixel_contrast_gradient(self, *arguments) -> Tensor:

@@ -127,7 +127,9 @@ def test_kernels_put_each_partial_sum_where_the_model_does(d, kernels):
         else:
             sums = [s.sum(0)[:300] for s in sums]  # a share's tiles are wider on Hopper; 323 live
         torch.testing.assert_close(*sums, rtol=1e-4, atol=0)
-        z = sums[1].sum(0).float() if others is None else torch.rand(len(problem[1]))
-        parts = [k.pixel_contrast_positives(*problem, z).double() for k in (kernels, model)]
-        kinds = slice(0, 1 if form == "all" else 2)  # the form `all` needs no slopes
-        torch.testing.assert_close(*(p[:, kinds] for p in parts), rtol=1e-4, atol=1e-5)
+        if form == "all":
+            parts = [k.pixel_contrast_cosines(*problem).double() for k in (kernels, model)]
+        else:
+            z = sums[1].sum(0).float() if others is None else torch.rand(len(problem[1]))
+            parts = [k.pixel_contrast_positives(*problem, z).double() for k in (kernels, model)]
+        torch.testing.assert_close(*parts, rtol=1e-4, atol=1e-5)

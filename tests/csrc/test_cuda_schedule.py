@@ -60,9 +60,9 @@ def test_each_pair_counts_once_in_a_denominator(sizes, dead, tile, all_form, clu
         seen[column : min(column + columns, live), own] += 1
     for begin in range(0, live, rows):
         own = cuda.own_range(first, past, all_form, begin, begin + rows, live)
-        low, high = cuda.rounded(own, rows, live)
+        shared = (0, 0) if all_form else cuda.shared_range(first, past, begin, begin + rows, live)
         for part in range(cuda.PARTS):
-            for column in range(low + part * columns, high, cuda.PARTS * columns):
+            for column in cuda.own_tiles(own, shared, rows, columns, live, part):
                 for j in range(column, min(column + columns, n)):
                     for i in range(begin, min(begin + rows, live)):
                         same = cuda.holds((first[i], past[i]), j)
@@ -116,16 +116,42 @@ def test_positives_of_a_block_lie_in_its_classes(sizes, dead, tile, at):
     labels, first, past, live = sorted_rows(sizes, dead)
     rows, columns = tile
     begin = at % live // rows * rows
-    low, high = cuda.rounded(
-        cuda.own_range(first, past, False, begin, begin + rows, live), columns, live
-    )
+    own = cuda.own_range(first, past, False, begin, begin + rows, live)
+    parts = [
+        cuda.own_tiles(own, (0, 0), columns, columns, live, part) for part in range(cuda.PARTS)
+    ]
+    tiles = sorted(column for part in parts for column in part)
     for i in range(begin, min(begin + rows, live)):
         found = [
             j
-            for j in range(low, high)
+            for column in tiles
+            for j in range(column, column + columns)
             if cuda.is_positive(cuda.holds((first[i], past[i]), j), i, j)
         ]
         assert found == [j for j in np.flatnonzero(labels == labels[i]) if j != i]
+
+
+@settings(deadline=None, max_examples=60)
+@given(sizes_of_classes, st.integers(0, 20), st.sampled_from(TILES), st.integers(0, 10**6))
+@example([10, 400, 10], 0, (16, 8), 100)
+@example([10, 403], 0, (16, 8), 100)  # rows that take part end within a tile
+def test_a_tile_of_own_columns_is_met_where_some_row_has_a_negative(sizes, dead, tile, at):
+    """And parts share them: none has two tiles more than another."""
+    labels, first, past, live = sorted_rows(sizes, dead)
+    rows, columns = tile
+    begin = at % live // rows * rows
+    known = begin, begin + rows, live
+    own, shared = cuda.own_range(first, past, False, *known), cuda.shared_range(first, past, *known)
+    parts = [cuda.own_tiles(own, shared, rows, columns, live, part) for part in range(cuda.PARTS)]
+    mine = set(labels[begin : min(begin + rows, live)])
+    end = min(-(-own[1] // rows) * rows, live)
+    wanted = [
+        column
+        for column in range(own[0] // rows * rows, end, columns)
+        if len(mine | set(labels[column : min(column + columns, live)])) > 1
+    ]
+    assert sorted(column for part in parts for column in part) == wanted
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 @given(st.integers(0, 3000), st.sampled_from([16, 32, 64]), st.integers(1, 64))

@@ -32,5 +32,8 @@ def test_a_fault_is_named():
     copied = hopper | {"tensor_cores": "HGMMA UTMALDG"}
     assert cuda_table.fault(copied) == ""
     assert "not HGMMA MULTICAST" in cuda_table.fault(copied | {"cluster": 2})
+    starved = copied | {"pool": 128 * 504, "threads": 384, "registers": 160}
+    assert "wait for more" in cuda_table.fault(starved)
+    assert cuda_table.fault(starved | {"registers": 168}) == ""
     for change in ({"spills": 4}, {"stack": 16}, {"blocks": 0}, {"tensor_cores": ""}):
         assert cuda_table.fault(fine | change)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 import io
+import json
 
 from rich.console import Console
 
 from pipa_fast.compare import main
-from pipa_fast.evaluation.comparison import comparison_table
+from pipa_fast.evaluation.comparison import comparison_table, grouped
 from pipa_fast.evaluation.runs import read_run
 
 
@@ -40,6 +41,31 @@ def test_a_class_that_one_run_lacks_has_no_difference(make_run):
         if "│" in line
     }
     assert rows["car"][-2] == "-" and rows["bus"][3] == "-"
+
+
+def test_seeds_are_one_group_wherever_their_data_lay(make_run):
+    places = {"source_root": "/node/gta5", "target_root": "/node/cs", "num_workers": 4}
+    runs = [
+        make_run("a", recipe="r", seed=1, data={"batch_size": 2}),
+        make_run("b", recipe="r", seed=2, data={"batch_size": 2, **places}, device="cuda"),
+        make_run("c", recipe="r", seed=3, data={"batch_size": 4}),
+        make_run("d", recipe="r", seed=3, data={"batch_size": 2}, evaluation={"flip": True}),
+    ]
+    groups = grouped([read_run(run) for run in runs])
+    assert [[run.path.name for run in group.runs] for group in groups] == [["a", "b"], ["c"], ["d"]]
+
+
+def test_a_step_of_as_many_images_is_the_same_on_any_number_of_ranks(make_run):
+    runs = [
+        make_run("a", recipe="r", seed=1, data={"batch_size": 2}),
+        make_run("b", recipe="r", seed=2, data={"batch_size": 1}),
+        make_run("c", recipe="r", seed=3, data={"batch_size": 1}),
+    ]
+    for run, images in zip(runs, (2, 2, 4), strict=True):
+        results = json.loads((run / "results.json").read_text()) | {"images_per_step": images}
+        (run / "results.json").write_text(json.dumps(results))
+    groups = grouped([read_run(run) for run in runs])
+    assert [[run.path.name for run in group.runs] for group in groups] == [["a", "b"], ["c"]]
 
 
 def test_the_command_prints_the_table_and_the_reports(make_run, capsys):

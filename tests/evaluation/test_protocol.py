@@ -9,7 +9,8 @@ from pipa_fast.training.config import EvaluationConfig
 @pytest.mark.parametrize(
     ("precision", "device", "native", "name"),
     [
-        ("auto", "cuda", False, "bf16"),
+        ("auto", "cuda", True, "bf16"),
+        ("auto", "cuda", False, "fp16"),
         ("auto", "cpu", True, "bf16"),
         ("auto", "cpu", False, "fp32"),
         ("fp16", "cpu", True, "fp16"),
@@ -18,6 +19,7 @@ from pipa_fast.training.config import EvaluationConfig
 )
 def test_auto_is_what_the_device_computes_in(monkeypatch, precision, device, native, name):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0) if native else (7, 5))
     dtypes = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
     assert precision_on(precision, torch.device(device)) == name
     assert autocast_dtype(precision, torch.device(device)) is dtypes[name]

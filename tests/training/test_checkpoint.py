@@ -14,10 +14,10 @@ from pipa_fast.training import checkpoint
 from pipa_fast.training.config import load
 
 
-def save_some(folder, *iterations, keep=2):
+def save_some(folder, *iterations, **kept):
     for iteration in iterations:
         state = {"iteration": iteration, "x": torch.full((3,), float(iteration))}
-        checkpoint.save(folder, state, iteration, keep=keep)
+        checkpoint.save(folder, state, iteration, **kept)
 
 
 def test_newest_comes_back_and_old_ones_go(tmp_path):
@@ -26,6 +26,13 @@ def test_newest_comes_back_and_old_ones_go(tmp_path):
     state = checkpoint.load_newest(tmp_path)
     assert state is not None and state["iteration"] == 10
     assert torch.equal(state["x"], torch.full((3,), 10.0))
+
+
+def test_those_of_a_multiple_stay(tmp_path):
+    save_some(tmp_path, 5, 10, 15, 20, 25, 27, keep=1, keep_every=10)
+    assert [int(p.stem[5:]) for p in checkpoint.found(tmp_path)] == [27, 20, 10]
+    manifests = (tmp_path / "checkpoints").glob("*.json")
+    assert len(list(manifests)) == 3
 
 
 def test_no_checkpoint_is_none(tmp_path):

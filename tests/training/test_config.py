@@ -124,6 +124,11 @@ def test_merge_goes_down():
         ({"optimizer": {"lr": -1.0}}, "optimizer.lr must be"),
         ({"precision": "fp8"}, "precision"),
         ({"iterations": 0}, "iterations must be"),
+        (
+            {"run": {"keep_every": 1500}},
+            r"keep_every must be a positive multiple of run.checkpoint_every \(1000\).*got 1500",
+        ),
+        ({"run": {"keep_every": 0}}, "run.keep_every must be a positive multiple"),
         ({"adaptation": {"pixel": {"weight": 1.0, "images": "mixed"}}}, "mixed.weight"),
         ({"optimizer": 3}, "optimizer must be a section of settings; got 3"),
         ({"adaptation": {"pixel": None}}, "adaptation.pixel must be a section"),

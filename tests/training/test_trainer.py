@@ -52,6 +52,14 @@ def test_a_run_leaves_what_it_promises(tmp_path):
     results = json.loads((folder / "results.json").read_text())
     assert results["miou"] == round(result.miou, 4)
     assert (results["recipe"], results["iteration"], results["seed"]) == ("streets_pipa", 6, 0)
+    surroundings = {k: results[k] for k in ("images_per_step", "ranks", "device", "dtype", "torch")}
+    assert surroundings == {
+        "images_per_step": 2,
+        "ranks": 1,
+        "device": "cpu",
+        "dtype": str(trainer.dtype or torch.float32).removeprefix("torch."),
+        "torch": torch.__version__,
+    }
     records = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     assert [r["iteration"] for r in records if r["kind"] == "train"] == [2, 4, 6]
     names = {"source", "mixed", "pixel_source", "pixel_mixed", "patch"}
@@ -64,14 +72,19 @@ def test_a_run_leaves_what_it_promises(tmp_path):
     assert torch.equal(network(image).logits, trainer.network(image).logits)
 
 
-def test_the_time_of_an_evaluation_is_not_the_steps(tmp_path, monkeypatch):
+def test_the_time_of_an_evaluation_is_not_the_steps_and_waiting_is_told(tmp_path, monkeypatch):
     now, evaluate = [0.0], loop.evaluate
     trainer = trainer_for(tmp_path, "streets_source", run={"eval_every": 2})
-    step = trainer._train_step
+    step, draw = trainer._train_step, trainer._batches
 
     def take_a_second(batch):
         now[0] += 1
         return step(batch)
+
+    def wait_for_three(batches):
+        for batch in batches:
+            now[0] += 3
+            yield batch
 
     def take_a_minute(*args, **kwargs):
         now[0] += 60
@@ -80,9 +93,13 @@ def test_the_time_of_an_evaluation_is_not_the_steps(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     monkeypatch.setattr(loop, "evaluate", take_a_minute)
     monkeypatch.setattr(trainer, "_train_step", take_a_second)
+    monkeypatch.setattr(trainer, "_batches", lambda: wait_for_three(draw()))
     trainer.run()
     records = map(json.loads, (trainer.run_dir / "history.jsonl").open())
-    assert [r["images_per_second"] for r in records if r["kind"] == "train"] == [2.0] * 3
+    logged = [record for record in records if record["kind"] == "train"]
+    assert [r["seconds_per_step"] for r in logged] == [4.0] * 3
+    assert [r["images_per_second"] for r in logged] == [0.5] * 3
+    assert [r["waiting"] for r in logged] == [0.75] * 3
 
 
 def test_an_evaluation_holds_as_much_at_once_as_it_may(tmp_path, monkeypatch):
@@ -129,6 +146,24 @@ def test_a_stopped_run_ends_with_the_bytes_of_the_unbroken_one(tmp_path):
     assert histories[0] == histories[1]
 
 
+def test_a_run_killed_in_an_evaluation_repeats_no_step_and_makes_up_for_it(tmp_path, monkeypatch):
+    changes = {"iterations": 4, "run": {"eval_every": 2, "checkpoint_every": 2}}
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "evaluate", lambda *_, **__: (_ for _ in ()).throw(SystemExit))
+        with pytest.raises(SystemExit):
+            trainer_for(tmp_path, "streets_source", **changes).run()
+    steps = []
+    for iteration in (2, 4):  # what goes on where all is there evaluates once more, at the end
+        changes["run"]["resume"] = "auto"
+        again = trainer_for(tmp_path, "streets_source", **changes)
+        take = again._train_step
+        again._train_step = lambda batch, take=take: steps.append(1) or take(batch)
+        again.run()
+        assert len(steps) == 2, iteration
+    records = map(json.loads, (again.run_dir / "history.jsonl").open())
+    assert [r["iteration"] for r in records if r["kind"] == "eval"] == [2, 4, 4]
+
+
 def test_a_run_started_anew_keeps_the_old_one_and_resumes_from_itself(tmp_path, capsys):
     trainer_for(tmp_path, "streets_source").run()
     before = (tmp_path / "streets_source" / "model.safetensors").read_bytes()
@@ -149,6 +184,15 @@ def test_a_run_started_anew_keeps_the_old_one_and_resumes_from_itself(tmp_path, 
     assert str(kept) in capsys.readouterr().out.replace("\n", "")
     assert (kept / "model.safetensors").read_bytes() == before
     assert checkpoint.load_newest(kept)["config"]["seed"] == 0
+
+
+def test_checkpoints_of_a_multiple_are_kept_for_a_look_back(tmp_path):
+    often = {"checkpoint_every": 1, "keep": 1, "keep_every": 2}
+    run = trainer_for(tmp_path, "streets_source", run=often)
+    run.run()
+    assert [p.name for p in checkpoint.found(run.run_dir)] == [
+        f"step-000000{i}.pt" for i in (6, 4, 2)
+    ]
 
 
 def test_a_term_that_a_short_run_never_reaches_is_told(tmp_path, capsys):
@@ -288,8 +332,6 @@ def test_training_may_start_from_a_whole_network(tmp_path):
     ):
         assert torch.equal(mine, own)
     second.run()
-    with pytest.raises(ValueError, match="holds a run of other settings .model.start"):
-        trainer_for(tmp_path, run={"resume": "auto"}).run()
     network, _ = checkpoint.load_run(second.run_dir)  # needs the first run no more
     first.run_dir.rename(tmp_path / "gone")
     assert checkpoint.load_run(second.run_dir)[0].state_dict().keys() == network.state_dict().keys()
