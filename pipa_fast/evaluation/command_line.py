@@ -40,7 +40,7 @@ def add_inference_arguments(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--precision",
         choices=("auto", *DTYPES),
-        help="what the network computes in; auto is bf16 on a GPU and on a CPU that computes in it "
+        help="what the network computes in; auto: half precision where the device computes in it "
         "(default: the run's)",
     )
     add_device_argument(made)
