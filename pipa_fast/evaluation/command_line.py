@@ -35,22 +35,30 @@ def add_weights_arguments(made: argparse.ArgumentParser) -> None:
 def add_inference_arguments(made: argparse.ArgumentParser) -> None:
     """Add the options of how images are seen, each in place of the run's own, and the device."""
     pair: dict[str, Any] = {"type": int, "nargs": 2, "metavar": ("H", "W")}
-    made.add_argument("--crop", **pair, help="see sliding windows of this size [pixels]")
+    made.add_argument(
+        "--crop", **pair, help="see windows of this size [pixels] (default: the run's)"
+    )
     made.add_argument(
         "--stride",
         **pair,
         help="distance of the windows (default: the run's; 2/3 of --crop if it has none)",
     )
-    made.add_argument("--window-batch", type=int, metavar="N", help="windows in one forward pass")
+    made.add_argument(
+        "--window-batch",
+        type=int,
+        metavar="N",
+        help="windows in one forward pass (default: the run's)",
+    )
     made.add_argument(
         "--flip",
         action=argparse.BooleanOptionalAction,
-        help="average the probabilities of image and mirror image",
+        help="average the probabilities of image and mirror image (default: as the run does)",
     )
     made.add_argument(
         "--precision",
         choices=("auto", *DTYPES),
-        help="what the network computes in; auto: bf16 on a GPU and on a CPU that computes in it",
+        help="what the network computes in; auto: half precision where the device computes in it "
+        "(default: the run's)",
     )
     add_device_argument(made)
 
