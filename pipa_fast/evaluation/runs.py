@@ -28,6 +28,8 @@ HARMLESS = (
     "data.micro_batch",
     "model.checkpoint_activations",
     "model.compile",
+    "evaluation.batch_size",
+    "evaluation.window_batch",
 )
 
 
