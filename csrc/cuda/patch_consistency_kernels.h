@@ -60,34 +60,23 @@ attend_kernel(PatchConsistency anchors, int parts,
   float sum[S::kBands][S::kPart / 8][4] = {}, sums[S::kBands][2] = {};
   const LaneRows<S::kBands> mine(anchors.first, anchors.past, begin + row, live);
 
-  if (begin < live && tiles.share.low < tiles.share.high) {
-    auto load = [&](int column, int turn) {
-      load_rows<S::kRowBytes, S::kColumns, S::kThreads>(
-          others + turn * S::kOtherBytes, anchors.keys, column, keys, anchors.row_bytes);
-      commit_copies();
+  const int column = tiles.next(tiles.share.low), high = tiles.share.high;
+  if (begin < live && column < high) {
+    auto load = [&](int at, int turn) {
+      load_rows<S::kRowBytes, S::kColumns, S::kThreads>(others + turn * S::kOtherBytes,
+                                                        anchors.keys, at, keys, anchors.row_bytes);
     };
-    int column = tiles.next(tiles.share.low);
-    load_rows<S::kRowBytes, S::kRows, S::kThreads>(own, anchors.a, begin, live, anchors.row_bytes);
-    commit_copies();
-    if (column < tiles.share.high) load(column, 0);
-    for (int turn = 0; column < tiles.share.high; turn ^= 1) {
-      const int following = tiles.next(column + S::kColumns);
-      if (following < tiles.share.high) {
-        load(following, turn ^ 1);
-        wait_copies<1>();
-      } else {
-        wait_copies<0>();
-      }
-      sync_threads();
+    auto next = [&](int at) { return tiles.next(at + S::kColumns); };
+    auto work = [&](int at, int turn) {
       float e[S::kBands][kEights][4];
       const char* other = others + turn * S::kOtherBytes;
       similarities<kNumber, S::kRowBytes, S::kBands, S::kColumns>(e, own, row, other);
-      add_exponentials<0>(e, sums, anchors.scale, anchors.shift, mine, tiles, column);
+      add_exponentials<0>(e, sums, anchors.scale, anchors.shift, mine, tiles, at);
       add_product<kNumber, S::kRowBytes, S::kBands, S::kColumns, S::kPart>(sum, e, other, part);
       sync_threads();  // the tile after the next may overwrite this one
-      column = following;
-    }
-    wait_copies<0>();  // of own rows, where there was no column
+    };
+    load_rows<S::kRowBytes, S::kRows, S::kThreads>(own, anchors.a, begin, live, anchors.row_bytes);
+    for_tiles(column, high, load, next, work);
   }
 
   add_lanes_of_rows(sums);

@@ -49,31 +49,12 @@ hopper_sum_apart_kernel(PIPA_GRID_CONSTANT TensorMap map, Rows rows, float* slot
   auto add = [&](float (&s)[1][kEights][4], int at) {
     // The other blocks need its buffer, so that to leave out the product would win no time.
     if (S::kCluster > 1 && !tiles.meets(at, S::member())) return;
-    const int column = tiles.column(at);
-    const bool ragged = column + S::kColumns > live || begin + S::kRows > live;
-    float column_sums[kEights][2] = {};
-    PIPA_UNROLL
-    for (int n = 0; n < kEights; ++n) PIPA_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      float e = exp2_shared_out<S::kByFma>(s[0][n][i] * rows.scale - rows.scale, 4 * n + i);
-      if (ragged) {
-        const bool there = begin + row + fragment_row(lane(), 0, i / 2) < live &&
-                           column + fragment_column(lane(), n, i) < live;
-        e = there ? e : 0.0f;
-      }
-      row_sums[0][i / 2] += e;
-      column_sums[n][i % 2] += e;
-    }
     float* partial = memory.numbers + half * S::kWarps * S::kColumns;  // [warps, columns]
-    store_column_sums(column_sums, partial + warp() * S::kColumns);
+    const int column = tiles.column(at);
+    add_apart<S, S::kByFma>(s, row_sums, partial, rows.scale, begin, column, live);
     sync_some(1, S::kConsumers);  // who reads the other half has not met this one yet
-    if (thread() < S::kColumns) {
-      float sum = 0;
-      PIPA_UNROLL
-      for (int w = 0; w < S::kWarps; ++w) sum += partial[w * S::kColumns + thread()];
-      const int64_t slot = slot_of_shift(tiles.shift(at, S::member()), first_offset);
-      slots[slot * rows.padded + column + thread()] += sum;
-    }
+    const int64_t slot = slot_of_shift(tiles.shift(at, S::member()), first_offset);
+    add_columns<S>(partial, slots + slot * rows.padded + column);
     half ^= 1;
   };
   add_similarities<S, kNumber>(memory, index, tiles.end(), next, add);

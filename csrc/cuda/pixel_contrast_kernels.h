@@ -68,6 +68,41 @@ PIPA_DEVICE ApartTiles<S::kCluster> apart_tiles(const Rows& rows, int first_offs
   return tiles;
 }
 
+// Adds a tile's e, which all count, to the rows' sums, and stores those of the warp's columns.
+template <class S, int kByFma, int kBands>
+PIPA_DEVICE void add_apart(const float (&s)[kBands][S::kColumns / 8][4],
+                           float (&row_sums)[kBands][2],
+                           float* partial,  // [warps, columns]
+                           float scale,
+                           int begin,   // the block's first row
+                           int column,  // the tile's
+                           int live) {
+  float column_sums[S::kColumns / 8][2] = {};
+  const bool ragged = column + S::kColumns > live || begin + S::kRows > live;
+  PIPA_UNROLL
+  for (int m = 0; m < kBands; ++m) PIPA_UNROLL
+  for (int n = 0; n < S::kColumns / 8; ++n) PIPA_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    float e = exp2_shared_out<kByFma>(s[m][n][i] * scale - scale, 4 * n + i);
+    if (ragged) {
+      const int row = begin + warp() * 16 * kBands + fragment_row(lane(), m, i / 2);
+      e = row < live && column + fragment_column(lane(), n, i) < live ? e : 0.0f;
+    }
+    row_sums[m][i / 2] += e;
+    column_sums[n][i % 2] += e;
+  }
+  store_column_sums(column_sums, partial + warp() * S::kColumns);
+}
+// Adds the sums that all warps have stored to those of the tile's columns.
+template <class S>
+PIPA_DEVICE void add_columns(const float* partial, float* to) {
+  if (thread() >= S::kColumns) return;
+  float sum = 0;
+  PIPA_UNROLL
+  for (int w = 0; w < S::kWarps; ++w) sum += partial[w * S::kColumns + thread()];
+  to[thread()] += sum;
+}
+
 // Of rows that are their own keys, pairs of blocks that share no class, each once: block I meets
 // I + shift, counted around, and what the tile adds to the other's rows goes to that shift's slot.
 // Program (I, p) takes kRun offsets from first_offset + kRun p on, and its own rows' sums go to a
@@ -80,57 +115,30 @@ sum_apart_kernel(Rows rows,
   constexpr int kEights = S::kColumns / 8;
   const int live = *rows.live, begin = block_x() * S::kRows;
   const auto tiles = apart_tiles<S>(rows, first_offset, past_offset, live);
-  int index = tiles.next(0);
+  const int index = tiles.next(0);
   if (index >= tiles.end()) return;
   char* own = shared_memory();
   char* others = own + S::kOwnBytes;  // two tiles
   float* partial =
       reinterpret_cast<float*>(own + S::kOwnBytes + 2 * S::kOtherBytes);  // [warps, columns]
-  load_own<S>(rows, own, begin, live);
-  load_other<S>(rows, others, tiles.column(index), live);
-  commit_copies();
-
   const int row = warp() * 16 * S::kBands;
   float row_sums[S::kBands][2] = {};
-  for (int turn = 0; index < tiles.end(); turn ^= 1) {
-    const int following = tiles.next(index + 1), column = tiles.column(index);
-    if (following < tiles.end()) {
-      load_other<S>(rows, others + (turn ^ 1) * S::kOtherBytes, tiles.column(following), live);
-      commit_copies();
-      wait_copies<1>();
-    } else {
-      wait_copies<0>();
-    }
-    sync_threads();
+  auto load = [&](int at, int turn) {
+    load_other<S>(rows, others + turn * S::kOtherBytes, tiles.column(at), live);
+  };
+  auto next = [&](int at) { return tiles.next(at + 1); };
+  auto work = [&](int at, int turn) {
     float s[S::kBands][kEights][4];
     similarities<kNumber, S::kRowBytes, S::kBands, S::kColumns>(s, own, row,
                                                                 others + turn * S::kOtherBytes);
-    float column_sums[kEights][2] = {};
-    const bool ragged = column + S::kColumns > live || begin + S::kRows > live;
-    PIPA_UNROLL
-    for (int m = 0; m < S::kBands; ++m) PIPA_UNROLL
-    for (int n = 0; n < kEights; ++n) PIPA_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      float e = exp2_fast(s[m][n][i] * rows.scale - rows.scale);
-      if (ragged) {
-        const bool there = begin + row + fragment_row(lane(), m, i / 2) < live &&
-                           column + fragment_column(lane(), n, i) < live;
-        e = there ? e : 0.0f;
-      }
-      row_sums[m][i / 2] += e;
-      column_sums[n][i % 2] += e;
-    }
-    store_column_sums(column_sums, partial + warp() * S::kColumns);
+    const int column = tiles.column(at);
+    add_apart<S, 0>(s, row_sums, partial, rows.scale, begin, column, live);
     sync_threads();
-    if (thread() < S::kColumns) {
-      float sum = 0;
-      PIPA_UNROLL
-      for (int w = 0; w < S::kWarps; ++w) sum += partial[w * S::kColumns + thread()];
-      const int64_t slot = slot_of_shift(tiles.shift(index, 0), first_offset);
-      slots[slot * rows.padded + column + thread()] += sum;
-    }
-    index = following;
-  }
+    const int64_t slot = slot_of_shift(tiles.shift(at, 0), first_offset);
+    add_columns<S>(partial, slots + slot * rows.padded + column);
+  };
+  load_own<S>(rows, own, begin, live);
+  for_tiles(index, tiles.end(), load, next, work);
   add_lanes_of_rows(row_sums);
   if (lane() % 4 == 0) {
     PIPA_UNROLL
@@ -259,33 +267,26 @@ sum_others_kernel(Rows rows,
   const int live = *rows.live, keys = *rows.live_keys, begin = block_x() * S::kRows;
   const KeyTiles<S> tiles = other_tiles<S>(rows, live, keys);
   const int high = tiles.share.high;
-  int column = tiles.next(tiles.share.low);
+  const int column = tiles.next(tiles.share.low);
   if (begin >= live || column >= high) return;
   char* own = shared_memory();
   char* others = own + S::kOwnBytes;  // two tiles
   const int row = warp() * 16 * S::kBands;
   const LaneRows<S::kBands> mine(rows.first, rows.past, begin + row, rows.all_form ? 0 : live);
   float sums[S::kBands][2] = {};
-  load_own<S>(rows, own, begin, live);
-  load_other<S>(rows, others, column, keys);
-  commit_copies();
-  for (int turn = 0; column < high; turn ^= 1) {
-    const int following = tiles.next(column + S::kColumns);
-    if (following < high) {
-      load_other<S>(rows, others + (turn ^ 1) * S::kOtherBytes, following, keys);
-      commit_copies();
-      wait_copies<1>();
-    } else {
-      wait_copies<0>();
-    }
-    sync_threads();
+  auto load = [&](int at, int turn) {
+    load_other<S>(rows, others + turn * S::kOtherBytes, at, keys);
+  };
+  auto next = [&](int at) { return tiles.next(at + S::kColumns); };
+  auto work = [&](int at, int turn) {
     float e[S::kBands][S::kColumns / 8][4];
     similarities<kNumber, S::kRowBytes, S::kBands, S::kColumns>(e, own, row,
                                                                 others + turn * S::kOtherBytes);
     sync_threads();  // the tile after the next may overwrite this one
-    add_exponentials<0>(e, sums, rows.scale, 0, mine, tiles, column);
-    column = following;
-  }
+    add_exponentials<0>(e, sums, rows.scale, 0, mine, tiles, at);
+  };
+  load_own<S>(rows, own, begin, live);
+  for_tiles(column, high, load, next, work);
   add_lanes_of_rows(sums);
   store_sums(sums, mine, out + block_y() * rows.padded);
 }

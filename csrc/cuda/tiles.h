@@ -113,6 +113,28 @@ PIPA_DEVICE void load_rows(char* tile, const void* rows, int64_t first, int64_t 
   }
 }
 
+// work(at, turn) for all tiles at, next(at), … below `high`, of which there is one: while the next
+// one is copied to the other of two buffers. load(at, turn) starts that; what was started before
+// comes with the first.
+template <class Load, class Next, class Work>
+PIPA_DEVICE void for_tiles(int at, int high, const Load& load, const Next& next, const Work& work) {
+  load(at, 0);
+  commit_copies();
+  for (int turn = 0; at < high; turn ^= 1) {
+    const int following = next(at);
+    if (following < high) {
+      load(following, turn ^ 1);
+      commit_copies();
+      wait_copies<1>();
+    } else {
+      wait_copies<0>();
+    }
+    sync_threads();
+    work(at, turn);
+    at = following;
+  }
+}
+
 // s = own [16 kBands rows from own_row on] · other [kColumns rows] transposed.
 template <Number kNumber, int kRowBytes, int kBands, int kColumns>
 PIPA_DEVICE void similarities(float (&s)[kBands][kColumns / 8][4], const char* own, int own_row,
