@@ -83,7 +83,7 @@ def save_pretrained(
     scores = read_run(run) if last else None
     text = card(network, config, scores, name or folder.resolve().name, weights.iteration)
     folder.mkdir(parents=True, exist_ok=True)
-    note = "" if last else f"weights{weights.label}"
+    note = f"weights{weights.label}" if weights.label else ""
     if last:
         write_whole(folder / EXPORTED, partial(shutil.copyfile, weights.path))
     else:

@@ -172,3 +172,11 @@ def test_a_folder_for_others_of_a_step_has_no_score(stopped, tmp_path):
     assert "2 steps of" in card and "validation images | not measured |" in card
     settings = (folder / "config.yaml").read_text()
     assert settings.startswith("# weights, teacher at step 2\n")
+
+
+def test_a_folder_of_weights_from_elsewhere_claims_nothing_of_them(stopped, tmp_path, trained):
+    words = ["--run", str(stopped), "--out", str(tmp_path / "mine")]
+    assert export.main([*words, "--checkpoint", str(trained / checkpoint.EXPORTED)]) == 0
+    card = (tmp_path / "mine/README.md").read_text()
+    assert "an unknown number of steps" in card and "not measured" in card
+    assert not (tmp_path / "mine/config.yaml").read_text().startswith("#")
