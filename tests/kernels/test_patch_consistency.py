@@ -165,6 +165,22 @@ def test_what_is_not_finite_is_not_hidden(device, small_tiles, value, dtype):
         assert loss.isnan() and slope.isnan().any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("m", [40, 48])
+def test_rows_that_count_for_nothing_may_be_anything(device, small_tiles, m, dtype):
+    """Of 40 keys, the last tile is partly filled; the first of the bank is none of them."""
+    arguments = problem(device, 20, m, 16, dtype=dtype)
+    arguments[3][0], arguments[4][0] = -1, -1
+    for temperature in (0.1, 0.05):  # e as it is, and relative to the largest
+        expected = kernels.forward(*arguments, None, temperature)
+        assert expected[0].isfinite() and expected[1].isfinite().all()
+        for value in (torch.nan, torch.inf):
+            a, p, k = (rows.clone() for rows in arguments[:3])
+            a[arguments[3] < 0] = p[arguments[3] < 0] = k[arguments[4] < 0] = value
+            found = kernels.forward(a, p, k, *arguments[3:], None, temperature)
+            assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
+
+
 def test_memory_does_not_grow_with_the_bank(device, host_bytes):
     n, d = 4096, 128
     for m in (1000, 300_000):

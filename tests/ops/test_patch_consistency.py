@@ -82,6 +82,17 @@ def test_negative_labels_take_no_part(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_rows_that_take_no_part_may_be_anything(backend, value):
+    anchors, positives, bank, labels, bank_labels = problem(30, 41, 12)
+    labels[0], bank_labels[0] = -1, -1
+    expected = run(anchors, positives, bank, labels, bank_labels, backend=backend)
+    anchors[labels < 0] = positives[labels < 0] = bank[bank_labels < 0] = value
+    found = run(anchors, positives, bank, labels, bank_labels, backend=backend)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_other_labels_and_layouts(backend):
     anchors, positives, bank, labels, bank_labels = problem(30, 41, 12)
     expected = run(anchors, positives, bank, labels, bank_labels, backend=backend)
