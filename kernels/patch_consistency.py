@@ -28,7 +28,7 @@ import triton.language as tl
 from torch import Tensor
 
 from pipa_fast.kernels import _launch
-from pipa_fast.kernels._launch import LOG2E, Tile, TileRow
+from pipa_fast.kernels._launch import LN2, LOG2E, Tile, TileRow
 
 # Programs that are wanted: four for each of 132 multiprocessors, for which a class may be absent
 # from half of the tiles and still leave two.
@@ -189,7 +189,7 @@ def _softplus_and_sigmoid(gap):
     # log(u) misses by what u = 1 + w has lost of w, which the quotient makes up for.
     u = 1.0 + w
     log_u = tl.where(u == 1.0, w, tl.log(u) * (w / tl.where(u == 1.0, 1.0, u - 1.0)))
-    softplus = tl.maximum(gap, 0.0) * 0.6931471805599453 + log_u
+    softplus = tl.maximum(gap, 0.0) * LN2 + log_u
     return softplus, tl.where(gap > 0, 1.0, w) / u
 
 
