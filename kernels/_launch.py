@@ -5,9 +5,11 @@ from typing import Any, NamedTuple
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 
 LOG2E = 1.4426950408889634
+LN2 = tl.constexpr(0.6931471805599453)
 # Shared memory that one block may have [bytes], for each class of chips that tables of tiles know:
 # CUDA C++ programming guide, technical specifications per compute capability.
 SHARED_MEMORY = {80: 163 * 1024, 89: 99 * 1024, 90: 227 * 1024}

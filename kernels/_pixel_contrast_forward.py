@@ -9,7 +9,7 @@ scale = log2(e)/τ. F tiles are full of live rows; one more may be partly so.
 import triton
 import triton.language as tl
 
-LN2 = tl.constexpr(0.6931471805599453)
+from pipa_fast.kernels._launch import LN2
 
 
 @triton.jit
@@ -358,13 +358,15 @@ def few_rows_kernel(
     k = tl.arange(0, D)
     x = tl.load(X + row.to(tl.int64)[:, None] * D + k[None, :])
     z = tl.zeros((BLOCK_M,), tl.float32)
-    for tile in range(0, tl.cdiv(live, BLOCK_N)):
+    # Rows that take no part meet no tile; zeros are theirs all the same.
+    for tile in range(0, tl.where(start < live, tl.cdiv(live, BLOCK_N), 0)):
         column = tile * BLOCK_N + tl.arange(0, BLOCK_N)
         e = tl.exp2(_dot_scores(x, X, column.to(tl.int64), scale, D, PRECISION))
         wanted = _negatives(column[None, :], row, first, past, live, ALL)
         z += tl.sum(tl.where(wanted, e, 0.0), 1)
     begin = tl.load(First + start) // BLOCK_N
     end = tl.cdiv(tl.load(Past + tl.minimum(start + BLOCK_M, tl.maximum(live, 1)) - 1), BLOCK_N)
+    end = tl.where(start < live, end, begin)
     losses, slopes = _positives(
         x, X, row, first, past, tl.log2(tl.where(z == 0, 1.0, z)), begin, end, 1, scale,
         ALL, D, BLOCK_M, BLOCK_N, PRECISION,

@@ -15,25 +15,16 @@ from torch import Tensor
 
 from pipa_fast.kernels import _launch
 from pipa_fast.kernels import pixel_contrast as whole
-from pipa_fast.kernels._launch import LOG2E, Tile
-from pipa_fast.kernels._pixel_contrast_backward import _entries, _pull, _rounded
-from pipa_fast.kernels._pixel_contrast_forward import LN2, _dot_scores, _positives
+from pipa_fast.kernels._launch import LN2, LOG2E, Tile
+from pipa_fast.kernels._pixel_contrast_backward import _entries, _own_tiles, _pull, _rounded
+from pipa_fast.kernels._pixel_contrast_forward import _dot_scores, _positives
 from pipa_fast.kernels._pixel_contrast_tiles import GRADIENT, MIXED
 from pipa_fast.reference import _float16
 from pipa_fast.reference.pixel_contrast import Rows, Settings
 
-LAST = 2**63 - 1  # the key of ignored rows
-
 
 @triton.jit
-def _own_tiles(First, Past, start, live, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """First and past tile of keys in the rows' ranges, which ascend."""
-    last = tl.maximum(tl.minimum(start + BLOCK_M, live), 1) - 1
-    return tl.load(First + start) // BLOCK_N, tl.cdiv(tl.load(Past + last), BLOCK_N)
-
-
-@triton.jit
-def _sum_tiles(
+def _add_exponentials(
     sums, x, Keys, first, past, begin, end, live, scale,
     MASKED: tl.constexpr, D: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -67,22 +58,22 @@ def ranks_denominators_kernel(
     first, past = tl.load(First + row), tl.load(Past + row)
     sums = tl.zeros((BLOCK_M,), tl.float32)
     if start < live:
-        low, high = _own_tiles(First, Past, start, live, BLOCK_M, BLOCK_N)
+        low, high = _own_tiles(First, Past, start, live, False, BLOCK_M, BLOCK_N)
         full, blocks = live_keys // BLOCK_N, tl.cdiv(live_keys, BLOCK_N)
         k = tl.arange(0, D)
         x = tl.load(X + row.to(tl.int64)[:, None] * D + k[None, :])
         low = tl.minimum(low, full)
-        sums = _sum_tiles(
+        sums = _add_exponentials(
             sums, x, Keys, first, past, 0, low, live_keys, scale, False, D, BLOCK_N, PRECISION
         )
-        sums = _sum_tiles(
+        sums = _add_exponentials(
             sums, x, Keys, first, past, high, full, live_keys, scale, False, D, BLOCK_N, PRECISION
         )
         high = tl.minimum(high, full)
-        sums = _sum_tiles(
+        sums = _add_exponentials(
             sums, x, Keys, first, past, low, high, live_keys, scale, True, D, BLOCK_N, PRECISION
         )
-        sums = _sum_tiles(
+        sums = _add_exponentials(
             sums, x, Keys, first, past, full, blocks, live_keys, scale, True, D, BLOCK_N, PRECISION
         )
     source = tl.load(Order + row, mask=row < n, other=0)
@@ -112,7 +103,7 @@ def ranks_positives_kernel(
     past = tl.where(there, tl.load(Past + row), 0)
     z = tl.load(Z + row)
     log_z = tl.log2(tl.where(z == 0, 1.0, z))
-    low, high = _own_tiles(First, Past, start, live, BLOCK_M, BLOCK_N)
+    low, high = _own_tiles(First, Past, start, live, False, BLOCK_M, BLOCK_N)
     high = tl.where(start < live, high, low)
     k = tl.arange(0, D)
     x = tl.load(X + row.to(tl.int64)[:, None] * D + k[None, :])
@@ -152,7 +143,7 @@ def ranks_pulls_kernel(
     k = tl.arange(0, D)
     first, past = tl.load(First + row), tl.load(Past + row)
     z, u, w = tl.load(Z + row), tl.load(U + row), tl.load(W + row)
-    low, high = _own_tiles(First, Past, start, live, BLOCK_M, BLOCK_N)
+    low, high = _own_tiles(First, Past, start, live, False, BLOCK_M, BLOCK_N)
     blocks = tl.where(start < live, tl.cdiv(tl.load(LiveKeys), BLOCK_N), 0)
     low, high = tl.minimum(low, blocks), tl.minimum(high, blocks)
     x = tl.load(X + row.to(tl.int64)[:, None] * D + k[None, :])
@@ -184,13 +175,12 @@ class Side(NamedTuple):
     x: Tensor  # [N padded, D padded]
     order: Tensor  # [N] int64
     live: Tensor  # [] int32
-    keys: Tensor  # [N] int64 ascending, LAST where ignored
+    keys: Tensor  # [N] int64 ascending, DEAD where ignored
 
 
 def _side(rows: Rows, settings: Settings) -> Side:
     sort = whole._sort(rows.x, rows.labels, None, settings.ignore_index, counting=False)
-    shift = whole._wrapped(LAST - settings.ignore_index)
-    return Side(sort.x, sort.order, sort.live, (rows.labels + shift)[sort.order])
+    return Side(sort.x, sort.order, sort.live, sort.keys)
 
 
 class Meeting(NamedTuple):
@@ -210,9 +200,7 @@ class Meeting(NamedTuple):
         ranges = []
         for right in (False, True):
             found = torch.searchsorted(other.keys, side.keys, right=right, out_int32=True)
-            # Ignored keys come last, and a real one may be called LAST too.
-            found = torch.minimum(found, other.live)
-            ranges.append(_padded(found, side, 0).contiguous())
+            ranges.append(_padded(found, side, 0))
         return cls(side, other, keys is None, *ranges)
 
     @property

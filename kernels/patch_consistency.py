@@ -11,7 +11,9 @@ order that a sort found: nothing is copied, so memory does not grow with the ban
 anchor's own class then are one interval, two numbers a row: no label is read in the sweep. A tile
 of keys whose interval no anchor of the program touches needs no mask (_sweep, MASKED=False); what
 is left, a few tiles at the ends of classes, is added by a second launch, which keeps the first one
-free of the mask's registers; tiles that all anchors skip are not visited at all.
+free of the mask's registers; tiles that all anchors skip are not visited at all. Past the end of
+the keys, the last one stands in, which counts wherever a tile is visited: an ignored one may be
+NaN, and an e of 0 would not keep it out.
 
 Where anchors are few, several programs share a tile of them. Each keeps sums of its own, added in
 order at the end: results repeat bit by bit. The first adds into the slope's memory, so that beyond
@@ -26,7 +28,7 @@ import triton.language as tl
 from torch import Tensor
 
 from pipa_fast.kernels import _launch
-from pipa_fast.kernels._launch import LOG2E, Tile, TileRow
+from pipa_fast.kernels._launch import LN2, LOG2E, Tile, TileRow
 
 # Programs that are wanted: four for each of 132 multiprocessors, for which a class may be absent
 # from half of the tiles and still leave two.
@@ -44,8 +46,8 @@ FINISH_ELEMENTS = 2048
 _HALF = "the largest whose sum of keys, e and addresses stay in registers"
 _FLOAT = "as _HALF; the first product takes CHUNK columns at a time, or would spill"
 TILES = (
-    TileRow(90, 64, 2, Tile(64, 64, 4, 4), "two blocks: 174 registers, 24 KiB"),
-    TileRow(90, 128, 2, Tile(64, 64, 4, 3), "two blocks: 218 registers, 48 KiB"),
+    TileRow(90, 64, 2, Tile(64, 64, 4, 4), "two blocks: 176 registers, 24 KiB"),
+    TileRow(90, 128, 2, Tile(64, 64, 4, 3), "two blocks: 220 registers, 48 KiB"),
     TileRow(90, 256, 2, Tile(64, 64, 8, 3), _HALF),
     TileRow(90, 512, 2, Tile(32, 32, 8, 2), "64 rows, which HGMMA wants, spill"),
     *(
@@ -162,8 +164,6 @@ def _sweep(
     for u in range(first, past):
         t = tl.where(u < before, low + u, tl.where(u < both, other + u - before, whole))
         j = idle + t * BLOCK_J + tl.arange(0, BLOCK_J)
-        # Past the end, the last key stands in. It counts, or no tile were visited: any other may be
-        # NaN, which an e of 0 would not keep out.
         column = tl.load(Columns + tl.minimum(j, M - 1))
         k, s = _products(Anchors, Keys, a, row, column, scale, D, BLOCK_D, CHUNK, PRECISION)
         if MASKED:
@@ -189,7 +189,7 @@ def _softplus_and_sigmoid(gap):
     # log(u) misses by what u = 1 + w has lost of w, which the quotient makes up for.
     u = 1.0 + w
     log_u = tl.where(u == 1.0, w, tl.log(u) * (w / tl.where(u == 1.0, 1.0, u - 1.0)))
-    softplus = tl.maximum(gap, 0.0) * 0.6931471805599453 + log_u
+    softplus = tl.maximum(gap, 0.0) * LN2 + log_u
     return softplus, tl.where(gap > 0, 1.0, w) / u
 
 

@@ -19,6 +19,7 @@ from pipa_fast.kernels import _pixel_contrast_rows as rows
 from pipa_fast.kernels._launch import LOG2E, Tile, choose_tile, padded_depth
 from pipa_fast.kernels._pixel_contrast_tiles import APART, FEW, GRADIENT, MIXED, PULL
 from pipa_fast.reference import _float16
+from pipa_fast.reference._rows import DEAD, class_keys
 
 # Up to here the passes over all tiles take less time than the launches that would spare them.
 FEW_ROWS = 4096
@@ -42,6 +43,7 @@ class Rows(NamedTuple):
     u: Tensor
     order: Tensor  # int64 [N], the row that it was
     live: Tensor  # int32 [], how many take part
+    keys: Tensor  # int64 [N], ascending, DEAD where ignored; labels as they are where they are few
 
 
 def _sort(
@@ -63,10 +65,11 @@ def _sort(
     if few:
         keys, dead_key, order = labels.contiguous(), ignore_index, labels.new_empty(n)
     else:
-        dead_key = 2**63 - 1
-        keys, order = torch.sort(labels + _wrapped(dead_key - ignore_index), stable=True)
+        dead_key = DEAD
+        keys, order = torch.sort(class_keys(labels, ignore_index), stable=True)
     integers = labels.new_empty((2, padded), dtype=torch.int32)
     floats = features.new_empty((4, padded), dtype=torch.float32)
+    known = *integers.unbind(), *floats.unbind()
     x, live = features.new_empty((padded, depth)), labels.new_empty((), dtype=torch.int32)
     z, u = saved or (None, None)
     _launch.launch(
@@ -74,19 +77,14 @@ def _sort(
         (padded // SORT_TILE.block_m,),
         SORT_TILE,
         features, keys, order, None if weights is None else weights.contiguous(),
-        z, u, x, *integers, *floats, live, n, d, *features.stride(), n.bit_length(), dead_key,
+        z, u, x, *known, live, n, d, *features.stride(), n.bit_length(), dead_key,
         D=depth, BLOCK_M=SORT_TILE.block_m, RANK=few,
     )  # fmt: skip
-    sort = Rows(x, *integers, *floats, order, live)
+    sort = Rows(x, *known, order, live, keys)
     if largest_share != 1:
         largest = 1 if weights is None else sort.share.amax().clamp(min=1e-30)
         floats[1:] *= largest_share / largest  # not z, which is the first
     return sort
-
-
-def _wrapped(number: int) -> int:
-    """Return a number as int64 holds it: a sum that wraps gives ignored rows the largest key."""
-    return (number + 2**63) % 2**64 - 2**63
 
 
 def forward(

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipa_fast.reference._rows import DEAD
+
 LOG2E = math.log2(math.e)
-DEAD = 2**63 - 1
-"""The sort key of rows that count for nothing: the largest."""
 KERNELS: Any = torch.ops.pipa_fast_cuda
 """Operators that csrc/cuda/bindings.cpp registers."""
 

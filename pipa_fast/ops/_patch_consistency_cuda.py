@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipa_fast.ops._cuda import DEAD, KERNELS, LOG2E, TF32, by_class, number
+from pipa_fast.ops._cuda import KERNELS, LOG2E, TF32, by_class, number
+from pipa_fast.reference._rows import DEAD
 
 SHIFT, OCTAVES = 15, 29
 """e times 2^15 fills float16's range, whose octaves are those of e while 2 / temperature <= 20."""

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipa_fast.ops._cuda import DEAD, KERNELS, LOG2E, by_class, number
+from pipa_fast.ops._cuda import KERNELS, LOG2E, by_class, number
 from pipa_fast.reference import _float16
+from pipa_fast.reference._rows import DEAD, class_keys
 from pipa_fast.reference.pixel_contrast import Rows, Settings
 
 PADDING = 128  # kPadding of csrc/cuda/limits.h
@@ -29,7 +30,7 @@ class Side(NamedTuple):
     @classmethod
     def of(cls, features: Tensor, labels: Tensor, ignore_index: int) -> "Side":
         """Sort rows."""
-        classes, order, live = by_class(labels + _wrapped(DEAD - ignore_index))
+        classes, order, live = by_class(class_keys(labels, ignore_index))
         # Infinite cosines may lose nothing, which would hide them; nan is in every sum.
         x = features[order].nan_to_num(nan=math.nan, posinf=math.nan, neginf=math.nan)
         return cls(F.pad(x, (0, -features.shape[1] % 8)), order, classes, live)
@@ -94,11 +95,6 @@ class Anchors(NamedTuple):
             # Those of rows that are no anchors may be anything.
             share = torch.where(positives > 0, _padded(weights[meeting.rows.order]), 0)
         return cls(meeting, positives, share, share / positives.clamp(min=1))
-
-
-def _wrapped(key: int) -> int:
-    """Return a number as int64 holds it: a sum that wraps gives ignored rows the largest key."""
-    return (key + 2**63) % 2**64 - 2**63
 
 
 def _padded(values: Tensor) -> Tensor:
