@@ -195,6 +195,7 @@ def how(run, monkeypatch):
     config.evaluation = EvaluationConfig(
         size=(8, 8), crop=(4, 8), stride=(1, 3), window_batch=2, batch_size=3, flip=True
     )
+    monkeypatch.setattr(checkpoint, "load_run", lambda *_: (Constant(0).eval(), config))
     asked = {}
 
     def evaluating(*_, **options):

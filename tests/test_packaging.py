@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sdist and the wheel hold what they should, and what is installed from them runs anywhere."""
 
-import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -215,37 +215,36 @@ echo "release $RELEASE: $*" > "$object"
 """
 
 
-def objects_of_a_build(monkeypatch: pytest.MonkeyPatch, folder: Path, archs: str) -> list[str]:
-    """What setup.py links, for GPUs, of a folder that builds share: see NVCC."""
-    monkeypatch.setenv("PIPA_FAST_CUDA_ARCHS", archs)
-    spec = importlib.util.spec_from_file_location("asked_to_build", ROOT / "setup.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    headers = [str(path) for path in (ROOT / "csrc/cuda").glob("*.h")]
-    return [Path(made).read_text() for made in module.compile_cuda(folder, headers)]
+# In a process of its own: setuptools wants to be there before anything that imports distutils.
+OBJECTS = """
+import json, pathlib, runpy, sys, setuptools
+setuptools.setup = lambda **_: None
+compile_cuda = runpy.run_path("setup.py")["compile_cuda"]
+headers = [str(path) for path in pathlib.Path("csrc/cuda").glob("*.h")]
+made = compile_cuda(pathlib.Path(sys.argv[1]), headers)
+print(json.dumps([pathlib.Path(path).read_text() for path in made]))
+"""
 
 
-def test_objects_of_another_build_are_compiled_again(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
+def test_objects_of_another_build_are_compiled_again(tmp_path: Path):
     """For other GPUs, though that build failed half-way; or by another nvcc."""
     compiler = tmp_path / "bin" / "nvcc"
     compiler.parent.mkdir()
     compiler.write_text(NVCC)
     compiler.chmod(0o755)
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("setuptools.setup", lambda **_: None)
-    monkeypatch.setenv("PATH", f"{compiler.parent}:{os.environ['PATH']}")
-    monkeypatch.setenv("RELEASE", "12")
-    both = objects_of_a_build(monkeypatch, tmp_path, "80 90a")
-    monkeypatch.setenv("BROKEN", "runtime")  # the last one
-    with pytest.raises(subprocess.CalledProcessError):
-        objects_of_a_build(monkeypatch, tmp_path, "90a")
-    monkeypatch.setenv("BROKEN", "")
-    assert objects_of_a_build(monkeypatch, tmp_path, "80 90a") == both
-    monkeypatch.setenv("RELEASE", "13")
-    assert all("release 13" in o for o in objects_of_a_build(monkeypatch, tmp_path, "80 90a"))
+
+    def objects(archs: str, release: str, broken: str = "") -> list[str]:
+        """What setup.py links, for GPUs, of a folder that builds share: see NVCC."""
+        asked = {"PIPA_FAST_CUDA": "1", "PIPA_FAST_CUDA_ARCHS": archs}
+        asked |= {"RELEASE": release, "BROKEN": broken}
+        asked["PATH"] = f"{compiler.parent}:{os.environ['PATH']}"
+        return json.loads(python("-c", OBJECTS, str(tmp_path), cwd=ROOT, **asked).splitlines()[-1])
+
+    both = objects("80 90a", "12")
+    with pytest.raises(AssertionError, match="nvcc.* returned non-zero"):
+        objects("90a", "12", broken="runtime")  # the last one
+    assert objects("80 90a", "12") == both
+    assert all("release 13" in made for made in objects("80 90a", "13"))
 
 
 @pytest.mark.slow
