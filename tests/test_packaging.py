@@ -209,6 +209,7 @@ def test_asking_for_cuda_never_builds_for_the_cpu_alone(asked: dict[str, str], m
 
 NVCC = """#!/bin/sh
 [ "$1" = --version ] && { echo "release $RELEASE"; exit; }
+[ "$1" = --dryrun ] && exit
 for word; do object=$word; done
 [ "$(basename "$object" .o)" = "$BROKEN" ] && exit 1
 echo "release $RELEASE: $*" > "$object"
