@@ -343,7 +343,9 @@ def find_weights(
         return weights
     trained = (run_dir / "results.json").is_file()  # not so of converted and exported networks
     if branch == "teacher" and trained:
-        last = path_of(run_dir, read_run(run_dir).iteration)
+        iteration = read_run(run_dir).iteration
+        assert iteration is not None  # as its training's own scores are read
+        last = path_of(run_dir, iteration)
         expected = f"student, whose weights {EXPORTED} holds: {last}, with the teacher's, is gone"
         require(last.is_file(), "branch", branch, expected)
         return _of_state(last, load(last), branch)
