@@ -14,8 +14,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pip._vendor.packaging.requirements import Requirement  # nothing else is installed yet
-
 
 def read_pins(path: Path) -> dict[str, str]:
     """Return the versions of a file of NAME==VERSION lines."""
@@ -30,7 +28,12 @@ def plain(name: str) -> str:
 
 
 def beside_torch(pins: Mapping[str, str]) -> Iterator[str]:
-    """Yield NAME==VERSION lines: the installed torch, and the pins that it admits."""
+    """Yield NAME==VERSION lines: the installed torch, and the pins that it admits.
+
+    For a process of its own: with pip imported, setuptools cannot be any more.
+    """
+    from pip._vendor.packaging.requirements import Requirement  # no other is there yet
+
     asked = [Requirement(line) for line in importlib.metadata.requires("torch") or ()]
     refused = {
         plain(one.name)
