@@ -34,18 +34,15 @@ def beside_torch(pins: Mapping[str, str]) -> Iterator[str]:
     """
     from pip._vendor.packaging.requirements import Requirement  # no other is there yet
 
-    asked = [Requirement(line) for line in importlib.metadata.requires("torch") or ()]
-    refused = {
-        plain(one.name)
-        for one in asked
-        for name, version in pins.items()
-        if plain(name) == plain(one.name)
-        and (one.marker is None or one.marker.evaluate({"extra": ""}))
-        and not one.specifier.contains(version, prereleases=True)
-    }
+    asked = [
+        one
+        for one in map(Requirement, importlib.metadata.requires("torch") or ())
+        if one.marker is None or one.marker.evaluate({"extra": ""})
+    ]
     yield "torch==" + importlib.metadata.version("torch").split("+")[0]
     for name, version in pins.items():
-        if plain(name) not in {"torch", *refused}:
+        ranges = [one.specifier for one in asked if plain(one.name) == plain(name)]
+        if name != "torch" and all(r.contains(version, prereleases=True) for r in ranges):
             yield f"{name}=={version}"
 
 

@@ -35,7 +35,8 @@ def test_two_recipes_and_their_report(tmp_path, monkeypatch, capsys):
     text = report.read_text()
     assert "source-only" in text and "teacher" in text
     results = json.loads((tmp_path / "streets_pipa" / "results.json").read_text())
-    assert results.keys() >= {"miou", "iou", "recipe", "iteration", "seed"}
+    surroundings = {"images_per_step", "ranks", "device", "dtype", "pipa_fast", "torch"}
+    assert results.keys() == {"miou", "iou", "recipe", "iteration", "seed", *surroundings}
 
 
 def test_a_missing_baseline_is_told_before_training(tmp_path, monkeypatch, capsys):

@@ -120,9 +120,8 @@ def forward(
     anchors = rows.share > 0
     if denominator == "all":
         # log Z - mean (s - 1) / τ; an anchor has a positive, so that its Z is above 0
-        mean = (
-            KERNELS.pixel_contrast_cosines(*problem) / rows.positives.clamp(min=1) - 1
-        ) / temperature
+        cosines = KERNELS.pixel_contrast_cosines(*problem)
+        mean = (cosines / rows.positives.clamp(min=1) - 1) / temperature
         terms = rows.share * (torch.where(anchors, z, 1).log() - mean)
         u = rows.share / torch.where(anchors, z, 1)
     else:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from pipa_fast.checks import require
 from pipa_fast.data.batch import Batch
-from pipa_fast.evaluation.runs import read_run
+from pipa_fast.evaluation.runs import RESULTS, read_run
 from pipa_fast.models import SegmentationNetwork, build_network
 from pipa_fast.models.published import Branch
 from pipa_fast.training.config import Config, read_settings, to_dict
@@ -193,7 +193,7 @@ def sweep(run_dir: Path) -> None:
 
 def holds_run(run_dir: Path) -> bool:
     """Return whether a folder holds what a run has learnt: weights, results or checkpoints."""
-    left = [run_dir / EXPORTED, run_dir / "results.json", *run_dir.glob("checkpoints/step-*.pt")]
+    left = [run_dir / EXPORTED, run_dir / RESULTS, *run_dir.glob("checkpoints/step-*.pt")]
     return any(path.is_file() for path in left)
 
 
@@ -286,7 +286,7 @@ def write_batch(run_dir: Path, batch: Batch, iteration: int, rank: int) -> Path:
 
 def write_results(run_dir: Path, results: dict[str, Any]) -> None:
     """Write `results.json`: mIoU and IoU per class [percent], recipe, iteration and seed."""
-    write_atomically(run_dir / "results.json", (json.dumps(results, indent=2) + "\n").encode())
+    write_atomically(run_dir / RESULTS, (json.dumps(results, indent=2) + "\n").encode())
 
 
 class Weights(NamedTuple):
@@ -341,7 +341,7 @@ def find_weights(
         told = run_dir, EXPORTED, weights.path, weights.label
         logger.warning("%s has no %s yet: taking %s%s", *told)
         return weights
-    trained = (run_dir / "results.json").is_file()  # not so of converted and exported networks
+    trained = (run_dir / RESULTS).is_file()  # not so of converted and exported networks
     if branch == "teacher" and trained:
         iteration = read_run(run_dir).iteration
         assert iteration is not None  # as its training's own scores are read

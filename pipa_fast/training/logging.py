@@ -98,16 +98,15 @@ class RunLog:
 
     def _keep_history_before(self, start: int) -> None:
         """Drop records that the resumed run is about to write again."""
-        kept: dict[str, Any] = {}
+        kept: list[tuple[str, dict[str, Any]]] = []
         if start and self.path.is_file():
             # What follows the last newline is a record that a killed run has not finished.
             lines = self.path.read_text().split("\n")[:-1]
-            kept = {
-                line: record for line in lines if (record := json.loads(line))["iteration"] <= start
-            }
-        scored = [record["iteration"] for record in kept.values() if record["kind"] == "eval"]
+            known = [(line, json.loads(line)) for line in lines]
+            kept = [pair for pair in known if pair[1]["iteration"] <= start]
+        scored = [record["iteration"] for _, record in kept if record["kind"] == "eval"]
         self.unscored = start > 0 and start not in scored
-        write_atomically(self.path, "".join(f"{line}\n" for line in kept).encode())
+        write_atomically(self.path, "".join(f"{line}\n" for line, _ in kept).encode())
 
     def __enter__(self) -> "RunLog":
         self.progress.start()

@@ -402,8 +402,13 @@ class Trainer:
         self.heartbeat.at("saving", self.iteration)
         if self.world.is_main:
             run = self.config.run
-            kept = {"keep": run.keep, "keep_every": run.keep_every}
-            self.writer.save(self.run_dir, self.state(), self.iteration, **kept)
+            self.writer.save(
+                self.run_dir,
+                self.state(),
+                self.iteration,
+                keep=run.keep,
+                keep_every=run.keep_every,
+            )
 
     def _finish(self, result: EvalResult) -> None:
         """Write the exported network and `results.json`."""
