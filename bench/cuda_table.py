@@ -114,7 +114,7 @@ def describe(name: str, chip: int) -> dict[str, Any]:
     kernel, shape, number, total = match.groups()
     if kernel.startswith("hopper_"):
         return describe_hopper(kernel, list(map(int, shape.split(", "))), NUMBERS[int(number)])
-    row_bytes, rows, columns, warps, part = map(int, shape.split(", "))
+    row_bytes, rows, columns, warps, part, _ = map(int, shape.split(", "))
     own, other = rows * row_bytes, columns * row_bytes
     beside = {
         "sum_apart_kernel": 2 * other + warps * columns * 4,

@@ -45,7 +45,7 @@ PIPA_DEVICE void store_attended(const float (&sum)[kBands][kEights][4],
 // Program (I, s · parts + p): block I of anchors against the s-th share of the keys, of whose sums
 // O it makes columns kPart p ….
 template <class S, Number kNumber>
-PIPA_KERNEL(S::kThreads, 1)
+PIPA_KERNEL(S::kThreads, S::blocks(kNumber))
 attend_kernel(PatchConsistency anchors, int parts,
               float* z,    // [splits, n], 0 for anchors that do not count
               float* o) {  // [splits, n, columns]

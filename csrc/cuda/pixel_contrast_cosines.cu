@@ -19,7 +19,7 @@ PIPA_DEVICE float number_at(const void* x, int64_t index) {
 
 // Column d of the sum of keys `range`, one after another.
 template <Number kNumber>
-PIPA_DEVICE float sum_of_keys(const Rows& rows, Range range, int columns, int d) {
+PIPA_DEVICE float sum_of_keys(const PixelContrast& rows, Range range, int columns, int d) {
   float sum = 0;
   for (int64_t k = range.low; k < range.high; ++k)
     sum += number_at<kNumber>(rows.keys, k * columns + d);
@@ -29,7 +29,7 @@ PIPA_DEVICE float sum_of_keys(const Rows& rows, Range range, int columns, int d)
 // Program t sums the t-th kTile keys.
 template <Number kNumber>
 PIPA_KERNEL(kThreads, 1)
-sum_tiles_kernel(Rows rows,
+sum_tiles_kernel(PixelContrast rows,
                  float* sums) {  // [tiles, columns]
   const int columns = rows.row_bytes / kBytes<kNumber>, begin = block_x() * kTile;
   const Range range = {begin, least(begin + kTile, *rows.live_keys)};
@@ -39,8 +39,8 @@ sum_tiles_kernel(Rows rows,
 
 // Column d of the sum of a class's keys: of whole tiles, and of what is loose on both sides.
 template <Number kNumber>
-PIPA_DEVICE float sum_of_class(const Rows& rows, const float* tile_sums, Range range, int columns,
-                               int d) {
+PIPA_DEVICE float sum_of_class(const PixelContrast& rows, const float* tile_sums, Range range,
+                               int columns, int d) {
   const Range tiles = {blocks_of(range.low, kTile), range.high / kTile};
   if (tiles.low >= tiles.high) return sum_of_keys<kNumber>(rows, range, columns, d);
   float sum = sum_of_keys<kNumber>(rows, {range.low, tiles.low * kTile}, columns, d);
@@ -51,7 +51,7 @@ PIPA_DEVICE float sum_of_class(const Rows& rows, const float* tile_sums, Range r
 // Program I has the I-th kTile rows, class after class.
 template <Number kNumber>
 PIPA_KERNEL(kThreads, 1)
-cosines_kernel(Rows rows, const float* tile_sums, float* out) {
+cosines_kernel(PixelContrast rows, const float* tile_sums, float* out) {
   const int columns = rows.row_bytes / kBytes<kNumber>, begin = block_x() * kTile;
   const int past = least(begin + kTile, *rows.live);
   float* of_class = reinterpret_cast<float*>(shared_memory());  // [columns]

@@ -20,8 +20,8 @@ using GradientMemory = HopperMemory<S, S::kStages * S::kColumns>;
 // As sum_apart_kernel.
 template <class S, Number kNumber>
 PIPA_KERNEL(S::kThreads, 1)
-hopper_sum_apart_kernel(PIPA_GRID_CONSTANT TensorMap map, Rows rows, float* slots, int first_offset,
-                        int width, int past_offset) {
+hopper_sum_apart_kernel(PIPA_GRID_CONSTANT TensorMap map, PixelContrast rows, float* slots,
+                        int first_offset, int width, int past_offset) {
 #if defined(PIPA_HOPPER)
   constexpr int kEights = S::kColumns / 8;
   const int live = *rows.live, begin = block_x() * S::kRows;
@@ -73,7 +73,7 @@ hopper_sum_apart_kernel(PIPA_GRID_CONSTANT TensorMap map, Rows rows, float* slot
 template <class S, Number kNumber>
 PIPA_KERNEL(S::kThreads, 1)
 hopper_sum_others_kernel(PIPA_GRID_CONSTANT TensorMap own, PIPA_GRID_CONSTANT TensorMap others,
-                         Rows rows, float* out) {
+                         PixelContrast rows, float* out) {
 #if defined(PIPA_HOPPER)
   constexpr int kEights = S::kColumns / 8;
   const int live = *rows.live, keys = *rows.live_keys, begin = block_x() * S::kRows;
@@ -111,7 +111,7 @@ hopper_sum_others_kernel(PIPA_GRID_CONSTANT TensorMap own, PIPA_GRID_CONSTANT Te
 template <class S, Number kNumber>
 PIPA_KERNEL(S::kThreads, 1)
 hopper_gradient_kernel(PIPA_GRID_CONSTANT TensorMap own, PIPA_GRID_CONSTANT TensorMap others,
-                       Rows rows, Slopes slopes, Slopes of_keys, Target target) {
+                       PixelContrast rows, Slopes slopes, Slopes of_keys, Target target) {
 #if defined(PIPA_HOPPER)
   constexpr int kEights = S::kColumns / 8;
   const int live = *rows.live, keys = *rows.live_keys;

@@ -14,16 +14,14 @@
 
 namespace pipa::cuda {
 
-using Rows = PixelContrast;  // and the keys that they meet
-
-PIPA_DEVICE Range class_range(const Rows& rows, int begin, int end, int live) {
+PIPA_DEVICE Range class_range(const PixelContrast& rows, int begin, int end, int live) {
   return class_range(rows.first, rows.past, begin, end, live);
 }
-PIPA_DEVICE Range own_range(const Rows& rows, int begin, int end, int live) {
+PIPA_DEVICE Range own_range(const PixelContrast& rows, int begin, int end, int live) {
   return own_range(rows.first, rows.past, rows.all_form, begin, end, live);
 }
 // The key that a row is: none of others'.
-PIPA_DEVICE int key_of(const Rows& rows, int row) { return rows.itself ? row : -1; }
+PIPA_DEVICE int key_of(const PixelContrast& rows, int row) { return rows.itself ? row : -1; }
 
 // Bytes of shared memory: own rows, two tiles of others, and floats beside them.
 template <class S>
@@ -44,18 +42,18 @@ constexpr int gradient_memory() {
 }
 
 template <class S>
-PIPA_DEVICE void load_own(const Rows& rows, char* own, int begin, int live) {
+PIPA_DEVICE void load_own(const PixelContrast& rows, char* own, int begin, int live) {
   load_rows<S::kRowBytes, S::kRows, S::kThreads>(own, rows.x, begin, live, rows.row_bytes);
 }
 template <class S>
-PIPA_DEVICE void load_other(const Rows& rows, char* other, int begin, int live) {
+PIPA_DEVICE void load_other(const PixelContrast& rows, char* other, int begin, int live) {
   load_rows<S::kRowBytes, S::kColumns, S::kThreads>(other, rows.keys, begin, live, rows.row_bytes);
 }
 
 // The tiles that this program's cluster meets in a launch.
 template <class S>
-PIPA_DEVICE ApartTiles<S::kCluster> apart_tiles(const Rows& rows, int first_offset, int past_offset,
-                                                int live) {
+PIPA_DEVICE ApartTiles<S::kCluster> apart_tiles(const PixelContrast& rows, int first_offset,
+                                                int past_offset, int live) {
   const int block = block_x() / S::kCluster * S::kCluster;
   ApartTiles<S::kCluster> tiles = {S::kRows, S::kColumns, block, blocks_of(rows.n, S::kRows),
                                    {0, 0},   {},          live};
@@ -108,8 +106,8 @@ PIPA_DEVICE void add_columns(const float* partial, float* to) {
 // Program (I, p) takes kRun offsets from first_offset + kRun p on, and its own rows' sums go to a
 // slot of p's. Slots are told in schedule.h.
 template <class S, Number kNumber>
-PIPA_KERNEL(S::kThreads, 1)
-sum_apart_kernel(Rows rows,
+PIPA_KERNEL(S::kThreads, S::blocks(kNumber))
+sum_apart_kernel(PixelContrast rows,
                  float* slots,  // [Slots::count, padded], added to
                  int first_offset, int width, int past_offset) {
   constexpr int kEights = S::kColumns / 8;
@@ -158,8 +156,8 @@ enum class Wanted { denominator, positives };
 // denominator: of e, added to out [p], where rows are their own keys. positives: of losses and
 // slopes, out [2 p] and [2 p + 1], in the form `negatives`.
 template <class S, Number kNumber, Wanted kWanted>
-PIPA_KERNEL(S::kThreads, 1)
-sum_mixed_kernel(Rows rows,
+PIPA_KERNEL(S::kThreads, S::blocks(kNumber))
+sum_mixed_kernel(PixelContrast rows,
                  const float* z,  // [padded] of rows, for positives
                  float* out) {    // [kParts or 2 kParts, padded]
   constexpr int kEights = S::kColumns / 8;
@@ -243,7 +241,7 @@ sum_mixed_kernel(Rows rows,
 
 // The tiles of keys that this program meets: in the form `all`, no class is left out.
 template <class S>
-PIPA_DEVICE KeyTiles<S> other_tiles(const Rows& rows, int live, int keys) {
+PIPA_DEVICE KeyTiles<S> other_tiles(const PixelContrast& rows, int live, int keys) {
   return {rows.first, rows.past, block_x() * S::kRows, rows.all_form ? 0 : live, keys,
           block_y(),  blocks_y()};
 }
@@ -261,8 +259,8 @@ PIPA_DEVICE void store_sums(const float (&sums)[kBands][2], const LaneRows<kBand
 // Rows' sums of e over keys of others that count in their denominators; program (I, p) takes the
 // p-th share of the keys.
 template <class S, Number kNumber>
-PIPA_KERNEL(S::kThreads, 1)
-sum_others_kernel(Rows rows,
+PIPA_KERNEL(S::kThreads, S::blocks(kNumber))
+sum_others_kernel(PixelContrast rows,
                   float* out) {  // [shares, padded]
   const int live = *rows.live, keys = *rows.live_keys, begin = block_x() * S::kRows;
   const KeyTiles<S> tiles = other_tiles<S>(rows, live, keys);
@@ -303,9 +301,9 @@ struct Slopes {
 // beyond float16 where a row's Z is small: to be packed with Beyond::largest, as inf · 0 is NaN.
 // Nothing else is beyond it (reference/_float16.py).
 template <bool kMarked, int kByFma, int kBands, int kEights>
-PIPA_DEVICE void entries(float (&s)[kBands][kEights][4], const Rows& rows, const Slopes& slopes,
-                         const Slopes& of_keys, int begin, int column, int live,
-                         const float (&own_u)[kBands][2],
+PIPA_DEVICE void entries(float (&s)[kBands][kEights][4], const PixelContrast& rows,
+                         const Slopes& slopes, const Slopes& of_keys, int begin, int column,
+                         int live, const float (&own_u)[kBands][2],
                          const float* other_u) {  // [8 kEights]
   const LaneRows<kBands> mine(rows.first, rows.past, begin, kMarked ? live : 0);
   PIPA_UNROLL
@@ -343,7 +341,7 @@ struct Target {
 
 // Columns `part` ... of a warp's rows of factor G X, to where the rows came from.
 template <Number kNumber, int kBands, int kEights>
-PIPA_DEVICE void store_gradient(const float (&sum)[kBands][kEights][4], const Rows& rows,
+PIPA_DEVICE void store_gradient(const float (&sum)[kBands][kEights][4], const PixelContrast& rows,
                                 int begin,  // the warp's first row
                                 int part, int live, const Target& target) {
   const int columns = rows.row_bytes / kBytes<kNumber>;
@@ -373,8 +371,8 @@ PIPA_DEVICE void store_gradient(const float (&sum)[kBands][kEights][4], const Ro
 // dX = factor G K, K the keys, written where the rows came from. Program (I, p) makes columns
 // kPart p … of block I's rows, whose similarities it computes anew.
 template <class S, Number kNumber>
-PIPA_KERNEL(S::kThreads, 1)
-gradient_kernel(Rows rows, Slopes slopes, Slopes of_keys, Target target) {
+PIPA_KERNEL(S::kThreads, S::blocks(kNumber))
+gradient_kernel(PixelContrast rows, Slopes slopes, Slopes of_keys, Target target) {
   constexpr int kEights = S::kColumns / 8;
   const int live = *rows.live, keys = *rows.live_keys;
   const int begin = block_x() * S::kRows, part = block_y() * S::kPart;
@@ -385,42 +383,34 @@ gradient_kernel(Rows rows, Slopes slopes, Slopes of_keys, Target target) {
   const int row = warp() * 16 * S::kBands;
   float sum[S::kBands][S::kPart / 8][4] = {};
 
-  auto load = [&](int column, int turn) {
-    load_other<S>(rows, others + turn * S::kOtherBytes, column, keys);
-    if (thread() < S::kColumns / 4)
-      copy_async(other_u + turn * S::kColumns + 4 * thread(), of_keys.u + column + 4 * thread(),
-                 true);
-    commit_copies();
-  };
   if (begin < live && keys > 0) {
     const Range range = class_range(rows, begin, begin + S::kRows, live);
     float own_u[S::kBands][2];
     PIPA_UNROLL
     for (int m = 0; m < S::kBands; ++m) PIPA_UNROLL
     for (int h = 0; h < 2; ++h) own_u[m][h] = slopes.u[begin + row + fragment_row(lane(), m, h)];
-    load_own<S>(rows, own, begin, live);
-    load(0, 0);
-    int turn = 0;
-    for (int column = 0; column < keys; column += S::kColumns, turn ^= 1) {
-      if (column + S::kColumns < keys) {
-        load(column + S::kColumns, turn ^ 1);
-        wait_copies<1>();
-      } else {
-        wait_copies<0>();
-      }
-      sync_threads();
+    auto load = [&](int column, int turn) {
+      load_other<S>(rows, others + turn * S::kOtherBytes, column, keys);
+      if (thread() < S::kColumns / 4)
+        copy_async(other_u + turn * S::kColumns + 4 * thread(), of_keys.u + column + 4 * thread(),
+                   true);
+    };
+    auto next = [](int column) { return column + S::kColumns; };
+    auto work = [&](int column, int turn) {
       float s[S::kBands][kEights][4];
-      similarities<kNumber, S::kRowBytes, S::kBands, S::kColumns>(s, own, row,
-                                                                  others + turn * S::kOtherBytes);
+      const char* other = others + turn * S::kOtherBytes;
       const float* u = other_u + turn * S::kColumns;
+      similarities<kNumber, S::kRowBytes, S::kBands, S::kColumns>(s, own, row, other);
       if (range.meets(column, column + S::kColumns))
         entries<true, 0>(s, rows, slopes, of_keys, begin + row, column, live, own_u, u);
       else
         entries<false, 0>(s, rows, slopes, of_keys, begin + row, column, live, own_u, u);
       add_product<kNumber, S::kRowBytes, S::kBands, S::kColumns, S::kPart, Beyond::largest>(
-          sum, s, others + turn * S::kOtherBytes, part);
+          sum, s, other, part);
       sync_threads();  // the tile after the next may overwrite this one
-    }
+    };
+    load_own<S>(rows, own, begin, live);
+    for_tiles(0, keys, load, next, work);
   }
 
   store_gradient<kNumber>(sum, rows, begin + row, part, live, target);

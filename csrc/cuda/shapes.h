@@ -32,13 +32,16 @@ struct LaneRows {
 };
 
 // How a kernel cuts its problem: blocks of kRows rows meet tiles of kColumns.
-template <int kRowBytes_, int kRows_, int kColumns_, int kWarps_, int kPart_ = 0>
+template <int kRowBytes_, int kRows_, int kColumns_, int kWarps_, int kPart_ = 0, int kBlocks_ = 1>
 struct Shape {
   static constexpr int kRowBytes = kRowBytes_, kRows = kRows_, kColumns = kColumns_;
   static constexpr int kWarps = kWarps_, kThreads = kWarps * kWarp;
   static constexpr int kBands = kRows / 16 / kWarps;
   static constexpr int kPart = kPart_;  // columns of the gradient that a program makes
-  static constexpr int kCluster = 1;    // blocks that meet tiles together
+  // Blocks that a multiprocessor must hold, where the compiler would take a few registers too many.
+  // tf32x3, which keeps twice the operands, would spill them.
+  static constexpr int blocks(Number number) { return number == Number::tf32x3 ? 1 : kBlocks_; }
+  static constexpr int kCluster = 1;  // blocks that meet tiles together
   static constexpr int kOwnBytes = kRows * kRowBytes, kOtherBytes = kColumns * kRowBytes;
   static_assert(kBands * 16 * kWarps == kRows && kPadding % kRows == 0 && kRows % kColumns == 0);
 };
@@ -51,9 +54,9 @@ struct Shapes;  // of rows of at most so many bytes
 
 template <>
 struct Shapes<128> {
-  using Sum = Shape<128, 128, 64, 4>;
+  using Sum = Shape<128, 128, 64, 4, 0, 3>;
   template <int kBytes>
-  using Gradient = Shape<128, 128, kBytes == 2 ? 64 : 32, 4, 128 / kBytes>;
+  using Gradient = Shape<128, 128, kBytes == 2 ? 64 : 32, 4, 128 / kBytes, kBytes == 2 ? 1 : 3>;
 };
 template <>
 struct Shapes<256> {
@@ -65,7 +68,8 @@ template <>
 struct Shapes<512> {
   using Sum = Shape<512, 128, 32, 4>;
   template <int kBytes>
-  using Gradient = Shape<512, 64, kBytes == 2 ? 32 : 16, 4, kBytes == 2 ? 256 : 128>;
+  using Gradient =
+      std::conditional_t<kBytes == 2, Shape<512, 64, 32, 4, 256>, Shape<512, 64, 16, 4, 128, 3>>;
 };
 template <>
 struct Shapes<1024> {
