@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipa_fast.checks import require
-from pipa_fast.ops._checks import check_float, check_rank, check_shape, integers
+from pipa_fast.ops._checks import check_count, check_float, check_rank, check_shape, integers
 
 
 class FeatureBank(nn.Module):
@@ -26,8 +26,8 @@ class FeatureBank(nn.Module):
 
     def __init__(self, capacity: int, dim: int) -> None:
         super().__init__()
-        require(isinstance(capacity, int) and capacity > 0, "capacity", capacity, "an int above 0")
-        require(isinstance(dim, int) and dim > 0, "dim", dim, "an int above 0")
+        check_count("capacity", capacity, least=1)
+        check_count("dim", dim, least=1)
         self.capacity, self.dim = capacity, dim
         # One row more than there are slots takes what is not to be kept.
         self._keys = torch.zeros(capacity + 1, dim, dtype=torch.float32)

@@ -141,7 +141,8 @@ def test_compile():
 
 
 def test_bad_arguments():
-    for name, args in (("capacity", (0, 3)), ("dim", (4, -1)), ("capacity", (2.5, 3))):
+    bad = (("capacity", (0, 3)), ("dim", (4, -1)), ("capacity", (2.5, 3)), ("dim", (4, True)))
+    for name, args in bad:
         with pytest.raises(ValueError, match=name):
             FeatureBank(*args)
     bank = FeatureBank(5, 3)

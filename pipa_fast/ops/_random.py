@@ -51,7 +51,8 @@ def check_seed(seed: int | Tensor, images: int) -> None:
             f"an int, or a tensor of shape [] or [{images}]",
         )
     else:
-        require(isinstance(seed, int), "seed", type(seed), "an int or an int64 tensor")
+        whole = isinstance(seed, int) and not isinstance(seed, bool)
+        require(whole, "seed", type(seed), "an int or an int64 tensor")
 
 
 def position_hash(seed: int | Tensor, images: int, positions: int, device: torch.device) -> Tensor:

@@ -79,6 +79,7 @@ def patch_consistency(
     check_rows("anchors", anchors)
     check_rows("positives", positives)
     check_rows("bank", bank)
+    anchors, positives, bank = (autocast_features(t) for t in (anchors, positives, bank))
     for name, constant in (("positives", positives), ("bank", bank)):
         check_like(name, constant, "anchors", anchors)
         check_constant(name, constant)
@@ -89,7 +90,6 @@ def patch_consistency(
     bank_labels = integers("bank_labels", bank_labels, anchors, (bank.shape[0],))
     weights = pixel_weights(weights, anchors, (count,))
     temperature, ranks = check_temperature(temperature), group_name(group)
-    anchors, positives, bank = (autocast_features(t) for t in (anchors, positives, bank))
     refuse_forward_mode("patch_consistency", anchors, positives, bank, weights)
     problem = Problem(anchors.device, anchors.dtype, dim, temperature, count)
     backend = choose("patch_consistency", BACKENDS, problem, backend)

@@ -140,6 +140,11 @@ def test_autocast(backend):
     low = [t.to(torch.bfloat16) for t in (anchors, positives, bank)]
     expected, slope = run(*low, *labels, backend=backend)
     assert loss == expected and torch.equal(gradient, slope)
+    with torch.autocast("cpu", torch.bfloat16):  # a layer's output beside a bank of float32
+        loss, gradient = run(*low[:2], bank, *labels, backend=backend)
+    assert loss == expected and torch.equal(gradient, slope)
+    with pytest.raises(ValueError, match="bank must be as anchors"):
+        run(*low[:2], bank, *labels, backend=backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -178,6 +178,7 @@ def test_bad_arguments():
         ("seed", (labels, predictions), {"seed": 0.5}),
         ("seed", (labels, predictions), {"seed": torch.zeros(2, dtype=torch.int64)}),
         ("seed", (labels, predictions), {"seed": torch.zeros(3)}),
+        ("seed", (labels, predictions), {"seed": True}),
     ]
     for name, args, settings in bad:
         with pytest.raises(ValueError, match=name):
