@@ -106,6 +106,29 @@ def strong_augment(
     return result
 
 
+def distort(
+    images: Tensor,  # [B, 3, H, W] float RGB in [0, 1]
+    *,
+    seed: int,
+    iteration: Tensor,  # [] int64
+    index: Tensor,  # [B] int64, each image's own number in the step
+) -> Tensor:  # [B, 3, H, W] in [0, 1]
+    """Change brightness, contrast, saturation and hue, each of half of the images.
+
+    Numbers and order are those of mmsegmentation's `PhotoMetricDistortion`, which rounds to bytes
+    in between, and hues to 2 degrees.
+    """
+    draw = uniform(seed, "distort", iteration, index, 9)
+    change = (2 * draw[:, :4] - 1) * (draw[:, 4:8] < 0.5)  # [B, 4] in [-1, 1)
+    contrast = 1 + 0.5 * change[:, 1]
+    early = draw[:, 8] < 0.5
+    changed = adjust_brightness(images, 32 / 255 * change[:, 0])
+    changed = adjust_contrast(changed, torch.where(early, contrast, 1))
+    changed = adjust_saturation(changed, 1 + 0.5 * change[:, 2])
+    changed = adjust_hue(changed, 0.1 * 2 * math.pi * change[:, 3])
+    return adjust_contrast(changed, torch.where(early, 1, contrast))
+
+
 def gaussian_blur(
     images: Tensor,  # [B, 3, H, W]
     sigma: Tensor,  # [B], standard deviations [pixels]

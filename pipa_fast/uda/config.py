@@ -29,6 +29,9 @@ class SourceConfig:
     weight: float = 1.0
     average: Literal["all", "valid"] = "all"
     """"all" divides by every pixel, ignored ones included, as the lineage does."""
+    augment: bool = False
+    """Brightness, contrast and colours of source images change (`data.augmentation.distort`), in
+    the lineage where there is no adaptation, and only there."""
 
 
 @dataclass(kw_only=True)

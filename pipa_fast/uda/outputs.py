@@ -3,6 +3,7 @@
 
 from typing import NamedTuple
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -38,11 +39,19 @@ def ramp(iteration: int, start: int, length: int) -> float:
     return 1.0 if length == 0 else min(1.0, (iteration - start + 1) / length)
 
 
+def mean_count(valid: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """Return how many pixels are valid, the mean of all ranks'; 1 where there are none at all.
+
+    Of several ranks it may be less than 1.
+    """
+    count = mean_over_ranks(valid.sum(), group)
+    return torch.where(count > 0, count, 1)
+
+
 def count_share(valid: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     """Return this rank's count of valid pixels over the mean count of all ranks.
 
     A mean over a rank's own valid pixels, times this, is a term of the mean over every rank's
     pixels once DDP has averaged the gradients.
     """
-    count = valid.sum()
-    return count / mean_over_ranks(count, group).clamp(min=1)
+    return valid.sum() / mean_count(valid, group)

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from pipa_fast.data.augmentation import STRONG, VIEWS, strong_augment
+from pipa_fast.data.augmentation import STRONG, VIEWS, distort, strong_augment
 from pipa_fast.data.batch import Batch
 from pipa_fast.data.random import generator, uniform
 from pipa_fast.models import Outputs, SegmentationNetwork, Window
@@ -78,6 +78,10 @@ class AdaptationStep:
         multiplies what is backpropagated, as a GradScaler does.
         """
         self.taught = None
+        if self.config.source.augment:
+            images = batch.source_image
+            images = distort(images, seed=self.seed, iteration=batch.iteration, index=batch.index)
+            batch = batch._replace(source_image=images)
         active = [o for o in self.objectives if o.weight_at(iteration) > 0]
         groups = [g for g in self.make if any(o.group == g for o in active)]
         values: dict[str, Tensor] = {}

@@ -181,5 +181,51 @@ def test_grey_has_three_equal_channels():
     assert torch.equal(out[:, 0], out[:, 1]) and torch.equal(out[:, 0], out[:, 2])
 
 
+def test_distortion_changes_each_of_four_things_in_half_of_the_images():
+    """Two greys tell shift and contrast; where these are known, a colour tells the other two."""
+    x = torch.tensor([[0.3] * 3, [0.5] * 3, [0.4, 0.3, 0.25]]).T[:, None].expand(4000, 3, 1, 3)
+    how = {"seed": 0, "iteration": torch.tensor(7)}
+    out = module.distort(x, index=torch.arange(4000), **how)
+    grey = out[:, :, 0, :2].mean(1)
+    contrast = (grey[:, 1] - grey[:, 0]) / 0.2
+    shift = grey[:, 1] / contrast - 0.5
+    undone = (out[:, :, 0, 2] / contrast[:, None]).tolist()
+    turn, factor = [], []
+    for by, pixel in zip(shift.tolist(), undone, strict=True):
+        before = colorsys.rgb_to_hsv(0.4 + by, 0.3 + by, 0.25 + by)
+        after = colorsys.rgb_to_hsv(*pixel)
+        turn.append((after[0] - before[0] + 0.5) % 1 - 0.5)
+        factor.append(after[1] / before[1])
+    for found, middle, most in (
+        (shift, 0.0, 32 / 255),
+        (contrast, 1.0, 0.5),
+        (torch.tensor(turn), 0.0, 0.1),
+        (torch.tensor(factor), 1.0, 0.5),
+    ):
+        change = found - middle
+        assert -most - 1e-4 < change.min() < -0.97 * most
+        assert 0.97 * most < change.max() < most + 1e-4
+        assert (change.abs() > 1e-4).float().mean().item() == pytest.approx(0.5, abs=0.03)
+    part = torch.tensor([17, 3])
+    assert torch.equal(module.distort(x[part], index=part, **how), out[part])
+    assert module.distort(x[:0], index=part[:0], **how).shape == (0, 3, 1, 3)
+
+
+def test_distorted_contrast_comes_before_or_after_the_colours(monkeypatch):
+    factors = []
+
+    def noted(images, factor):
+        factors.append(factor)
+        return images
+
+    monkeypatch.setattr(module, "adjust_contrast", noted)
+    x, iteration = torch.full((2000, 3, 1, 1), 0.5), torch.tensor(0)
+    module.distort(x, seed=0, iteration=iteration, index=torch.arange(2000))
+    early, late = (factor != 1 for factor in factors)
+    assert not (early & late).any()
+    for changed in (early, late):
+        assert changed.float().mean().item() == pytest.approx(0.25, abs=0.03)
+
+
 def test_no_images():
     assert augment(images(0)).shape == (0, 3, 16, 24)

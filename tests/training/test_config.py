@@ -68,6 +68,13 @@ def test_what_daformer_added_to_dacs_is_not_in_dacs(domains):
         assert (adaptation.features.weight > 0) == (method == "daformer")
 
 
+def test_colours_change_where_nothing_adapts():
+    """DAFormer's gta_to_cityscapes_512x512.py and its uda_gta_to_cityscapes_512x512.py."""
+    found = {name for name in recipes() if load(read_recipe(name)).adaptation.source.augment}
+    domains = ("gta2cs", "syn2cs")
+    assert found == {f"{d}_source{end}" for d in domains for end in ("", "_pipa")}
+
+
 @pytest.mark.parametrize("domains", ["cs2acdc", "cs2darkzurich"])
 def test_daformer_keeps_its_margins_where_hrda_has_none(domains):
     """DAFormer's experiment 8 has `plcrop = True`, HRDA's 49 and MIC's 80 have False."""

@@ -231,6 +231,28 @@ def test_images_are_changed_under_draws_of_their_own(monkeypatch):
     assert not seen
 
 
+def test_source_images_change_before_anything_sees_them(monkeypatch):
+    """The student, class mixing and the frozen network; targets stay as they are."""
+    monkeypatch.setattr(module, "distort", lambda images, **_: torch.full_like(images, 0.25))
+    plain = {name: replace(EVERYTHING[name], augment=False) for name in ("mixed", "masked")}
+    terms = plain | {"features": EVERYTHING["features"]}
+    for augment in (True, False):
+        _, step = a_step(AdaptationConfig(source=SourceConfig(augment=augment), **terms))
+        seen: list[torch.Tensor] = []
+
+        def note(_, images, seen=seen):
+            seen.append(images[0])
+
+        features = next(o for o in step.objectives if o.name == "features")
+        for network in (step.network, features._frozen[0]):
+            network.encoder.register_forward_pre_hook(note)
+        step(a_batch(), 0)
+        source, frozen, mixed, _ = seen
+        gray = ((0.25 - network.mean) / network.std).expand(2, 3, 32, 32)
+        assert torch.equal(source, gray) == torch.equal(frozen, gray) == augment
+        assert (mixed == gray).all(1).any() == augment and not (mixed == gray).all()
+
+
 def test_the_jitter_of_a_recipe_is_that_of_all_four_changes():
     jitter = a_step(AdaptationConfig(mixed=MixedConfig(weight=1.0, jitter=0.3)))[1].jitter
     changes = ("brightness", "contrast", "saturation", "hue")

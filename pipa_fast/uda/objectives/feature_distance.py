@@ -12,7 +12,7 @@ from pipa_fast.models import SegmentationNetwork
 from pipa_fast.ops import downscale_labels
 from pipa_fast.uda.config import FeatureConfig
 from pipa_fast.uda.objectives.base import Objective
-from pipa_fast.uda.outputs import StepOutputs, mean_over_ranks
+from pipa_fast.uda.outputs import StepOutputs, mean_count
 
 
 class FeatureDistance(Objective):
@@ -57,5 +57,4 @@ class FeatureDistance(Objective):
         # The norm's gradient is not defined at 0, where the student still is what it started from.
         squares = difference.square().sum(1)
         distance = torch.where(squares > 0, squares, 1).sqrt() * (squares > 0)
-        share = mean_over_ranks(inside.sum(), outputs.group).clamp(min=1)
-        return (distance * inside).sum() / share
+        return (distance * inside).sum() / mean_count(inside, outputs.group)

@@ -6,9 +6,10 @@ import torch
 
 from pipa_fast.data.batch import Batch
 from pipa_fast.models import ModelConfig, Outputs, build_network
+from pipa_fast.uda import outputs as module
 from pipa_fast.uda.config import FeatureConfig
 from pipa_fast.uda.objectives.feature_distance import FeatureDistance
-from pipa_fast.uda.outputs import StepOutputs
+from pipa_fast.uda.outputs import StepOutputs, count_share
 
 
 def a_network():
@@ -51,6 +52,21 @@ def test_where_no_thing_is_the_distance_is_0_and_not_nan():
     value = term(outputs_of(deep, images, torch.zeros(1, 16, 32, dtype=torch.long)))
     value.backward()
     assert value == 0 and not deep.grad.any()
+
+
+def test_a_cell_of_one_rank_counts_whole_however_many_ranks_have_none(monkeypatch):
+    """DDP's mean over eight ranks then is the mean over the one cell."""
+    monkeypatch.setattr(module, "mean_over_ranks", lambda count, group: count / 8)
+    network, images = a_network(), torch.rand(1, 3, 16, 32)
+    term = FeatureDistance(FeatureConfig(weight=1.0), network)
+    labels = torch.zeros(1, 16, 32, dtype=torch.long)
+    labels[:, :, :16] = 13
+    deep = network.encode(images)[-1].detach() + 2.0
+    torch.testing.assert_close(
+        term(outputs_of(deep, images, labels)), 8 * 2 * torch.tensor(96.0).sqrt()
+    )
+    assert count_share(labels == 13, None) == 8
+    assert count_share(labels == 14, None) == 0
 
 
 def test_at_the_start_the_gradient_is_finite():
